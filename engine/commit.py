@@ -1,0 +1,81 @@
+"""Commit: the moment an output becomes visible. Temporary in the same folder, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import OutputError
+
+PREFIX, SUFFIX = ".defocus-", ".part"
+
+
+@contextmanager
+def commit(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on leaving without an error it becomes `target` at once.
+
+    A reader of the folder sees the old file or the new one, never a part (promises P2, P3).
+    After an exception the temporary is removed and `target` is as it was.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written, or the disk is full.
+    """
+    target = Path(target)
+    temporary = target.with_name(f"{PREFIX}{uuid.uuid4().hex[:12]}{SUFFIX}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync_file(temporary)
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        # Not every OSError here is ours: whatever was raised inside the block about another file passes through.
+        if error.filename is not None and Path(os.fsdecode(error.filename)).parent != target.parent:
+            raise
+        raise output_error(target, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def output_error(target: Path, error: OSError) -> OutputError:
+    """The one line a user needs for an operating system error met while writing `target`."""
+    if error.errno == errno.ENOSPC or error.errno == getattr(errno, "EDQUOT", None):
+        return OutputError(target, "the disk is full", "free some space or choose another output folder with -o")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(target, "no permission to write", "give this user write permission or choose another output folder with -o")
+    if error.errno == errno.ENOTDIR or error.errno == errno.EEXIST:
+        return OutputError(target, "a file is in the place of a folder", "remove it or choose another output folder with -o")
+    return OutputError(target, f"cannot be written ({error.strerror or error})", "check the disk or choose another output folder with -o")
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove temporaries that a killed process left below `folder`; return those removed."""
+    removed = []
+    for path in Path(folder).rglob(f"{PREFIX}*{SUFFIX}"):
+        with suppress(OSError):
+            path.unlink()
+            removed.append(path)
+    return removed
+
+
+def _sync_file(path: Path) -> None:
+    # Windows can only flush a handle that is open for writing.
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows has no handle on a folder to flush; NTFS journals the rename itself.
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

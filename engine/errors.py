@@ -1,0 +1,51 @@
+"""The family of errors a user may meet: each names the thing, the cause and the remedy on one line."""
+
+from __future__ import annotations
+
+
+class DefocusError(Exception):
+    """What went wrong with which thing, and what the user can do about it.
+
+    Parameters
+    ----------
+    thing : str
+        The file, folder, model or backend concerned.
+    cause : str
+        Why it failed, in words a microscopist understands.
+    remedy : str
+        What to do now.
+    """
+
+    def __init__(self, thing: object, cause: str, remedy: str) -> None:
+        self.thing, self.cause, self.remedy = str(thing), cause, remedy
+        super().__init__(self.thing, cause, remedy)
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.thing}: {self.cause}; {self.remedy}".split())
+
+
+class InputError(DefocusError):
+    """The image, folder or argument given cannot be used."""
+
+
+class ChangedError(InputError):
+    """The input changed while it was being read: it is not complete yet, try again later."""
+
+
+class OutputError(DefocusError):
+    """The result cannot be written (permission, full disk): the input is not to blame."""
+
+
+class ModelError(DefocusError):
+    """The model file or checkpoint cannot be used."""
+
+
+class BackendError(DefocusError):
+    """The runtime cannot be used or failed while running."""
+
+
+class MissingExtraError(DefocusError):
+    """An optional part of defocus is not installed; the remedy is the install command."""
+
+    def __init__(self, module: str, extra: str, purpose: str) -> None:
+        super().__init__(module, f"not installed, but needed for {purpose}", f'install it with: pip install "defocus[{extra}]"')
