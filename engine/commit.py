@@ -46,13 +46,14 @@ def commit(target: Path) -> Iterator[Path]:
 
 def output_error(target: Path, error: OSError) -> OutputError:
     """The one line a user needs for an operating system error met while writing `target`."""
+    elsewhere = "choose another output folder with -o"
     if error.errno == errno.ENOSPC or error.errno == getattr(errno, "EDQUOT", None):
-        return OutputError(target, "the disk is full", "free some space or choose another output folder with -o")
+        return OutputError(target, "the disk is full", f"free some space or {elsewhere}")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return OutputError(target, "no permission to write", "give this user write permission or choose another output folder with -o")
-    if error.errno == errno.ENOTDIR or error.errno == errno.EEXIST:
-        return OutputError(target, "a file is in the place of a folder", "remove it or choose another output folder with -o")
-    return OutputError(target, f"cannot be written ({error.strerror or error})", "check the disk or choose another output folder with -o")
+        return OutputError(target, "no permission to write", f"give this user write permission or {elsewhere}")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return OutputError(target, "a file is in the place of a folder", f"remove it or {elsewhere}")
+    return OutputError(target, f"cannot be written ({error.strerror or error})", f"check the disk or {elsewhere}")
 
 
 def sweep(folder: Path) -> list[Path]:

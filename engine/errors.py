@@ -48,4 +48,5 @@ class MissingExtraError(DefocusError):
     """An optional part of defocus is not installed; the remedy is the install command."""
 
     def __init__(self, module: str, extra: str, purpose: str) -> None:
-        super().__init__(module, f"not installed, but needed for {purpose}", f'install it with: pip install "defocus[{extra}]"')
+        cause = f"not installed, but needed for {purpose}"
+        super().__init__(module, cause, f'install it with: pip install "defocus[{extra}]"')

@@ -1,0 +1,133 @@
+"""Backends: the runtimes that can run a model, behind one small contract, each imported only when used.
+
+A backend answers `why_not()` with a reason or None, and opens a session for a card; a session maps float32
+(N, C, H, W) to the same. To add one: a file with an object that fits `Backend`, and a line in `_WHERE`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..card import Card
+from ..errors import BackendError, MissingExtraError
+
+
+class Session(Protocol):
+    """A model ready to run. It serves one thread at a time."""
+
+    @property
+    def description(self) -> str:
+        """What really runs, for people and provenance: "ONNX Runtime 1.32.0 CPUExecutionProvider, 2 threads"."""
+        ...
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Map float32 (N, C, H, W) to the same shape and dtype; H and W are multiples of the card's `multiple`.
+
+        Raises BackendError when the runtime fails.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the session holds; it cannot run after."""
+        ...
+
+
+class Backend(Protocol):
+    """A runtime."""
+
+    @property
+    def name(self) -> str:
+        """The word after --backend."""
+        ...
+
+    def why_not(self) -> str | None:
+        """Why it cannot run here, in a few words, or None. Changes nothing and opens nothing."""
+        ...
+
+    def remedy(self) -> str:
+        """What to do when it cannot run here."""
+        ...
+
+    def open(self, path: Path, card: Card, threads: int | None = None) -> Session:
+        """Open a model file; `threads` None means as many as there are cores.
+
+        Raises
+        ------
+        BackendError
+            The runtime cannot run here, or would silently run something else.
+        ModelError
+            The file is not a model, or not the one its card describes.
+        """
+        ...
+
+
+# In the order in which "auto" tries them.
+_WHERE = {"cuda": ("ort", "CUDA"), "cpu": ("ort", "CPU")}
+NAMES = tuple(_WHERE)
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session, the name of its backend, and why the backends before it were not taken."""
+
+    name: str
+    session: Session
+    passed_over: dict[str, str] = field(default_factory=dict)
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises
+    ------
+    BackendError
+        There is none of that name.
+    """
+    if name not in _WHERE:
+        raise BackendError(f"backend {name!r}", "unknown", f"choose one of: {', '.join((AUTO, *NAMES))}")
+    module, attribute = _WHERE[name]
+    return getattr(import_module(f".{module}", __package__), attribute)
+
+
+def open_session(name: str, path: Path, card: Card, threads: int | None = None) -> Opened:
+    """Open a model with the backend of that name; "auto" takes the first that really works here.
+
+    Raises
+    ------
+    BackendError
+        The named backend cannot run here, or none can.
+    MissingExtraError
+        No runtime is installed at all.
+    ModelError
+        The file is not a model, or not the one its card describes.
+    """
+    if name != AUTO:
+        chosen = backend(name)
+        reason = chosen.why_not()
+        if reason:
+            raise BackendError(f"backend {name}", reason, chosen.remedy())
+        return Opened(name, chosen.open(path, card, threads))
+    passed_over: dict[str, str] = {}
+    for candidate in NAMES:
+        chosen = backend(candidate)
+        reason = chosen.why_not()
+        if reason is None:
+            try:
+                return Opened(candidate, chosen.open(path, card, threads), passed_over)
+            except BackendError as error:
+                reason = error.cause
+        passed_over[candidate] = reason
+    from .ort import installed
+
+    if not installed():
+        raise MissingExtraError("onnxruntime", "cpu", "running a model")
+    reasons = ", ".join(f"{name}: {reason}" for name, reason in passed_over.items())
+    raise BackendError(
+        "no backend", f"works here ({reasons})", 'reinstall one: pip install --force-reinstall "defocus[cpu]"'
+    )

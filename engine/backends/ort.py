@@ -1,0 +1,159 @@
+"""ONNX Runtime, on the processor ("cpu") and on an NVIDIA card ("cuda").
+
+The provider that really runs is read back after opening: asked for CUDA, ONNX Runtime runs on the CPU without a word
+when a library is missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..card import Card
+from ..cores import available_cores
+from ..errors import BackendError, ModelError
+
+_FATAL = 4  # ONNX Runtime's log severity: whatever is less than fatal we report ourselves, in one line
+_GPU = 'install the CUDA build in a fresh environment with: pip install "defocus[gpu]", or use --backend cpu'
+
+
+def installed() -> bool:
+    """Whether there is an `onnxruntime` to import."""
+    try:
+        return find_spec("onnxruntime") is not None
+    except ValueError:  # some loader left a module without a spec
+        return False
+
+
+class OnnxRuntime:
+    """One execution provider of ONNX Runtime."""
+
+    def __init__(self, name: str, provider: str) -> None:
+        self.name, self.provider = name, provider
+
+    def why_not(self) -> str | None:
+        if not installed():
+            return "onnxruntime is not installed"
+        try:
+            import onnxruntime
+        except Exception as error:  # a broken install fails with whatever the loader says
+            return f"onnxruntime cannot be imported ({_first_line(error)})"
+        if self.provider not in onnxruntime.get_available_providers():
+            return "this onnxruntime is built without CUDA" if self.name == "cuda" else f"it lacks {self.provider}"
+        if self.name == "cuda" and not _driver():
+            return "no NVIDIA driver"
+        return None
+
+    def remedy(self) -> str:
+        if self.name != "cuda":
+            return 'install it with: pip install "defocus[cpu]"'
+        return "install the NVIDIA driver, or use --backend cpu" if self.why_not() == "no NVIDIA driver" else _GPU
+
+    def open(self, path: Path, card: Card, threads: int | None = None) -> OnnxSession:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(_FATAL)
+        if self.name == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+            _preload(onnxruntime)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.intra_op_num_threads = count = threads or available_cores()
+        options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # a plan kept for every shape ever seen would cost memory and gain no time
+        # cuDNN's default tries every algorithm anew for each new tile shape.
+        choices = {"cudnn_conv_algo_search": "HEURISTIC"} if self.name == "cuda" else {}
+        try:
+            # enable_fallback=0: otherwise a failing CUDA run prints and goes on, on the CPU.
+            session = onnxruntime.InferenceSession(
+                path, options, providers=[(self.provider, choices)], enable_fallback=0
+            )
+        except Exception as error:
+            if type(error).__name__ in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel", "InvalidArgument"):
+                cause = f"ONNX Runtime cannot read it ({_first_line(error)})"
+                raise ModelError(path, cause, "export it again with defocus-export") from error
+            cause = f"ONNX Runtime cannot open {path.name} ({_first_line(error)})"
+            raise BackendError(f"backend {self.name}", cause, "try another --backend") from error
+        running = session.get_providers()
+        if running[:1] != [self.provider]:
+            cause = (
+                f"ONNX Runtime fell back to {running[0] if running else 'nothing'}: a CUDA or cuDNN library is missing"
+            )
+            raise BackendError(f"backend {self.name}", cause, _GPU)
+        _fit(path, card, session)
+        suffix = "" if self.name == "cuda" else f", {count} thread{'s' * (count > 1)}"
+        return OnnxSession(session, f"ONNX Runtime {onnxruntime.__version__} {running[0]}{suffix}")
+
+
+class OnnxSession:
+    """A model opened in ONNX Runtime."""
+
+    def __init__(self, session: Any, description: str) -> None:
+        self._session, self.description = session, description
+        self._input, self._output = session.get_inputs()[0].name, session.get_outputs()[0].name
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        if self._session is None:
+            raise BackendError(self.description, "the session is closed", "load the engine again")
+        try:
+            return self._session.run([self._output], {self._input: batch})[0]
+        except Exception as error:
+            shape = "x".join(map(str, batch.shape))
+            cause = f"failed on a batch of {shape} ({_first_line(error)})"
+            raise BackendError(self.description, cause, "try a smaller --tile or another --backend") from error
+
+    def close(self) -> None:
+        self._session = None
+
+
+CPU = OnnxRuntime("cpu", "CPUExecutionProvider")
+CUDA = OnnxRuntime("cuda", "CUDAExecutionProvider")
+
+
+def _fit(path: Path, card: Card, session: Any) -> None:
+    """Check that the graph is what its card says: one float32 (N, C, H, W) in and out, N, H and W free."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        wrong = f"{len(inputs)} inputs and {len(outputs)} outputs instead of one each"
+    else:
+        wrong = next((problem for end in (*inputs, *outputs) if (problem := _end_problem(end, card))), None)
+    if wrong:
+        raise ModelError(path, f"does not fit its card ({wrong})", "export it again with defocus-export")
+
+
+def _end_problem(end: Any, card: Card) -> str | None:
+    if end.type != "tensor(float)":
+        return f"{end.name!r} is {end.type}, not float32"
+    if len(end.shape) != 4:
+        return f"{end.name!r} has {len(end.shape)} dimensions instead of N, C, H, W"
+    if isinstance(end.shape[1], int) and end.shape[1] != card.channels:
+        return f"{end.name!r} has {end.shape[1]} channels, the card says {card.channels}"
+    if any(isinstance(end.shape[i], int) for i in (0, 2, 3)):
+        return f"{end.name!r} takes only one size, {end.shape}"
+    return None
+
+
+def _driver() -> bool:
+    """Whether the NVIDIA driver's library can be loaded."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _preload(onnxruntime: Any) -> None:
+    """Load CUDA and cuDNN from the nvidia wheels. It prints about what it does not find: that is ours to say."""
+    from contextlib import redirect_stderr, redirect_stdout, suppress
+    from io import StringIO
+
+    with suppress(Exception), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        onnxruntime.preload_dlls()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,112 @@
+"""`defocus-run`: restore files, folders and globs into an output folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .._version import __version__
+from . import edge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .batch import Result
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"defocus-run {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT", help="TIFF files, folders (searched to the bottom) or globs.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the results; subfolders are mirrored. Not inside an input."),
+    ],
+    model: Annotated[str, typer.Option(help='"default" or an ONNX file made by defocus-export.')] = "default",
+    backend: Annotated[str, typer.Option(help="auto (the first that works), cuda or cpu.")] = "auto",
+    tile: Annotated[
+        int | None,
+        typer.Option(help="Side of a tile in pixels, halo included; smaller takes less memory.", show_default="1024"),
+    ] = None,
+    halo: Annotated[int | None, typer.Option(help="Overlap of tiles in pixels.", show_default="the model's")] = None,
+    per_stack: Annotated[
+        bool, typer.Option("--per-stack", help="One intensity scale for each channel of a stack, not for each plane.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Make everything anew, and replace files that defocus did not make.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> int:
+    """Restore TIFF files that a microscope wrote out of focus.
+
+    Inputs are only read. Results keep shape, axes, type, units and metadata. What is done already (same file, same
+    model) is skipped. A bad file is reported and the rest goes on; the exit code is then 1.
+    """
+    from .batch import find, restore
+    from .card import model_path, read_card
+    from .commit import output_error
+
+    card = read_card(model_path(model))
+    jobs = find(inputs, output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(output, error) from error
+
+    def load():
+        from .engine import Engine
+
+        return Engine.load(model, backend, tile, halo, "stack" if per_stack else "plane", threads)
+
+    counts = _show(restore(jobs, card, load, overwrite), len(jobs), json)
+    return edge.FAILED if counts["failed"] else 0
+
+
+def _show(results: Iterable[Result], total: int, json: bool) -> Counter[str]:
+    """Print results as they come (JSON on stdout, all else on stderr); return how many there are of each status."""
+    from time import perf_counter
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    counts: Counter[str] = Counter()
+    start = perf_counter()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("restoring", total=total)
+        for result in results:
+            counts[result.status.value] += 1
+            if json:
+                print(result.to_json(), flush=True)
+            if result.error:
+                console.print(str(result.error))
+            progress.update(task, advance=1, description=result.job.source.name[-40:])
+    summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
+    console.print(f"defocus-run: {summary} in {perf_counter() - start:.1f} s")
+    return counts
+
+
+def main() -> None:
+    """The entry point."""
+    edge.run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The command line's edge: the one place where an error becomes a line on stderr and an exit code.
+
+Exit codes: 0 done; 1 something failed (the line says what); 2 the command was typed wrongly; 130 Ctrl-C.
+Set DEFOCUS_TRACEBACK=1 to see the traceback of an unexpected error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .errors import DefocusError
+
+if TYPE_CHECKING:
+    import typer
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run a command-line application to its exit: the whole body of a `main()`.
+
+    The command's return value, if it is an int, is the exit code.
+    """
+    with one_line_errors():
+        code = app(standalone_mode=False)  # typer's own handling would print a box of many lines
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn whatever is raised inside into one line on stderr and `SystemExit`. Also usable as a decorator."""
+    try:
+        yield
+    except SystemExit:
+        raise
+    except KeyboardInterrupt:
+        _leave("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has left; without this the interpreter complains once more on its way out.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except DefocusError as error:
+        _leave(str(error), FAILED)
+    except BaseException as caught:
+        error: Any = caught
+        if _asks_to_leave(error):
+            sys.exit(getattr(error, "exit_code", INTERRUPTED))  # Abort, the one without a code, is click's Ctrl-C
+        if hasattr(error, "format_message"):  # a usage error of click, or of the click inside typer
+            _leave(f"{error.format_message()} (--help shows the options)", getattr(error, "exit_code", USAGE))
+        if os.environ.get("DEFOCUS_TRACEBACK"):
+            raise
+        _leave(
+            f"unexpected error ({type(error).__name__}: {error}); please report it, "
+            "run with DEFOCUS_TRACEBACK=1 to see it whole",
+            FAILED,
+        )
+
+
+def _asks_to_leave(error: BaseException) -> bool:
+    """Whether typer or click only asks to leave. By name, because their modules move from release to release."""
+    return type(error).__name__ in ("Exit", "Abort") and isinstance(error, RuntimeError)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    name = os.path.basename(sys.argv[0] or "defocus").removesuffix(".exe")
+    with suppress(OSError):
+        print(f"{name}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    raise SystemExit(code) from None

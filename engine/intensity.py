@@ -1,0 +1,143 @@
+"""Intensity: the offset and scale that take a plane to unit range, kept to come back to its own units.
+
+    unit = (counts - offset) / scale        counts = unit * scale + offset
+
+offset is the low percentile, scale the distance to the high one. Nothing is clipped going in; coming back, integers
+are rounded and clipped to their range, never wrapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .card import Percentiles
+from .errors import InputError
+
+DTYPES = tuple(
+    np.dtype(name) for name in ("uint8", "uint16", "int8", "int16", "uint32", "int32", "float16", "float32", "float64")
+)
+
+# Beyond this many times the percentiles' distance the brightest pixel is no outlier: the percentiles have missed the
+# specimen (a few beads on black), or the values are no image. Networks, half precision above all, stay finite below.
+_REACH = 1e4
+# Percentiles of more values than this are taken from an even sample of them: sorting a copy of a long float stack
+# would double its memory.
+_SAMPLE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """`offset` and `scale` in the image's units; scale 0 means flat: nothing to restore, give it back unchanged."""
+
+    offset: float
+    scale: float
+
+    @property
+    def flat(self) -> bool:
+        return self.scale == 0
+
+
+def check_dtype(dtype: np.dtype, thing: object = "image") -> None:
+    """Raise InputError unless the engine takes images of this dtype (either byte order)."""
+    if dtype.newbyteorder("=") not in DTYPES:
+        allowed = ", ".join(known.name for known in DTYPES)
+        raise InputError(thing, f"pixels of type {dtype.name} are not supported", f"convert to one of {allowed}")
+
+
+def measure(values: np.ndarray, rule: Percentiles, thing: object = "image") -> Intensity:
+    """Find the intensity of a plane (Y, X), or of a whole stack (..., Y, X) of any dtype in `DTYPES`.
+
+    The percentiles are exact for 8- and 16-bit integers and interpolate linearly between ranks. Where they coincide
+    or lie far closer than the brightest pixel (saturated or nearly empty planes), smallest and largest value take
+    their place. An empty array is flat.
+
+    Raises
+    ------
+    InputError
+        A dtype that is not supported; NaN, infinite, or so far apart that float32 cannot hold them.
+    """
+    check_dtype(values.dtype, thing)
+    if values.size == 0:
+        return Intensity(0.0, 0.0)
+    least, most = float(values.min()), float(values.max())  # NaN comes through both
+    if not (np.isfinite(least) and np.isfinite(most)):
+        kind = "NaN" if np.isnan(least) or np.isnan(most) else "infinite"
+        raise InputError(thing, f"holds {kind} values", "replace them by numbers, for example the background level")
+    if not np.isfinite(most - least):
+        raise InputError(thing, f"values from {least:g} to {most:g} are too far apart", "rescale the image")
+    if least == most:
+        return Intensity(least, 0.0)
+    low, high = _percentiles(values, rule)
+    if high <= low or max(most - low, low - least) > _REACH * (high - low):
+        low, high = least, most
+    return Intensity(low, high - low)
+
+
+def to_unit(plane: np.ndarray, intensity: Intensity) -> np.ndarray:
+    """Take counts to unit range: any dtype in `DTYPES` to float32, same shape, C-contiguous, a new array."""
+    # 32-bit integers and doubles lose counts in float32 unless the offset goes first.
+    unit = plane.astype(_work(plane.dtype), order="C")
+    unit -= unit.dtype.type(intensity.offset)
+    unit /= unit.dtype.type(intensity.scale)
+    return unit.astype(np.float32, copy=False)
+
+
+def from_unit(unit: np.ndarray, intensity: Intensity, dtype: np.dtype) -> np.ndarray:
+    """Bring float32 in unit range back to counts of `dtype`: rounded if integer, clipped to the dtype's range."""
+    dtype = np.dtype(dtype)
+    counts = unit.astype(_work(dtype))
+    counts *= counts.dtype.type(intensity.scale)
+    counts += counts.dtype.type(intensity.offset)
+    if dtype.kind == "f":
+        limit = np.finfo(dtype)
+        return counts.clip(float(limit.min), float(limit.max), out=counts).astype(dtype)
+    limit = np.iinfo(dtype)
+    np.rint(counts, out=counts)
+    return counts.clip(limit.min, limit.max, out=counts).astype(dtype)
+
+
+def _work(dtype: np.dtype) -> type[np.floating]:
+    return np.float32 if dtype.itemsize <= 2 else np.float64
+
+
+def _percentiles(values: np.ndarray, rule: Percentiles) -> tuple[float, float]:
+    if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
+        return _histogram_percentiles(values, rule)
+    flat = values.reshape(-1) if values.size <= _SAMPLE else _sample(values)
+    if flat.dtype.kind == "f" and flat.dtype.itemsize < 8:
+        flat = flat.astype(np.float32 if flat.dtype.itemsize == 4 else np.float64)  # float16 would overflow
+    low, high = np.percentile(flat, (rule.low, rule.high))
+    return float(low), float(high)
+
+
+def _histogram_percentiles(values: np.ndarray, rule: Percentiles) -> tuple[float, float]:
+    """Exact percentiles of 8- and 16-bit integers, plane by plane, in memory that does not grow with the stack."""
+    limit = np.iinfo(values.dtype)
+    histogram = np.zeros(limit.max - limit.min + 1, np.int64)
+    for plane in _planes(values):
+        shifted = plane.reshape(-1)
+        if limit.min:
+            shifted = shifted.astype(np.int32) - limit.min
+        histogram += np.bincount(shifted, minlength=histogram.size)
+    cumulative = np.cumsum(histogram)
+
+    def percentile(q: float) -> float:
+        rank = q / 100 * (values.size - 1)
+        below = int(rank)
+        first, second = np.searchsorted(cumulative, (below, min(below + 1, values.size - 1)), side="right")
+        return float(first + (second - first) * (rank - below) + limit.min)
+
+    return percentile(rule.low), percentile(rule.high)
+
+
+def _planes(values: np.ndarray) -> Iterator[np.ndarray]:
+    for index in np.ndindex(values.shape[:-2]):
+        yield values[index]
+
+
+def _sample(values: np.ndarray) -> np.ndarray:
+    step = -(-values.size // _SAMPLE)
+    return np.concatenate([plane.reshape(-1)[::step] for plane in _planes(values)])

@@ -1,0 +1,127 @@
+"""The pipeline: jobs go in, outcomes come out, one file at a time. The daemon and the batch command both drive it.
+
+read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> write -> commit
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from . import tiff
+from .commit import commit, output_error
+from .errors import ChangedError, DefocusError, InputError
+from .jobs import Job, Outcome
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+Stat = tuple[int, int]
+
+
+def pipeline(jobs: Iterable[Job], engine: Engine) -> Iterator[Outcome]:
+    """Restore each job's file with `engine`; lazy: a job is taken when its outcome is asked for.
+
+    A bad file never ends it: whatever goes wrong with a job is the `error` of its outcome, an `InputError` where the
+    file is to blame, an `OutputError` where the target cannot be written, a `BackendError` where the runtime failed.
+    Until the commit nothing is seen beside the target, and the source is only read.
+    """
+    for job in jobs:
+        yield process(job, engine)
+
+
+def process(job: Job, engine: Engine) -> Outcome:
+    """Restore one file; never raises but for KeyboardInterrupt and the like."""
+    outcome = Outcome(job)
+    try:
+        with _naming(job.source, "reading"):
+            if _same_file(job.source, job.target):
+                raise InputError(job.source, "its output would replace it", "choose another output folder with -o")
+            version = job.stat or stat_of(job.source)
+            start = perf_counter()
+            try:
+                stack = tiff.read(job.source)
+            finally:
+                check_unchanged(job.source, version)  # also if it could not be read: half a file is not a bad file
+            outcome.seconds["read"] = perf_counter() - start
+        shape = stack.data.shape
+        planes = stack.data.size // max(1, _plane_size(shape, stack.axes))
+        outcome = replace(outcome, planes=planes, shape=shape, dtype=stack.data.dtype.name, axes=stack.axes)
+        with _naming(job.source, "restoring"):
+            start = perf_counter()
+            restored = engine(stack.data, stack.axes, name=job.source)
+            outcome.seconds["infer"] = perf_counter() - start
+        with _naming(job.target, "writing"):
+            start = perf_counter()
+            with commit(job.target) as temporary:
+                tiff.write(replace(stack, data=restored), temporary, provenance(engine, job.source, version))
+            outcome.seconds["write"] = perf_counter() - start
+    except DefocusError as error:
+        return replace(outcome, error=error)
+    return outcome
+
+
+def provenance(engine: Engine, source: Path, version: Stat) -> dict[str, Any]:
+    """What an output says of its making: the engine's own account, and which version of which file it was made from."""
+    size, mtime_ns = version
+    return engine.provenance() | {"source": {"name": source.name, "size": size, "mtime_ns": mtime_ns}}
+
+
+def stat_of(path: Path) -> Stat:
+    """Size in bytes and modification time in ns: the version of a file."""
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns
+
+
+def check_unchanged(path: Path, version: Stat) -> None:
+    """Raise ChangedError unless the file still is that version (promise P5)."""
+    try:
+        now = stat_of(path)
+    except FileNotFoundError as error:
+        raise ChangedError(path, "vanished while it was read", "try again when it is back") from error
+    if now != version:
+        raise ChangedError(path, "changed while it was read", "try again when it is complete")
+
+
+@contextmanager
+def _naming(path: Path, doing: str) -> Iterator[None]:
+    """Turn whatever is not yet a DefocusError into one that names the file."""
+    try:
+        yield
+    except DefocusError:
+        raise
+    except MemoryError as error:
+        raise DefocusError(path, f"not enough memory for {doing} it", "use a smaller --tile or free memory") from error
+    except OSError as error:
+        if doing == "writing":
+            raise output_error(path, error) from error
+        raise InputError(path, _reason(error), "check the path and its permissions") from error
+    except Exception as error:
+        cause = f"unexpected error while {doing} it ({type(error).__name__}: {error})"
+        raise DefocusError(path, cause, "please report it") from error
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not a file"
+    if isinstance(error, PermissionError):
+        return "no permission to read"
+    return f"cannot be read ({error.strerror or error})"
+
+
+def _same_file(source: Path, target: Path) -> bool:
+    try:
+        return os.path.samefile(source, target)
+    except OSError:  # one of them is not there; what is wrong with the source is found out by reading it
+        return False
+
+
+def _plane_size(shape: tuple[int, ...], axes: str) -> int:
+    return shape[axes.index("Y")] * shape[axes.index("X")] if "Y" in axes and "X" in axes else 0

@@ -1,0 +1,113 @@
+"""Tiles: a plane cut into overlapping pieces of one shape, whose cores cover it exactly once.
+
+A tile is a core plus its halo. Origins are multiples of the network's `multiple`, so that poolings fall on the same
+pixels as in the whole plane; where the halo is as wide as the receptive field, cores equal the whole plane's result.
+Lengths are pixels, (top, bottom, left, right) half-open ranges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One piece of a plane.
+
+    Attributes
+    ----------
+    outer : (top, bottom, left, right)
+        What the network sees, in the padded plane; sides are multiples of `multiple`.
+    core : (top, bottom, left, right)
+        What is kept of its result, inside the unpadded plane.
+    """
+
+    outer: Box
+    core: Box
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of `outer`."""
+        top, bottom, left, right = self.outer
+        return bottom - top, right - left
+
+    @property
+    def target(self) -> tuple[slice, slice]:
+        """The core in the plane."""
+        top, bottom, left, right = self.core
+        return slice(top, bottom), slice(left, right)
+
+    @property
+    def source(self) -> tuple[slice, slice]:
+        """The core in the tile's own result."""
+        top, bottom, left, right = self.core
+        y, x = self.outer[0], self.outer[2]
+        return slice(top - y, bottom - y), slice(left - x, right - x)
+
+
+def plan(height: int, width: int, tile: int, halo: int, multiple: int = 16) -> list[Tile]:
+    """Cut a plane of `height` x `width` px into tiles of at most `tile` x `tile` px, all of one shape, row by row.
+
+    `halo` is rounded up, `tile` down to a multiple of `multiple`. A plane that fits into one tile is one tile.
+
+    Raises
+    ------
+    ValueError
+        The plane is empty, or the tile leaves no core between two halos.
+    """
+    rows = _ranges(height, tile, halo, multiple)
+    columns = _ranges(width, tile, halo, multiple)
+    return [Tile((*outer_y, *outer_x), (*core_y, *core_x)) for outer_y, core_y in rows for outer_x, core_x in columns]
+
+
+def cut(plane: np.ndarray, tile: Tile) -> np.ndarray:
+    """The pixels that a tile sees: (..., Y, X) to (..., *tile.shape), mirrored beyond the bottom and right edge.
+
+    Inside the plane it is a view. A plane smaller than its padding is continued by its last row or column instead.
+    """
+    top, bottom, left, right = tile.outer
+    return plane[..., _indices(top, bottom, plane.shape[-2]), :][..., _indices(left, right, plane.shape[-1])]
+
+
+def up(length: int, multiple: int) -> int:
+    """`length` rounded up to a multiple."""
+    return -(-length // multiple) * multiple
+
+
+def smallest_tile(halo: int, multiple: int) -> int:
+    """The least tile that `plan` takes: a core of one multiple between two halos."""
+    return 2 * up(halo, multiple) + multiple
+
+
+def _ranges(length: int, tile: int, halo: int, multiple: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Along one axis: ((outer start, stop), (core start, stop)) of each tile."""
+    if length < 1:
+        raise ValueError(f"a plane of {length} px")
+    halo, tile, padded = up(halo, multiple), tile // multiple * multiple, up(length, multiple)
+    if padded <= tile:
+        return [((0, padded), (0, length))]
+    if tile < smallest_tile(halo, multiple):
+        raise ValueError(f"a tile of {tile} px leaves no core between halos of {halo} px")
+    # As few tiles as possible, then as small as that number allows: two of 712 px rather than two of 1024 for 1040 px.
+    count = -(-(padded - 2 * halo) // (tile - 2 * halo))
+    tile = up(-(-(padded - 2 * halo) // count), multiple) + 2 * halo
+    ranges, start = [], 0
+    while start < length:
+        outer = min(max(start - halo, 0), padded - tile)
+        stop = length if outer + tile == padded else outer + tile - halo
+        ranges.append(((outer, outer + tile), (start, stop)))
+        start = stop
+    return ranges
+
+
+def _indices(start: int, stop: int, size: int) -> slice | np.ndarray:
+    """Rows (or columns) start..stop of an axis of `size`, mirrored without repeating the edge beyond it."""
+    if stop <= size:
+        return slice(start, stop)
+    wanted = np.arange(start, stop)
+    mirrored = 2 * (size - 1) - wanted
+    return np.where(wanted < size, wanted, mirrored if stop - size < size else size - 1)

@@ -1,0 +1,98 @@
+"""Fixtures of every room: a tiny real model and the shared images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY_HALO = 16  # the receptive field of two 3x3 convolutions is 2 px; 16 keeps the tile origins on the multiple
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images, or a skip that says why."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real images of {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    """A function `make_model(path, channels=1, card=..., **changes)` that writes a small real ONNX file.
+
+    The network is x + conv3x3(relu(conv3x3(x))) with fixed random weights: float32, "image" (N, C, H, W) to
+    "restored" of the same shape, H and W any multiple of 16 at run time.
+    `card` is the whole card, as a dict or as text, `changes` replace fields of the usual one; `card=None` leaves the
+    metadata out.
+    """
+    return write_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path to a small one-channel model with a card: multiple 16, halo 16."""
+    return write_model(tmp_path_factory.mktemp("models") / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_2c(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for two channels."""
+    return write_model(tmp_path_factory.mktemp("models") / "tiny2.onnx", channels=2)
+
+
+def write_model(path: Path, channels: int = 1, card: dict | str | None = "default", width: int = 4, **changes) -> Path:
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(7)
+    shape = ["batch", channels, "height", "width"]
+    first = rng.normal(0, 0.2, (width, channels, 3, 3)).astype(np.float32)
+    second = rng.normal(0, 0.1, (channels, width, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["image", "w1", "b1"], ["a"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("Conv", ["b", "w2"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            helper.make_node("Add", ["image", "c"], ["restored"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("restored", TensorProto.FLOAT, shape)],
+        [
+            numpy_helper.from_array(first, "w1"),
+            numpy_helper.from_array(rng.normal(0, 0.1, width).astype(np.float32), "b1"),
+            numpy_helper.from_array(second, "w2"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    if card is not None:
+        fields = tiny_card(channels) | changes if card == "default" else card
+        text = fields if isinstance(fields, str) else json.dumps(fields)
+        helper.set_model_props(model, {"other": "entry", "defocus": text})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def tiny_card(channels: int = 1) -> dict:
+    """What `Card.to_json()` writes, spelled out: the file format, kept here so that a change of it is noticed."""
+    return {
+        "format": 1,
+        "name": "tiny",
+        "channels": channels,
+        "multiple": 16,
+        "halo": TINY_HALO,
+        "intensity": {"rule": "percentile", "low": 1.0, "high": 99.9},
+        "pixel_size_um": [0.3, 0.7],
+        "na_range": [0.4, 0.6],
+        "wavelength_um_range": [0.45, 0.65],
+        "defocus_um_range": [0.0, 35.0],
+        "training_data": "random numbers",
+        "date": "2026-11-23",
+        "licence": "CC0",
+    }

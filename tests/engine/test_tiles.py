@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from defocus.engine.tiles import Tile, cut, plan, smallest_tile, up
+
+SIZES = [
+    (1, 1),
+    (15, 17),
+    (16, 16),
+    (17, 16),
+    (31, 1000),
+    (520, 696),
+    (1023, 1025),
+    (1, 5000),
+    (2048, 2048),
+    (777, 333),
+]
+CUTS = [(1024, 0), (1024, 64), (256, 48), (112, 40), (48, 16), (100, 20), (63, 1), (16, 0)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("tile", "halo"), CUTS)
+def test_cores_cover_the_plane_once_and_keep_their_halo(size, tile, halo):
+    height, width = size
+    tiles = plan(height, width, tile, halo, 16)
+    covered = np.zeros(size, int)
+    padded = up(height, 16), up(width, 16)
+    for piece in tiles:
+        covered[piece.target] += 1
+        assert all(edge % 16 == 0 for edge in piece.outer)
+        assert max(piece.shape) <= tile // 16 * 16
+        for axis in (0, 1):
+            outer, core = piece.outer[2 * axis : 2 * axis + 2], piece.core[2 * axis : 2 * axis + 2]
+            assert 0 <= outer[0] <= core[0] < core[1] <= outer[1] <= padded[axis]
+            assert core[0] - outer[0] >= halo or outer[0] == 0  # a full halo, or the plane's own edge
+            assert outer[1] - core[1] >= halo or outer[1] == padded[axis]
+    assert (covered == 1).all()
+    assert len({piece.shape for piece in tiles}) == 1  # one shape: any of them can share a batch
+
+
+def test_random_sizes_too():
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        height, width = rng.integers(1, 600, 2)
+        multiple = int(rng.choice([1, 8, 16]))
+        halo = int(rng.integers(0, 60))
+        tile = smallest_tile(halo, multiple) + int(rng.integers(0, 200))
+        covered = np.zeros((height, width), int)
+        for piece in plan(int(height), int(width), tile, halo, multiple):
+            covered[piece.target] += 1
+            assert cut(covered, piece).shape == piece.shape
+            assert np.empty(piece.shape)[piece.source].shape == covered[piece.target].shape
+        assert (covered == 1).all()
+
+
+def test_a_plane_that_fits_is_one_tile():
+    assert plan(520, 696, 1024, 300) == [Tile((0, 528, 0, 704), (0, 520, 0, 696))]
+
+
+def test_tiles_are_no_larger_than_their_number_needs():
+    first, second = plan(1040, 16, 1024, 192)
+    assert first.shape == second.shape == (720, 16)
+    assert first.core[1] == second.core[0]
+
+
+def test_a_tile_without_a_core_is_refused():
+    with pytest.raises(ValueError, match="no core"):
+        plan(500, 500, 64, 32)
+    with pytest.raises(ValueError, match="0 px"):
+        plan(0, 5, 64, 16)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (9, 9), (15, 17), (40, 70)])
+def test_cut_mirrors_like_numpy(size):
+    plane = np.arange(size[0] * size[1]).reshape(size)
+    (tile,) = plan(size[0], size[1], 128, 16)
+    expected = plane
+    for axis in (0, 1):
+        pad = [(0, 0), (0, 0)]
+        pad[axis] = (0, up(size[axis], 16) - size[axis])
+        expected = np.pad(expected, pad, mode="reflect" if pad[axis][1] < size[axis] else "edge")
+    assert np.array_equal(cut(plane, tile), expected)
+
+
+def test_cut_pieces_are_pieces_of_the_padded_plane():
+    plane = np.arange(3 * 150 * 217).reshape(3, 150, 217)
+    padded = np.pad(plane, [(0, 0), (0, 10), (0, 7)], mode="reflect")
+    for tile in plan(150, 217, 80, 16):
+        top, bottom, left, right = tile.outer
+        assert np.array_equal(cut(plane, tile), padded[:, top:bottom, left:right])
