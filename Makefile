@@ -7,7 +7,7 @@ DECLARED := pyproject.toml _version.py constraints.txt
 .PHONY: demo test check soak format bench wheel clean
 
 demo: .venv/.demo
-	$(BIN)/python -m defocus.demo $(if $(ACQ),--acq "$(ACQ)")
+	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
 
 test: .venv/.develop
 	$(BIN)/pytest -m "not slow"

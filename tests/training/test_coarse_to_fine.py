@@ -29,7 +29,7 @@ PARTS = {  # of U(5) with 2 channels in
 }
 
 
-def count(module: torch.nn.Module) -> int:
+def count(module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 

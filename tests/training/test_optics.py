@@ -75,7 +75,7 @@ def test_agrees_with_psfmodels(z):
     step = DRY_20X.pixel_um / oversample
     half = half_width(DRY_20X, z)
     ours = psf_oversampled(DRY_20X, z, half, oversample).astype(float)
-    air = {name: 1.0 for name in ("ns", "ni", "ni0", "ng", "ng0")}
+    air = dict.fromkeys(("ns", "ni", "ni0", "ng", "ng0"), 1.0)
     theirs = psfmodels.make_psf(
         [z], ours.shape[0], dxy=step, NA=DRY_20X.na, wvl=DRY_20X.wavelength_um, model="scalar", **air
     )[0]

@@ -5,13 +5,14 @@ encoders of the next finer level. Symbols follow the paper; equation numbers are
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
-Interaction = Literal["residual", "concat"]
+from ..recipe import Interaction, Recipe
+
 BASE_WIDTH = 16
 DEEPEST = 5  # resolutions of the finest level: every level bottoms out at 1/16 of full resolution
 MULTIPLE = 2 ** (DEEPEST - 1)
@@ -151,6 +152,11 @@ class CoarseToFine(nn.Module):
             for n in range(1, levels + 1)
         )
 
+    @classmethod
+    def of(cls, recipe: Recipe) -> CoarseToFine:
+        """The network that a recipe names."""
+        return cls(recipe.levels, recipe.interaction, recipe.channels, recipe.finest_sees_coarse)
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Restore `x`, float (batch, channels, Y, X) in unit range, Y and X multiples of 16.
 
@@ -180,19 +186,21 @@ def start_near_identity(network: CoarseToFine) -> CoarseToFine:
     BatchNorm maps it to about 1 + 0.25 (x - mean) / std, which ReLU leaves alone, and the output undoes that for
     a plane in unit range of mean 0.2 and standard deviation 0.25. Only weights change, not the architecture.
     """
-    finest = network.levels[0]
-    first, norm, _, second, other_norm, _ = finest.encoder[0]
-    third, _, fourth, _ = finest.decoder[0].convolutions
+    finest = cast(Level, network.levels[0])
+    stages = (*cast(EncoderStage, finest.encoder[0]), *cast(DecoderStage, finest.decoder[0]).convolutions)
+    convolutions = [layer for layer in stages if isinstance(layer, nn.Conv2d)]
+    norms = [layer for layer in stages if isinstance(layer, nn.BatchNorm2d)]
     for channel in range(network.channels):
         # The skip comes after the upsampled features in the decoder's input.
-        for convolution, source in ((first, channel), (second, channel), (third, width(0) + channel), (fourth, channel)):
+        sources = (channel, channel, width(0) + channel, channel)
+        for convolution, source in zip(convolutions, sources, strict=True):
             convolution.weight[channel] = 0
             convolution.weight[channel, source, 1, 1] = 1
-            convolution.bias[channel] = 0
-        for layer in (norm, other_norm):
-            layer.weight[channel] = 0.25
-            layer.bias[channel] = 1
+            cast(Tensor, convolution.bias)[channel] = 0
+        for norm in norms:
+            norm.weight[channel] = 0.25
+            norm.bias[channel] = 1
         finest.output.weight[channel] *= 0.1
         finest.output.weight[channel, channel] = 1
-        finest.output.bias[channel] = 0.2 - 1
+        cast(Tensor, finest.output.bias)[channel] = 0.2 - 1
     return network

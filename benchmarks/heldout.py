@@ -1,0 +1,115 @@
+"""How much the default model restores: PSNR and SSIM on held-out fields at every distance, before and after.
+
+    python benchmarks/heldout.py --fields ../shared/data/bbbc006/infocus_w2 ... --split docs/results/default/split.json
+
+Each sharp field is defocused by `training.heldout` (fixed optics, camera and noise), runs through the engine as a
+user's file would (uint16 in, uint16 out) and is compared with the truth in counts. Richardson-Lucy with the true
+PSF, 30 iterations (scikit-image), stands beside it: what a microscopist could do who knew the distance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from skimage.restoration import richardson_lucy
+
+from defocus import Engine, __version__
+from defocus.training.fields import Field, list_images, load_field
+from defocus.training.heldout import CAMERA, DISTANCES_UM, OPTICS, counts_pair
+from defocus.training.metrics import psnr, ssim
+from defocus.training.optics import psf
+
+WELLS = ("*_d16_*", "*_k14_*", "*_n22_*", "*_p19_*", "*__a05__*")
+Row = dict[str, float | int | str]
+
+
+def measure(fields: Sequence[Field], engine: Engine) -> Iterator[Row]:
+    """PSNR (dB) and SSIM of every field at every distance."""
+    for field in fields:
+        for z in DISTANCES_UM:
+            seen, sharp = counts_pair(field, z)
+            restored = engine(seen)
+            oracle = deconvolve(seen, z) if z else seen
+            row: Row = {"field": field.path.name, "z": z}
+            for name, image in (("input", seen), ("output", restored), ("rl", oracle)):
+                row[f"{name}_psnr"], row[f"{name}_ssim"] = psnr(sharp, image), ssim(sharp, image)
+            yield row
+
+
+def deconvolve(seen: np.ndarray, z_um: float) -> np.ndarray:
+    """Richardson-Lucy of counts (Y, X) with the true PSF, the camera's offset taken off and put back."""
+    kernel = psf(OPTICS, z_um)
+    pad = kernel.shape[0] // 2
+    light = np.pad(np.clip(seen - CAMERA.offset, 1, None).astype(np.float32), pad, mode="reflect")
+    scale = float(light.max())
+    restored = richardson_lucy(light / scale, kernel, num_iter=30, clip=False) * scale
+    return restored[pad:-pad, pad:-pad] + CAMERA.offset
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: mean over the fields, and the field with the least gain, for each distance."""
+    lines = [
+        "| z (um) | input PSNR / SSIM | output PSNR / SSIM | gain (dB) | least gain of a field | RL, true PSF |",
+        "|---|---|---|---|---|---|",
+    ]
+    for z in DISTANCES_UM:
+        at = [row for row in rows if row["z"] == z]
+        mean = {name: float(np.mean([float(row[name]) for row in at])) for name in at[0] if name not in ("field", "z")}
+        gains = {str(row["field"]): float(row["output_psnr"]) - float(row["input_psnr"]) for row in at}
+        worst = min(gains, key=lambda name: gains[name])
+        oracle = f"{mean['rl_psnr'] - mean['input_psnr']:+.2f} dB" if z else "-"
+        lines.append(
+            f"| {z} | {mean['input_psnr']:.2f} / {mean['input_ssim']:.3f} "
+            f"| {mean['output_psnr']:.2f} / {mean['output_ssim']:.3f} "
+            f"| {np.mean(list(gains.values())):+.2f} | {gains[worst]:+.2f} ({short(worst)}) | {oracle} |"
+        )
+    return "\n".join(lines)
+
+
+def short(name: str) -> str:
+    """Well, site and channel of a BBBC006 file name."""
+    parts = [part for part in name.replace("__", "_").split("_") if part]
+    well = next(i for i, part in enumerate(parts) if len(part) == 3 and part[0].isalpha() and part[1:].isdigit())
+    return " ".join([parts[well], parts[well + 1], parts[well + 2][:2]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of sharp BBBC006 fields")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--hold-out", nargs="+", default=WELLS, help="name patterns of the held-out fields")
+    parser.add_argument("-o", "--out", type=Path, help="Markdown file to write")
+    options = parser.parse_args()
+    fields = [
+        load_field(path)
+        for folder in options.folders
+        for path in list_images(folder)
+        if any(fnmatch.fnmatch(path.name, pattern) for pattern in options.hold_out)
+    ]
+    with Engine.load(options.model, backend="cpu") as engine:
+        rows = list(measure(fields, engine))
+        model = engine.card
+    text = "\n".join(
+        [
+            f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on "
+            f"{platform.system()} {platform.machine()}.",
+            f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um a pixel; "
+            f"{CAMERA.photons_per_count:g} photons a count, {CAMERA.read_noise:g} counts of read noise.",
+            f"Held-out fields ({len(fields)}): {', '.join(short(field.path.name) for field in fields)}.",
+            "",
+            table(rows),
+            "",
+        ]
+    )
+    print(text)
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

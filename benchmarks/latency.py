@@ -1,0 +1,104 @@
+"""The watcher's latency, close of the file to corrected file, against a bare loop of read + inference + write.
+
+    python benchmarks/latency.py [--images FOLDER] [--files 30]
+
+Each file goes once through the real defocus-watch and once through the bare loop, by turns in the same run, so that
+whatever else the machine does meets both. Without --images, specimens are drawn (520 x 696, 16 bits, LZW).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import tifffile
+
+from defocus import Engine, __version__
+from defocus.engine import tiff
+from defocus.engine.commit import commit
+from defocus.training.optics import Camera, Optics, defocus
+from defocus.training.specimen import draw_cells
+
+
+def draw(folder: Path, count: int) -> list[Path]:
+    """Write `count` defocused fields of BBBC006's size and kind."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        cells = draw_cells((520, 696), rng) * 1500
+        seen = Camera(photons_per_count=3.0).expose(defocus(cells, Optics(), rng.uniform(5, 34)), rng)
+        tifffile.imwrite(folder / f"field_{index:03d}.tif", seen, compression="lzw")
+    return sorted(folder.iterdir())
+
+
+def bare(source: Path, target: Path, engine: Engine) -> float:
+    """Seconds that read, inference and write take and nothing else."""
+    start = time.perf_counter()
+    stack = tiff.read(source)
+    restored = engine(stack.data, stack.axes)
+    with commit(target) as temporary:
+        tiff.write(replace(stack, data=restored), temporary, engine.provenance())
+    return time.perf_counter() - start
+
+
+def watched(source: Path, acquisition: Path, out: Path, timeout: float = 60.0) -> float:
+    """Seconds from the close of the file in the acquisition folder until its corrected file is there."""
+    shutil.copyfile(source, acquisition / source.name)
+    closed = time.perf_counter()
+    while not (out / source.name).exists():
+        if time.perf_counter() - closed > timeout:
+            sys.exit(f"latency: no corrected file for {source.name} after {timeout:.0f} s")
+        time.sleep(0.001)
+    return time.perf_counter() - closed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--images", type=Path, help="folder of TIFFs to use instead of drawn specimens")
+    parser.add_argument("--files", type=int, default=30)
+    parser.add_argument("--model", default="default")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, Engine.load(options.model, backend="cpu") as engine:
+        work = Path(folder)
+        for name in ("images", "acquisition", "bare"):
+            (work / name).mkdir()
+        sources = sorted(options.images.glob("*.tif")) if options.images else draw(work / "images", options.files)
+        out = work / "corrected"
+        command = [str(Path(sys.executable).with_name("defocus-watch")), str(work / "acquisition"), "-o", str(out)]
+        process = subprocess.Popen([*command, "--model", options.model, "--backend", "cpu"], stdout=subprocess.DEVNULL)
+        try:
+            watched(sources[0], work / "acquisition", out)  # the first waits for the model: not counted
+            bare(sources[0], work / "bare" / sources[0].name, engine)
+            loops, latencies = [], []
+            for source in sources[1 : options.files]:
+                loops.append(bare(source, work / "bare" / source.name, engine))
+                time.sleep(0.2)  # the runtime's idle threads spin for a moment and would slow the other process
+                latencies.append(watched(source, work / "acquisition", out))
+                time.sleep(0.2)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+    ratios = sorted(watch / loop for watch, loop in zip(latencies, loops, strict=True))
+    print(
+        f"defocus {__version__}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, {engine.description}"
+    )
+    print(f"files {len(loops)}: bare loop median {median(loops):.3f} s, watcher median {median(latencies):.3f} s")
+    tenth = len(ratios) // 10
+    print(
+        f"ratio of medians {median(latencies) / median(loops):.2f}; "
+        f"file by file {ratios[tenth]:.2f} .. {ratios[-1 - tenth]:.2f} (10th to 90th percentile)"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The card of a model about to be exported, from the recipe that trained it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from ..engine.card import Card, Percentiles
+from ..training.networks.coarse_to_fine import MULTIPLE
+from ..training.recipe import Recipe
+
+# Measured on the default model by benchmarks/halo.py (docs/tiles.md has the table).
+HALO = 192
+
+
+def describe(recipe: Recipe, name: str, training_data: str, licence: str, halo: int | None = None) -> Card:
+    """Say of a model what its recipe knows. `halo` in pixels, None for the measured default of the network."""
+    return Card(
+        name=name,
+        channels=recipe.channels,
+        multiple=MULTIPLE,
+        halo=HALO if halo is None else halo,
+        intensity=Percentiles(),
+        pixel_size_um=recipe.pixel_um,
+        na_range=recipe.na,
+        wavelength_um_range=recipe.wavelength_um,
+        defocus_um_range=recipe.defocus_um,
+        training_data=training_data,
+        date=datetime.now(UTC).date().isoformat(),
+        licence=licence,
+    )

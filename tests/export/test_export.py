@@ -1,0 +1,187 @@
+"""Export for real: checkpoint to ONNX that describes itself, equal to torch, and refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+
+from defocus import Engine  # noqa: E402
+from defocus.engine.card import read_card  # noqa: E402
+from defocus.engine.errors import ModelError  # noqa: E402
+from defocus.export.describe import describe  # noqa: E402
+from defocus.export.onnx_file import Finest, export_onnx  # noqa: E402
+from defocus.export.parity import SIZES, TOLERANCE, Comparison, compare, judge  # noqa: E402
+from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
+from defocus.training.recipe import Recipe  # noqa: E402
+from defocus.training.specimen import draw_cells  # noqa: E402
+
+
+def save(path: Path, recipe: Recipe) -> Path:
+    """A checkpoint as training writes it, with random weights and lived-in BatchNorm statistics."""
+    torch.manual_seed(0)
+    network = CoarseToFine.of(recipe)
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.rand(2, recipe.channels, 64, 64))
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": weights, "hyper_parameters": dataclasses.asdict(recipe)}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return save(tmp_path_factory.mktemp("export") / "last.ckpt", Recipe())
+
+
+def export(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "defocus.export.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("out") / "model.onnx"
+    done = export(checkpoint, "-o", out, "--name", "test", "--licence", "CC0", "--training-data", "noise")
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_one_file_that_describes_itself(exported):
+    path, _ = exported
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # no external data, nothing left over
+    card = read_card(path)
+    recipe = Recipe()
+    assert (card.name, card.channels, card.multiple, card.licence) == ("test", 1, 16, "CC0")
+    assert card.training_data == "noise"
+    assert card.pixel_size_um == recipe.pixel_um
+    assert card.na_range == recipe.na
+    assert card.defocus_um_range == recipe.defocus_um
+    assert card.date
+    model = onnx.load(str(path))
+    assert {initializer.data_type for initializer in model.graph.initializer} <= {
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.INT64,
+    }
+    assert os.fsencode(str(Path(torch.__file__).parent)) not in path.read_bytes()  # no paths of this machine
+
+
+def test_it_prints_its_proof(exported):
+    _, text = exported
+    for size in SIZES:
+        assert text.count(f"1 x 1 x {size[0]} x {size[1]}") == 2  # random and drawn
+    assert "2 x 1 x" in text
+    assert "equal to torch within" in text
+
+
+def test_real_images_are_part_of_the_proof(exported, checkpoint, shared_data):
+    from defocus.training.checkpoint import load_checkpoint
+
+    path, _ = exported
+    network, _ = load_checkpoint(checkpoint)
+    real = [
+        one for one in compare(network, path, shared_data / "bbbc006" / "infocus_w2") if one.name.startswith("real")
+    ]
+    assert len(real) == 3
+    assert len({one.shape for one in real}) == 3
+    assert max(one.error for one in real) <= TOLERANCE
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 16, 16), (1, 1, 48, 160), (3, 1, 80, 32), (1, 1, 528, 704)])
+def test_batch_height_and_width_are_free(exported, checkpoint, shape):
+    from defocus.training.checkpoint import load_checkpoint
+
+    path, _ = exported
+    network, _ = load_checkpoint(checkpoint)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(1).random(shape, np.float32)
+    (found,) = session.run(None, {"image": image})
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(image))[0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_more_channels_and_the_other_variants(tmp_path, channels):
+    recipe = Recipe(levels=channels, channels=channels, interaction="concat")
+    out = tmp_path / "model.onnx"
+    done = export(save(tmp_path / "x.ckpt", recipe), "-o", out)
+    assert done.returncode == 0, done.stderr
+    image = draw_cells((50, 60), np.random.default_rng(0), cells=5)
+    stack = (np.stack([image] * channels) * 500).astype(np.uint16)
+    with Engine.load(out, backend="cpu") as engine:
+        assert engine(stack, axes="CYX").shape == stack.shape
+
+
+def test_a_file_that_differs_is_refused(exported, tmp_path):
+    """The same file judged against another network: the proof must fail."""
+    path, _ = exported
+    torch.manual_seed(1)
+    other = CoarseToFine.of(Recipe()).eval()
+    comparisons = []
+    for one in compare(other, path):
+        comparisons.append(one)
+        break
+    with pytest.raises(ModelError, match="differs from torch"):
+        judge(path, comparisons)
+
+
+@pytest.mark.parametrize("error", [float("nan"), float("inf"), 2e-4])
+def test_not_a_number_fails_the_proof(error):
+    with pytest.raises(ModelError, match="bad"):
+        judge(Path("x.onnx"), [Comparison("fine", (1,), 0.0), Comparison("bad", (1,), error)])
+
+
+def test_a_failed_proof_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    from defocus.export import cli, parity
+
+    monkeypatch.setattr(parity, "TOLERANCE", -1.0)  # nothing is that equal
+    out = tmp_path / "model.onnx"
+    with pytest.raises(ModelError, match="differs from torch"):
+        cli.export(checkpoint, out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fp16_says_that_it_is_not_there_yet(checkpoint, tmp_path):
+    done = export(checkpoint, "-o", tmp_path / "model.onnx", "--fp16")
+    assert done.returncode == 2
+    assert "FP16 export is not available yet" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_checkpoints_are_one_line(tmp_path):
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    for name in ("missing.ckpt", "text.ckpt"):
+        done = export(tmp_path / name, "-o", tmp_path / "model.onnx")
+        assert done.returncode == 1
+        assert name in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(checkpoint, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = export(checkpoint, "-o", tmp_path / "file" / "model.onnx")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_card_says_what_the_recipe_knows(tmp_path):
+    recipe = Recipe(na=(0.3, 0.31), levels=1)
+    path = tmp_path / "x.onnx"
+    export_onnx(CoarseToFine.of(recipe), describe(recipe, "n", "d", "l", halo=32), path)
+    card = read_card(path)
+    assert (card.na_range, card.halo) == ((0.3, 0.31), 32)
+    with torch.inference_mode():
+        assert Finest(CoarseToFine.of(recipe))(torch.zeros(1, 1, 16, 16)).shape == (1, 1, 16, 16)

@@ -1,0 +1,78 @@
+"""The documentation against the code: commands, options, files and links that it names exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MODULES = {
+    "defocus-watch": "defocus.watcher.cli",
+    "defocus-run": "defocus.engine.cli",
+    "defocus-train": "defocus.training.cli",
+    "defocus-export": "defocus.export.cli",
+}
+
+
+def help_of(command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", MODULES[command], "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"COLUMNS": "200", "PATH": "", "TERM": "dumb"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_every_command_has_help_and_stands_in_the_readme(command):
+    assert "Usage" in help_of(command)
+    assert f"`{command}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_entry_points_are_those_of_the_readme():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {name: target.removesuffix(":main") for name, target in project["scripts"].items()} == MODULES
+
+
+def options_in(page: Path) -> list[tuple[str, str]]:
+    """(command, option) for each option that a line of code in a page gives to one of our commands."""
+    found = set()
+    for line in page.read_text(encoding="utf-8").splitlines():
+        for command in MODULES:
+            for match in re.finditer(rf"{command}\b([^`|#]*)", line):
+                found |= {(command, option) for option in re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", match.group(1))}
+    return sorted(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_option_in_the_docs_exists(page):
+    for command, option in options_in(page):
+        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", help_of(command)), f"{command} {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_local_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`?make ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_ci_calls_what_the_readme_says():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make check" in script
+    assert "make test" in script

@@ -1,0 +1,103 @@
+"""The wheel: built from the tree, installed into an empty environment with [cpu], it corrects a file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from a copy of what git tracks: nothing that lies about can slip in."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, source], check=True, capture_output=True
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_rooms_and_the_model(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
+        scripts = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
+    modules = {
+        f"defocus/{path.relative_to(ROOT).as_posix()}"
+        for room in ("engine", "watcher", "training", "export")
+        for path in (ROOT / room).rglob("*.py")
+    }
+    assert modules <= names
+    assert {"defocus/__init__.py", "defocus/_version.py", "defocus/engine/models/default.onnx"} <= names
+    assert not [name for name in names if name.startswith(("defocus/tests", "defocus/demo", "defocus/benchmarks"))]
+    for extra in ("cpu", "gpu", "tensorrt", "rtx", "train", "test", "dev"):
+        assert f"Provides-Extra: {extra}\n" in metadata
+    base = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert not [line for line in base if "onnxruntime" in line or "torch" in line]
+    for command in ("defocus-watch", "defocus-run", "defocus-export", "defocus-train"):
+        assert command in scripts
+
+
+def test_it_runs_in_an_empty_environment(wheel, tmp_path):
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=True)
+    scripts = home / ("Scripts" if os.name == "nt" else "bin")
+    subprocess.run(
+        [scripts / "python", "-m", "pip", "install", "--quiet", f"{wheel}[cpu]"], check=True, capture_output=True
+    )
+    acquisition = tmp_path / "acq"
+    acquisition.mkdir()
+    image = np.random.default_rng(0).integers(100, 900, (70, 90), dtype=np.uint16)
+    tifffile.imwrite(acquisition / "a.tif", image, compression="lzw")
+    done = subprocess.run(
+        [scripts / "defocus-watch", acquisition, "--once"], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    corrected = tifffile.imread(tmp_path / "acq_corrected" / "a.tif")
+    assert (corrected.shape, corrected.dtype) == (image.shape, image.dtype)
+    assert not np.array_equal(corrected, image)
+    # What was not asked for is named with its install command, on one line.
+    for command in ("defocus-train --simulate x -o y", "defocus-export x -o y.onnx"):
+        name, *arguments = command.split()
+        missing = subprocess.run([scripts / name, *arguments], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        assert missing.returncode == 1
+        assert 'pip install "defocus[train]"' in missing.stderr
+        assert len(missing.stderr.strip().splitlines()) == 1
+
+
+def test_no_runtime_is_one_line(wheel, tmp_path):
+    """Without an extra the base installs and says what is missing."""
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=True)
+    scripts = home / ("Scripts" if os.name == "nt" else "bin")
+    subprocess.run([scripts / "python", "-m", "pip", "install", "--quiet", wheel], check=True, capture_output=True)
+    (tmp_path / "acq").mkdir()
+    tifffile.imwrite(tmp_path / "acq" / "a.tif", np.zeros((32, 32), np.uint8))
+    done = subprocess.run(
+        [scripts / "defocus-watch", tmp_path / "acq", "--once"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert 'pip install "defocus[cpu]"' in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,39 @@
+"""The multi-scale content loss, eq. (5) of Wang & Han."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+
+def content_loss(outputs: list[Tensor], sharp: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Eq. (5) with the L1 distance, which the paper's text prefers to the printed square.
+
+    Parameters
+    ----------
+    outputs : list of tensors (batch, channels, Y / 2^(n-1), X / 2^(n-1)), finest level first.
+    sharp : tensor (batch, channels, Y, X)
+        The target; each level is compared with its average over 2^(n-1) x 2^(n-1) pixels.
+    weights : tensor (batch,), optional
+        A weight for each image of the batch.
+
+    Returns
+    -------
+    Scalar: the sum over the levels of the (weighted) mean absolute error.
+    """
+    total = torch.zeros((), dtype=torch.float32, device=sharp.device)
+    for n, output in enumerate(outputs):
+        target = sharp if n == 0 else avg_pool2d(sharp, 2**n)
+        errors = (output.float() - target).abs().mean(dim=(1, 2, 3))
+        total = total + (errors if weights is None else errors * weights).mean()
+    return total
+
+
+def balance_weights(blurred: Tensor, sharp: Tensor, exponent: float) -> Tensor:
+    """Weights (batch,) that fall with how much was lost, so that a gain in dB counts alike at every distance.
+
+    (0.05 / (0.005 + mean |blurred - sharp|)) ** exponent: with exponent 0 all are 1 and the loss is eq. (5) itself.
+    """
+    lost = (blurred - sharp).abs().mean(dim=(1, 2, 3))
+    return (0.05 / (0.005 + lost)) ** exponent

@@ -1,0 +1,95 @@
+"""A recipe: everything that decides what a training run does, in one frozen object that can be committed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..engine.errors import InputError
+
+Interaction = Literal["residual", "concat"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The recipe of the default model, and its defaults for one's own.
+
+    Ranges are (low, high); each crop draws its own value, uniformly, or log-uniformly where the text says so.
+    """
+
+    # network
+    levels: int = 4
+    interaction: Interaction = "residual"
+    channels: int = 1
+    finest_sees_coarse: bool = True
+    # what a microscope may do to a crop
+    defocus_um: tuple[float, float] = (0.0, 36.0)
+    sharp_share: float = 0.08  # of the crops are in focus (z = 0)
+    na: tuple[float, float] = (0.4, 0.6)
+    wavelength_um: tuple[float, float] = (0.45, 0.62)
+    pixel_um: tuple[float, float] = (0.58, 0.72)
+    peak_photons: tuple[float, float] = (300.0, 20000.0)  # log-uniform, at the field's 99.9th percentile
+    haze: tuple[float, float] = (0.0, 0.3)  # even background light, relative to the peak
+    read_noise_photons: tuple[float, float] = (1.0, 8.0)
+    empty_share: float = 0.02  # of the crops show nothing but noise: nothing must come out
+    # crops
+    crop: int = 256
+    margin: int = 48  # blurred along and cut away: the reach of the widest defocus
+    drawn_share: float = 0.12  # of the crops show specimens drawn by training.specimen
+    # fitting
+    batch: int = 4
+    steps: int = 20000
+    steps_per_epoch: int = 500
+    learning_rate: float = 1e-3
+    warmup_steps: int = 300
+    decay_share: float = 0.35  # of the steps, at the end, along which the learning rate falls to a hundredth
+    frozen_norm_share: float = 0.15  # of the steps, at the end, in which BatchNorm uses its running statistics
+    balance: float = 0.7  # exponent that keeps near distances, whose errors are small, from being drowned
+    ema_decay: float = 0.999
+    ema_from_step: int = 600  # before, BatchNorm's statistics are still those of no image
+    validate_every: int = 4  # epochs
+    seed: int = 0
+
+    @property
+    def epochs(self) -> int:
+        return -(-self.steps // self.steps_per_epoch)
+
+    @classmethod
+    def load(cls, path: Path | None, **changes: Any) -> Recipe:
+        """Read a TOML file of these names (None: the defaults), then apply the `changes` that are not None.
+
+        Raises
+        ------
+        InputError
+            Missing file, broken TOML, or an unknown name (the nearest known one is suggested).
+        """
+        values: dict[str, Any] = {}
+        if path is not None:
+            try:
+                values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+                raise InputError(path, f"cannot be read as a recipe ({error})", "see training/recipes") from error
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f'did you mean "{near[0]}"?' if near else "remove it"
+                raise InputError(path, f'unknown recipe key "{name}"', hint)
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**{**values, **{name: value for name, value in changes.items() if value is not None}})
+
+    def to_toml(self) -> str:
+        """The recipe as a TOML file."""
+
+        def text(value: Any) -> str:
+            if isinstance(value, bool):
+                return str(value).lower()
+            if isinstance(value, tuple):
+                return f"[{', '.join(text(entry) for entry in value)}]"
+            return f'"{value}"' if isinstance(value, str) else repr(value)
+
+        return "".join(f"{field.name} = {text(getattr(self, field.name))}\n" for field in dataclasses.fields(self))
