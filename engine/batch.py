@@ -136,7 +136,7 @@ def is_done(job: Job, card: Card) -> bool:
     from . import tiff
     from .pipeline import stat_of
 
-    remedy = "choose another output folder with -o, or replace it with --overwrite"
+    remedy = "move it away, choose another output folder with -o, or replace it with defocus-run --overwrite"
     try:
         account = tiff.provenance(job.target)
     except (DefocusError, OSError) as error:

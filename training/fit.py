@@ -121,8 +121,8 @@ def fit(
     """Train a network on the sharp images of `sources`, defocused on the fly, and return its checkpoint.
 
     Writes into `out`: recipe.toml, split.json (which file was trained on, which held out), log/version_*/metrics.csv
-    (one for each resume) and last.ckpt after every epoch (its weights are the exponential moving average). The same seed gives the same
-    crops in the same order. `resume` goes on from last.ckpt.
+    (one for each resume) and last.ckpt after every epoch; its weights are the exponential moving average. The same
+    seed gives the same crops in the same order. `resume` goes on from last.ckpt.
 
     Raises
     ------

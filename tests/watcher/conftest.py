@@ -1,0 +1,100 @@
+"""A real defocus-watch process on real folders."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+
+class Watching:
+    """A defocus-watch process; its output is kept in a file, so that no pipe can fill."""
+
+    def __init__(self, acquisition: Path, out: Path, model: Path, log: Path, *arguments: str) -> None:
+        self.acquisition, self.out, self.log = acquisition, out, log
+        command = [sys.executable, "-m", "defocus.watcher.cli", str(acquisition), "-o", str(out)]
+        command += ["--model", str(model), "--backend", "cpu", *arguments]
+        with open(log, "a") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def ready(self) -> Watching:
+        wait_for(lambda: "watching " in self.said() or self.process.poll() is not None, 30)
+        assert self.process.poll() is None, self.said()
+        return self
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until the condition holds; fail if it does not in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def write_tiff(path: Path, seed: int = 0, shape: tuple[int, int] = (64, 64), **arguments) -> np.ndarray:
+    """Write a small 16-bit TIFF at once, as a rename into place, and return its pixels."""
+    image = np.random.default_rng(seed).integers(100, 3000, shape, dtype=np.uint16)
+    tifffile.imwrite(path, image, **arguments)
+    return image
+
+
+def listing(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Everything of a folder that must not change: names, bytes, times, modes."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            path.read_bytes() if path.is_file() else b"",
+            path.stat().st_mtime_ns,
+            path.stat().st_mode,
+        )
+        for path in folder.rglob("*")
+    }
+
+
+def outputs(out: Path) -> list[str]:
+    """Corrected files below an output folder, without the journal."""
+    return sorted(
+        path.relative_to(out).as_posix()
+        for path in out.rglob("*")
+        if path.is_file() and ".defocus" not in path.parts and path.name.lower().endswith((".tif", ".tiff"))
+    )
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    acquisition = tmp_path / "acq"
+    acquisition.mkdir()
+    return acquisition, tmp_path / "out"
+
+
+@pytest.fixture
+def start(folders, tiny_model, tmp_path) -> Iterator[Callable[..., Watching]]:
+    """Start defocus-watch on `folders` with extra arguments; whatever still runs at the end is killed."""
+    running: list[Watching] = []
+
+    def begin(*arguments: str) -> Watching:
+        watching = Watching(*folders, tiny_model, tmp_path / "log.txt", *arguments)
+        running.append(watching)
+        return watching
+
+    yield begin
+    for watching in running:
+        if watching.process.poll() is None:
+            watching.kill()

@@ -1,0 +1,303 @@
+"""Which files arrive, and when: complete ones, once, whatever their writers do."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from defocus.watcher import arrivals as module
+from defocus.watcher.arrivals import Arrival, Pace, arrivals, scan
+from defocus.watcher.completeness import State, Waiting, look, suffix_matches
+from defocus.watcher.hints import MOST, Hints
+from defocus.watcher.versions import digest
+
+QUICK = Pace(settle=0.3, rescan=0.2, patience=1.0)
+POLLING = Pace(settle=0.3, rescan=0.2, patience=1.0, polling=True)
+
+
+class Collector:
+    """Runs `arrivals` in a thread and keeps what it yields, as the daemon does."""
+
+    def __init__(self, folder: Path, pace: Pace) -> None:
+        self.found: list[Arrival] = []
+        self.warnings: list[str] = []
+        self.stop = threading.Event()
+        self.versions: set[tuple[Path, tuple[int, int]]] = set()
+
+        def known(relative, stat, hinted):
+            return (relative, stat) in self.versions
+
+        def run():
+            for arrival in arrivals(folder, self.stop, known, pace, warn=self.warnings.append):
+                self.versions.add((arrival.relative, arrival.stat))
+                self.found.append(arrival)
+
+        self.thread = threading.Thread(target=run, daemon=True)
+
+    def __enter__(self) -> Collector:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+
+    def names(self) -> list[str]:
+        return [arrival.relative.as_posix() for arrival in self.found]
+
+    def wait(self, count: int, seconds: float = 10.0) -> None:
+        end = time.monotonic() + seconds
+        while len(self.found) < count:
+            assert time.monotonic() < end, f"only {self.names()}"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "acq").mkdir()
+    return tmp_path / "acq"
+
+
+def tiff_bytes(tmp_path: Path, pages: int = 3) -> bytes:
+    path = tmp_path / "source.tif"
+    tifffile.imwrite(path, np.arange(pages * 64 * 64, dtype=np.uint16).reshape(pages, 64, 64), photometric="minisblack")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("pace", [QUICK, POLLING], ids=["events", "polling"])
+def test_backlog_and_new_files_arrive_once(folder, tmp_path, pace):
+    content = tiff_bytes(tmp_path)
+    (folder / "sub").mkdir()
+    (folder / "old.tif").write_bytes(content)
+    os.utime(folder / "old.tif", (1, 1))  # copied with a time of 1970
+    with Collector(folder, pace) as collector:
+        collector.wait(1)
+        (folder / "sub" / "new name \u00fc.TIFF").write_bytes(content)
+        collector.wait(2)
+        time.sleep(3 * pace.rescan)
+    assert collector.names() == ["old.tif", "sub/new name \u00fc.TIFF"]
+    assert all(arrival.problem is None for arrival in collector.found)
+
+
+def test_a_close_is_believed_at_once(folder, tmp_path):
+    content = tiff_bytes(tmp_path)
+    with Collector(folder, Pace(settle=30, rescan=0.5)) as collector:
+        time.sleep(0.5)  # the observer is up
+        start = time.monotonic()
+        (folder / "a.tif").write_bytes(content)
+        collector.wait(1, 5)
+        assert time.monotonic() - start < 1
+
+
+def test_a_rename_into_place_is_believed_at_once(folder, tmp_path):
+    (folder / "a.tif.tmp").write_bytes(tiff_bytes(tmp_path))
+    with Collector(folder, Pace(settle=30, rescan=0.5)) as collector:
+        time.sleep(0.5)
+        (folder / "a.tif.tmp").rename(folder / "a.tif")
+        collector.wait(1, 5)
+    assert collector.names() == ["a.tif"]
+
+
+@pytest.mark.parametrize("pace", [QUICK, POLLING], ids=["events", "polling"])
+def test_a_slow_writer_is_waited_for(folder, tmp_path, pace):
+    content = tiff_bytes(tmp_path)
+    with Collector(folder, pace) as collector, open(folder / "a.tif", "wb") as file:
+        for start in range(0, len(content), 4000):
+            file.write(content[start : start + 4000])
+            file.flush()
+            time.sleep(0.15)
+            assert collector.names() == []
+        file.close()
+        collector.wait(1)
+        assert collector.found[0].stat[0] == len(content)
+        assert collector.found[0].problem is None
+
+
+def test_a_writer_that_pauses_is_waited_for(folder, tmp_path):
+    """Longer than it takes to settle: the structure says that it is not whole."""
+    content = tiff_bytes(tmp_path)
+    with Collector(folder, POLLING) as collector:
+        with open(folder / "a.tif", "wb") as file:
+            file.write(content[: len(content) // 2])
+            file.flush()
+            time.sleep(0.8)
+            assert collector.names() == []
+            file.write(content[len(content) // 2 :])
+        collector.wait(1)
+        assert collector.found[0].problem is None
+
+
+def test_a_writer_that_closes_between_its_pieces_is_waited_for(folder, tmp_path):
+    content = tiff_bytes(tmp_path)
+    with Collector(folder, QUICK) as collector:
+        time.sleep(0.3)
+        (folder / "a.tif").write_bytes(content[:9000])
+        time.sleep(0.6)
+        assert collector.names() == []
+        with open(folder / "a.tif", "ab") as file:
+            file.write(content[9000:])
+        collector.wait(1)
+        assert collector.found[0].problem is None
+
+
+@pytest.mark.parametrize("content", [b"", b"a diary\n", b"\0" * 5000, "half"])
+def test_what_stays_broken_arrives_with_its_problem(folder, tmp_path, content):
+    whole = tiff_bytes(tmp_path)
+    (folder / "a.tif").write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with Collector(folder, QUICK) as collector:
+        collector.wait(1)
+        assert collector.found[0].problem is not None
+        assert str(folder / "a.tif") in str(collector.found[0].problem)
+        (folder / "a.tif").write_bytes(whole)  # a changed input is a new version
+        collector.wait(2)
+    assert collector.found[1].problem is None
+
+
+def test_a_rewritten_file_arrives_again(folder, tmp_path):
+    content = tiff_bytes(tmp_path)
+    with Collector(folder, QUICK) as collector:
+        (folder / "a.tif").write_bytes(content)
+        collector.wait(1)
+        (folder / "a.tif").write_bytes(content)
+        collector.wait(2)
+    assert collector.names() == ["a.tif", "a.tif"]
+    assert collector.found[0].stat != collector.found[1].stat
+
+
+def test_the_rescan_finds_what_no_event_told(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Hints, "on_any_event", lambda self, event: None)
+    with Collector(folder, QUICK) as collector:
+        time.sleep(0.4)
+        (folder / "a.tif").write_bytes(tiff_bytes(tmp_path))
+        collector.wait(1)
+
+
+def test_an_observer_that_cannot_start_is_told_and_done_without(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Hints, "start", lambda self: "inotify watch limit reached")
+    (folder / "a.tif").write_bytes(tiff_bytes(tmp_path))
+    with Collector(folder, QUICK) as collector:
+        collector.wait(1)
+        time.sleep(0.6)
+    assert len(collector.warnings) == 1
+    assert "inotify watch limit reached" in collector.warnings[0]
+
+
+def test_an_observer_that_dies_is_started_again(folder, tmp_path):
+    hints = Hints(folder)
+    assert hints.start() is None
+    assert hints.alive()
+    hints._observer.stop()
+    hints._observer.join(5)
+    assert not hints.alive()
+    assert hints.start() is None
+    (folder / "a.tif").write_bytes(b"x")
+    hints.wait(5)
+    assert {hint.path.name for hint in hints.take()} == {"a.tif"}
+    hints.stop()
+
+
+def test_hints_are_bounded():
+    hints = Hints(Path("acq"))
+    assert hints._queue.maxlen == MOST
+
+
+def test_a_folder_that_vanishes_and_returns(folder, tmp_path):
+    content = tiff_bytes(tmp_path)
+    (folder / "a.tif").write_bytes(content)
+    with Collector(folder, QUICK) as collector:
+        collector.wait(1)
+        folder.rename(tmp_path / "away")
+        time.sleep(0.8)
+        assert "cannot be reached" in collector.warnings[-1]
+        (tmp_path / "away").rename(folder)
+        (folder / "b.tif").write_bytes(content)
+        collector.wait(2)
+        assert "is back" in collector.warnings[-1]
+        time.sleep(0.5)
+        (folder / "c.tif").write_bytes(content)  # and its events are heard again
+        collector.wait(3)
+    assert collector.names() == ["a.tif", "b.tif", "c.tif"]
+
+
+def test_until_ends_it(folder, tmp_path):
+    (folder / "a.tif").write_bytes(tiff_bytes(tmp_path))
+    seen: set[Path] = set()
+    found = []
+    for arrival in arrivals(folder, threading.Event(), lambda path, stat, hinted: path in seen, QUICK, lambda: True):
+        seen.add(arrival.relative)
+        found.append(arrival.relative.name)
+    assert found == ["a.tif"]
+
+
+def test_an_error_of_known_is_not_swallowed(folder, tmp_path):
+    (folder / "a.tif").write_bytes(tiff_bytes(tmp_path))
+
+    def known(*_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        next(arrivals(folder, threading.Event(), known, QUICK))
+
+
+def test_scan_takes_tiffs_only_and_follows_no_links(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("a.tif", "b.TIFF", "c.ome.tif", "d.png", ".hidden.tif", "~lock.tif", ".defocus-1.part"):
+        (folder / name).write_bytes(b"")
+    (elsewhere / "e.tif").write_bytes(b"")
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "loop").symlink_to(folder)
+    assert sorted(path.name for path in scan(folder)) == ["a.tif", "b.TIFF", "c.ome.tif"]
+    with pytest.raises(OSError):
+        list(scan(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.tif", True),
+        ("a.TIF", True),
+        ("a b.ome.tiff", True),
+        ("a.tif.part", False),
+        (".a.tif", False),
+        ("tif", False),
+    ],
+)
+def test_names_that_are_taken(name, expected):
+    assert suffix_matches(name) is expected
+
+
+def test_stability_is_measured_by_our_own_clock(folder, tmp_path):
+    """A modification time in the future, or long ago, changes nothing."""
+    path = folder / "a.tif"
+    path.write_bytes(tiff_bytes(tmp_path))
+    for when in (1, int(time.time()) + 10**6):
+        os.utime(path, (when, when))
+        stat = module.stat_of(path)
+        assert look(path, Waiting(stat, since=0.0, seen=0.0), 1.0, 2.0, 30.0) is State.WAITING
+        assert look(path, Waiting(stat, since=0.0, seen=0.0), 2.0, 2.0, 30.0) is State.COMPLETE
+    changed = Waiting((1, 1), since=0.0, seen=0.0, closed=True)
+    assert look(path, changed, 5.0, 2.0, 30.0) is State.WAITING
+    assert (changed.since, changed.closed) == (5.0, False)
+    path.unlink()
+    assert look(path, changed, 5.0, 2.0, 30.0) is State.GONE
+
+
+def test_a_digest_sees_head_tail_and_size(tmp_path):
+    path = tmp_path / "a"
+    base = bytearray(300_000)
+    found = set()
+    for change in (None, 0, 10, 299_999, "longer"):
+        content = bytearray(base)
+        if isinstance(change, int):
+            content[change] = 1
+        path.write_bytes(content + b"\0" if change == "longer" else content)
+        found.add(digest(path))
+    assert len(found) == 5

@@ -1,0 +1,97 @@
+"""The journal: one row a path, also after damage."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from defocus.engine.errors import OutputError
+from defocus.watcher.journal import Entry, Journal, State
+
+
+def entry(name: str = "a/b.tif", state: State = State.DONE, **changes) -> Entry:
+    return Entry(**({"relative": name, "stat": (10, 20), "digest": "d", "model": "m", "state": state} | changes))
+
+
+def test_what_is_recorded_is_found_after_a_restart(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.record(entry())
+        journal.record(entry("c.tif", State.QUARANTINED, attempts=3, reason="truncated; write it again"))
+    with Journal(tmp_path) as journal:
+        assert journal.warning is None
+        assert journal.find(Path("a/b.tif")) == entry()
+        assert journal.find(Path("missing.tif")) is None
+        (aside,) = journal.quarantined()
+        assert (aside.relative, aside.attempts, aside.reason) == ("c.tif", 3, "truncated; write it again")
+        assert journal.counts() == {State.DONE: 1, State.FAILED: 0, State.QUARANTINED: 1}
+
+
+def test_a_new_version_takes_the_place_of_the_old(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.record(entry(state=State.QUARANTINED))
+        journal.record(entry(stat=(11, 21)))
+        found = journal.find(Path("a/b.tif"))
+        assert found is not None
+        assert (found.stat, found.state) == ((11, 21), State.DONE)
+        assert journal.quarantined() == []
+
+
+def test_it_serves_two_threads(tmp_path):
+    with Journal(tmp_path) as journal:
+        errors = []
+
+        def work(start):
+            try:
+                for i in range(50):
+                    journal.record(entry(f"{start + i}.tif"))
+                    assert journal.find(Path(f"{start + i}.tif")) is not None
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(start,)) for start in (0, 1000)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert journal.counts()[State.DONE] == 100
+
+
+@pytest.mark.parametrize("damage", ["text", "middle", "newer"])
+def test_a_damaged_journal_is_kept_aside_and_begun_anew(tmp_path, damage):
+    with Journal(tmp_path) as journal:
+        for i in range(500):
+            journal.record(entry(f"{i}.tif"))
+        path = journal.path
+    if damage == "text":
+        path.write_text("this is no database" * 100)
+    elif damage == "middle":
+        content = bytearray(path.read_bytes())
+        content[4096:20000] = b"\xff" * (20000 - 4096)
+        path.write_bytes(content)
+    else:
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA user_version = 99")
+        connection.close()
+    with Journal(tmp_path) as journal:
+        assert journal.warning is not None
+        assert str(path) in journal.warning
+        assert "\n" not in journal.warning
+        assert journal.find(Path("0.tif")) is None
+        journal.record(entry())
+    assert len(list(path.parent.glob("*.damaged-*"))) == 1
+    with Journal(tmp_path) as journal:
+        assert journal.warning is None
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError) as error:
+        Journal(tmp_path / "file")
+    assert "\n" not in str(error.value)
+    (tmp_path / ".defocus" / "journal.sqlite").mkdir(parents=True)
+    with pytest.raises(OutputError):
+        Journal(tmp_path)

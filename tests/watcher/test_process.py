@@ -1,0 +1,344 @@
+"""The promises P1, P2, P3, P5 and P7 with the real process: real files, real kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tifffile
+
+from defocus.engine import tiff
+from defocus.engine.commit import PREFIX, SUFFIX
+
+from .conftest import listing, outputs, wait_for, write_tiff
+
+QUICK = ("--settle", "0.3", "--rescan", "0.3", "--patience", "1")
+
+
+def states(out: Path) -> dict[str, str]:
+    connection = sqlite3.connect(f"file:{out / '.defocus' / 'journal.sqlite'}?mode=ro", uri=True, timeout=10)
+    rows = connection.execute("SELECT relative, state FROM files").fetchall()
+    connection.close()
+    return dict(rows)
+
+
+def whole(path: Path) -> bool:
+    try:
+        tiff.read(path)
+    except Exception:
+        return False
+    return True
+
+
+def test_backlog_subfolders_names_and_metadata(folders, start):
+    acquisition, out = folders
+    (acquisition / "plate 1" / "well_\u00e4").mkdir(parents=True)
+    names = ["a.tif", "plate 1/b c.TIF", "plate 1/well_\u00e4/d.ome.tif"]
+    images = {name: write_tiff(acquisition / name, seed, compression="lzw") for seed, name in enumerate(names)}
+    watching = start("--once", *QUICK)
+    assert watching.process.wait(60) == 0, watching.said()
+    assert outputs(out) == sorted(names)
+    for name, image in images.items():
+        corrected = tiff.read(out / name)
+        assert (corrected.data.shape, corrected.data.dtype) == (image.shape, image.dtype)
+        assert not np.array_equal(corrected.data, image)
+        with tifffile.TiffFile(out / name) as tif:
+            assert tif.pages.first.compression == 5
+        made = tiff.provenance(out / name)
+        assert made is not None
+        assert made["source"]["name"] == Path(name).name
+
+
+def test_p1_the_acquisition_folder_is_never_changed(folders, start):
+    acquisition, _ = folders
+    (acquisition / "sub").mkdir()
+    write_tiff(acquisition / "a.tif")
+    write_tiff(acquisition / "sub" / "b.tif", 1)
+    (acquisition / "bad.tif").write_text("no TIFF")
+    (acquisition / "notes.txt").write_text("mine")
+    before, folder_time = listing(acquisition), acquisition.stat().st_mtime_ns
+    watching = start("--once", *QUICK)
+    assert watching.process.wait(60) == 1
+    assert listing(acquisition) == before
+    assert acquisition.stat().st_mtime_ns == folder_time
+
+
+def test_p2_no_partial_output_is_ever_seen(folders, start):
+    """A reader that never stops looking sees each output whole from the first moment on."""
+    acquisition, out = folders
+    partial, stop = [], threading.Event()
+
+    def read_all_the_time():
+        while not stop.is_set():
+            for name in outputs(out):
+                try:
+                    tifffile.imread(out / name)
+                except FileNotFoundError:
+                    continue
+                except Exception as error:
+                    partial.append((name, error))
+
+    reader = threading.Thread(target=read_all_the_time)
+    reader.start()
+    try:
+        watching = start(*QUICK).ready()
+        for index in range(25):
+            write_tiff(acquisition / f"{index % 5}.tif", index, (200, 260))  # names are written again and again
+            time.sleep(0.05)
+        wait_for(lambda: len(outputs(out)) == 5)
+        assert watching.stop() == 0
+    finally:
+        stop.set()
+        reader.join()
+    assert partial == []
+
+
+def test_p3_kill_in_the_middle_of_50_files_loses_and_doubles_nothing(folders, start, tmp_path):
+    acquisition, out = folders
+    images = {f"{index:02d}.tif": write_tiff(acquisition / f"{index:02d}.tif", index, (96, 96)) for index in range(50)}
+    kills = 0
+    while len(outputs(out)) < 45:
+        watching = start(*QUICK)
+        have = len(outputs(out))
+        wait_for(lambda have=have: len(outputs(out)) >= have + 12, 30)
+        watching.kill()
+        kills += 1
+    assert kills >= 3
+    last = start("--once", *QUICK)
+    assert last.process.wait(60) == 0, last.said()
+    assert outputs(out) == sorted(images)
+    assert states(out) == dict.fromkeys(images, "done")
+    assert list(out.rglob(f"{PREFIX}*{SUFFIX}")) == []
+    said = last.said()
+    # None twice: a file is told of once, or not at all if the kill fell between its commit and its line.
+    assert max(said.count(f"{name}: corrected") for name in images) == 1
+    # Equal to a clean run.
+    clean = tmp_path / "clean"
+    again = start("-o", str(clean), "--once", *QUICK)
+    assert again.process.wait(60) == 0
+    for name in images:
+        np.testing.assert_array_equal(tiff.read(out / name).data, tiff.read(clean / name).data)
+
+
+def test_p3_an_output_committed_just_before_the_kill_is_not_made_again(folders, start):
+    """The journal does not know of it: as if the kill had come between commit and journal."""
+    acquisition, out = folders
+    write_tiff(acquisition / "a.tif")
+    assert start("--once", *QUICK).process.wait(60) == 0
+    made = (out / "a.tif").stat().st_mtime_ns
+    connection = sqlite3.connect(out / ".defocus" / "journal.sqlite")
+    connection.execute("DELETE FROM files")
+    connection.commit()
+    connection.close()
+    (out / f"{PREFIX}abc{SUFFIX}").write_bytes(b"half an output")
+    assert start("--once", *QUICK).process.wait(60) == 0
+    assert (out / "a.tif").stat().st_mtime_ns == made
+    assert states(out) == {"a.tif": "done"}
+    assert list(out.glob(f"{PREFIX}*")) == []
+
+
+def test_p5_a_slow_writer_is_never_taken_early(folders, start, tmp_path):
+    acquisition, out = folders
+    image = write_tiff(tmp_path / "whole.tif", 3, (120, 150))
+    content = (tmp_path / "whole.tif").read_bytes()
+    watching = start(*QUICK).ready()
+    with open(acquisition / "slow.tif", "wb") as file:
+        for offset in range(0, len(content) - 6000, 6000):
+            file.write(content[offset : offset + 6000])
+            file.flush()
+            os.fsync(file.fileno())
+            time.sleep(0.45)  # longer than it takes to settle
+            assert outputs(out) == []
+        file.write(content[offset + 6000 :])
+    wait_for(lambda: outputs(out) == ["slow.tif"])
+    assert tiff.read(out / "slow.tif").data.shape == image.shape
+    assert watching.stop() == 0
+    assert "set aside" not in watching.said()
+
+
+def test_p5_a_growing_stack_ends_with_all_its_pages(folders, start):
+    """Pages appended one by one, each leaving a whole file: the last version wins."""
+    acquisition, out = folders
+    watching = start(*QUICK).ready()
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        page = rng.integers(0, 900, (64, 64), dtype=np.uint16)
+        tifffile.imwrite(acquisition / "grow.tif", page, append=True, metadata=None)
+        time.sleep(0.15)
+    wait_for(lambda: outputs(out) and whole(out / "grow.tif") and tiff.read(out / "grow.tif").data.shape[0] == 6)
+    assert watching.stop() == 0
+
+
+def test_p7_bad_files_are_set_aside_with_their_reason_and_the_rest_goes_on(folders, start, tmp_path):
+    acquisition, out = folders
+    write_tiff(tmp_path / "whole.tif", 0, (100, 100))
+    content = (tmp_path / "whole.tif").read_bytes()
+    (acquisition / "cut.tif").write_bytes(content[:5000])
+    (acquisition / "text.tif").write_text("Dear diary,\nno TIFF today\n")
+    (acquisition / "empty.tif").write_bytes(b"")
+    tifffile.imwrite(acquisition / "complex.tif", np.zeros((8, 8), np.complex64))
+    tifffile.imwrite(acquisition / "nan.tif", np.full((64, 64), np.nan, np.float32))
+    write_tiff(acquisition / "good.tif", 1)
+    watching = start("--once", *QUICK)
+    assert watching.process.wait(60) == 1
+    assert outputs(out) == ["good.tif"]
+    found = states(out)
+    assert found == {"good.tif": "done"} | dict.fromkeys(
+        ["cut.tif", "text.tif", "empty.tif", "complex.tif", "nan.tif"], "quarantined"
+    )
+    listed = watching.said().split("set aside (5):")[1]
+    for name, reason in {
+        "cut.tif": "truncated",
+        "text.tif": "not a TIFF",
+        "empty.tif": "0 bytes",
+        "complex.tif": "complex64",
+        "nan.tif": "NaN",
+    }.items():
+        (line,) = [line for line in listed.splitlines() if line.startswith(f"  {name}:")]
+        assert reason in line
+    assert "Traceback" not in watching.said()
+
+
+def test_p7_a_repaired_file_is_a_new_version(folders, start):
+    acquisition, out = folders
+    (acquisition / "a.tif").write_text("broken")
+    watching = start(*QUICK).ready()
+    wait_for(lambda: "set aside" in watching.said())
+    write_tiff(acquisition / "a.tif", 1)
+    wait_for(lambda: outputs(out) == ["a.tif"])
+    wait_for(lambda: states(out) == {"a.tif": "done"})
+    first = tiff.read(out / "a.tif").data
+    write_tiff(acquisition / "a.tif", 2)
+    wait_for(lambda: not np.array_equal(tiff.read(out / "a.tif").data, first))
+    assert watching.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_cleanly_in_the_middle(folders, start, number):
+    acquisition, out = folders
+    for index in range(30):
+        write_tiff(acquisition / f"{index:02d}.tif", index, (256, 256))
+    watching = start(*QUICK)
+    wait_for(lambda: len(outputs(out)) >= 2, 30)
+    assert watching.stop(number) == 0
+    assert all(whole(out / name) for name in outputs(out))
+    assert list(out.rglob(f"{PREFIX}*")) == []
+    assert set(outputs(out)) == set(states(out))
+    assert "Traceback" not in watching.said()
+
+
+def test_polling_finds_files_without_events(folders, start):
+    acquisition, out = folders
+    watching = start("--polling", *QUICK).ready()
+    write_tiff(acquisition / "a.tif")
+    wait_for(lambda: outputs(out) == ["a.tif"])
+    assert watching.stop() == 0
+
+
+def test_a_damaged_journal_costs_nothing_but_a_line(folders, start):
+    acquisition, out = folders
+    write_tiff(acquisition / "a.tif")
+    assert start("--once", *QUICK).process.wait(60) == 0
+    made = (out / "a.tif").stat().st_mtime_ns
+    (out / ".defocus" / "journal.sqlite").write_bytes(b"\0" * 100 + b"rubbish" * 1000)
+    write_tiff(acquisition / "b.tif", 1)
+    watching = start("--once", *QUICK)
+    assert watching.process.wait(60) == 0
+    assert "damaged" in watching.said()
+    assert (out / "a.tif").stat().st_mtime_ns == made
+    assert outputs(out) == ["a.tif", "b.tif"]
+
+
+def test_somebody_elses_file_in_the_output_folder_is_not_replaced(folders, start):
+    acquisition, out = folders
+    out.mkdir()
+    mine = write_tiff(out / "a.tif", 9)
+    write_tiff(acquisition / "a.tif", 1)
+    write_tiff(acquisition / "b.tif", 2)
+    watching = start("--once", *QUICK)
+    assert watching.process.wait(60) == 1
+    np.testing.assert_array_equal(tifffile.imread(out / "a.tif"), mine)
+    assert outputs(out) == ["a.tif", "b.tif"]
+    assert "was not made by defocus" in watching.said()
+
+
+def bad_starts(acquisition: Path, out: Path) -> dict[str, tuple[list[str], str]]:
+    (acquisition / "inner").mkdir()
+    (acquisition.parent / "file").write_text("x")
+    (acquisition.parent / "link").symlink_to(acquisition / "inner")
+    parent = acquisition.parent
+    return {
+        "missing": ([str(parent / "nowhere")], "no such folder"),
+        "file": ([str(parent / "file")], "not a folder"),
+        "inside": ([str(acquisition), "-o", str(acquisition / "inner")], "lies inside the acquisition folder"),
+        "same": ([str(acquisition), "-o", str(acquisition)], "lies inside the acquisition folder"),
+        "by link": ([str(acquisition), "-o", str(parent / "link")], "lies inside the acquisition folder"),
+        "around": ([str(acquisition), "-o", str(parent)], "lies inside the output folder"),
+        "out is a file": ([str(acquisition), "-o", str(parent / "file")], "in the place of a folder"),
+        "no model": ([str(acquisition), "--model", str(parent / "no.onnx")], "no such model file"),
+        "no ONNX": ([str(acquisition), "--model", str(parent / "file")], "not an ONNX file"),
+        "no backend": ([str(acquisition), "--backend", "abacus"], "abacus"),
+    }
+
+
+NAMES = ["missing", "file", "inside", "same", "by link", "around", "out is a file", "no model", "no ONNX", "no backend"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_start_that_cannot_work_is_one_line(folders, tiny_model, name):
+    import subprocess
+    import sys
+
+    acquisition, out = folders
+    arguments, expected = bad_starts(acquisition, out)[name]
+    if "--model" not in arguments:
+        arguments = [*arguments, "--model", str(tiny_model)]
+    before = listing(acquisition)
+    command = [sys.executable, "-m", "defocus.watcher.cli", *arguments, "--once"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert expected in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert listing(acquisition) == before
+
+
+def test_memory_and_file_descriptors_are_flat_over_500_files(folders, start):
+    acquisition, out = folders
+    watching = start("--settle", "0.3", "--rescan", "1").ready()
+    process = psutil.Process(watching.process.pid)
+    samples = []
+    for index in range(500):
+        write_tiff(acquisition / f"{index:03d}.tif", index)
+        if index % 25 == 24:
+            wait_for(lambda index=index: len(outputs(out)) == index + 1, 30)
+            samples.append((process.memory_info().rss / 2**20, process.num_fds()))
+    assert watching.stop() == 0
+    memory, descriptors = (list(values) for values in zip(*samples, strict=True))
+    # After a fifth of the files everything is loaded and warm.
+    assert max(memory[4:]) - memory[4] < 12, memory
+    assert max(descriptors[4:]) <= descriptors[4] + 2, descriptors
+
+
+def test_the_real_files_of_a_microscope(folders, start, shared_data):
+    """The 12 BBBC006 files, dropped one by one as an acquisition does: all come out, nothing of them is lost."""
+    acquisition, out = folders
+    sources = sorted((shared_data / "bbbc006" / "defocused_w1_z00").glob("*.tif"))
+    watching = start(*QUICK).ready()
+    for source in sources:
+        (acquisition / source.name).write_bytes(source.read_bytes())
+    wait_for(lambda: outputs(out) == [source.name for source in sources], 60)
+    assert watching.stop() == 0
+    for source in sources:
+        first, second = tiff.read(source), tiff.read(out / source.name)
+        assert (second.data.shape, second.data.dtype, second.axes) == (first.data.shape, first.data.dtype, first.axes)
+        assert second.layout.order == first.layout.order
+        for before, after in zip(first.layout.pages, second.layout.pages, strict=True):
+            kept = {name: value for name, value in before.arguments.items() if name != "resolution"}
+            assert kept == {name: value for name, value in after.arguments.items() if name != "resolution"}

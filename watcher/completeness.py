@@ -1,0 +1,112 @@
+"""When a file is complete (promise P5): nobody writes it, its structure is whole, its stat has not moved.
+
+Stability is measured by our own monotonic clock between two looks at the same stat. Modification times are never
+compared with "now": files are copied with old times, and clocks of shares run differently.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from ..engine.errors import InputError
+from ..engine.pipeline import Stat, stat_of
+from ..engine.tiff_structure import check_whole
+
+
+class State(Enum):
+    """What a look at a waiting file says."""
+
+    WAITING = "waiting"
+    COMPLETE = "complete"
+    BAD = "bad"
+    GONE = "gone"
+
+
+@dataclass
+class Waiting:
+    """A file that may be complete.
+
+    Attributes
+    ----------
+    stat : (size in bytes, mtime in ns)
+        As last seen.
+    since : float
+        Monotonic time from which the stat has been the same.
+    seen : float
+        Monotonic time of what made us look: the close of the file, or its last change.
+    closed : bool
+        The system said that its writer closed it (or that it was moved here whole): no need to wait.
+    problem : InputError or None
+        Why it was not taken when last looked into.
+    not_before : float
+        Monotonic time before which it is not looked into again.
+    """
+
+    stat: Stat
+    since: float
+    seen: float
+    closed: bool = False
+    problem: InputError | None = None
+    not_before: float = 0.0
+
+    def due(self, settle: float) -> float:
+        """Monotonic time at which it should be looked at again."""
+        return max(self.seen if self.closed else self.since + settle, self.not_before)
+
+    def changed(self, stat: Stat, now: float) -> None:
+        """It has another size or time than before: the waiting starts anew."""
+        self.stat, self.since, self.seen = stat, now, now
+        self.closed, self.problem, self.not_before = False, None, 0.0
+
+    def retry(self, now: float, settle: float) -> None:
+        """Its structure was not whole: look again later, as its writer may only be pausing."""
+        self.not_before = now + max(settle, 0.1)
+
+
+def look(path: Path, waiting: Waiting, now: float, settle: float, patience: float) -> State:
+    """Look at a file whose time has come, and update `waiting`.
+
+    Parameters
+    ----------
+    now : float
+        Monotonic time, s.
+    settle : float
+        How long, in s, a file must be unchanged where the system does not tell of its close.
+    patience : float
+        How long, in s, an unchanged file may be broken before it is bad: its writer may only be pausing.
+    """
+    try:
+        stat = stat_of(path)
+    except OSError:
+        return State.GONE
+    if stat != waiting.stat:
+        waiting.changed(stat, now)
+        return State.WAITING
+    if not waiting.closed and now - waiting.since < settle:
+        return State.WAITING
+    try:
+        check_whole(path)
+    except InputError as problem:
+        # Also a file that another program holds open without sharing, as cameras' software on Windows does.
+        waiting.problem, waiting.closed = problem, False
+        if now - waiting.since >= max(patience, settle):
+            return State.BAD
+        waiting.retry(now, settle)
+        return State.WAITING
+    return State.COMPLETE
+
+
+def suffix_matches(name: str) -> bool:
+    """Whether a file name is that of a TIFF: its ending, in either case, and not a hidden or temporary name."""
+    return name.lower().endswith((".tif", ".tiff")) and not name.startswith((".", "~"))
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether a directory entry is a file; an entry that vanishes meanwhile is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False

@@ -1,0 +1,171 @@
+"""The journal: what is known of every file, in one SQLite file outside the acquisition folder.
+
+It holds one row a path: the version that was dealt with last, and how. A file that is not in it, or is there in another
+version, is still to be done. So nothing is lost when the process is killed: what was committed but not written down
+says in its own provenance what it was made from (see `daemon`).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from ..engine.commit import output_error
+from ..engine.pipeline import Stat
+
+FOLDER, NAME = ".defocus", "journal.sqlite"
+SCHEMA = 1
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS files (
+    relative TEXT PRIMARY KEY,  -- below the acquisition folder, with /
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    digest TEXT NOT NULL,       -- of head and tail
+    model TEXT NOT NULL,        -- sha256 of the model file
+    state TEXT NOT NULL,        -- done, failed (to be tried again) or quarantined
+    attempts INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    updated TEXT NOT NULL       -- UTC
+) WITHOUT ROWID
+"""
+
+
+class State(StrEnum):
+    DONE = "done"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the journal knows of a path."""
+
+    relative: str
+    stat: Stat
+    digest: str
+    model: str
+    state: State
+    attempts: int = 0
+    reason: str = ""
+
+
+class Journal:
+    """The journal of one output folder; a context manager. Its methods may be called from any thread.
+
+    Attributes
+    ----------
+    path : Path
+        The SQLite file, `OUT/.defocus/journal.sqlite`.
+    warning : str or None
+        Set when a damaged journal was moved aside and a new one begun.
+    """
+
+    def __init__(self, out: Path) -> None:
+        """Open or begin the journal of the output folder `out`. Raises OutputError if it cannot be written."""
+        self.path = Path(out) / FOLDER / NAME
+        self.warning: str | None = None
+        self._lock = threading.Lock()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = self._open()
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        except sqlite3.OperationalError as error:  # no permission, full disk
+            raise output_error(self.path, OSError(0, str(error))) from error
+
+    def find(self, relative: Path) -> Entry | None:
+        """What is known of a path below the acquisition folder."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT relative, size, mtime_ns, digest, model, state, attempts, reason FROM files WHERE relative = ?",
+                (relative.as_posix(),),
+            ).fetchone()
+        return _entry(row) if row else None
+
+    def record(self, entry: Entry) -> None:
+        """Write down what became of a version, in place of what was known of its path.
+
+        Raises OutputError if the journal cannot be written.
+        """
+        row = (entry.relative, *entry.stat, entry.digest, entry.model, entry.state.value, entry.attempts, entry.reason)
+        try:
+            with self._lock, self._connection:
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*row, datetime.now(UTC).isoformat(timespec="seconds")),
+                )
+        except sqlite3.OperationalError as error:
+            raise output_error(self.path, OSError(0, str(error))) from error
+
+    def quarantined(self) -> list[Entry]:
+        """The files that are set aside, by path."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT relative, size, mtime_ns, digest, model, state, attempts, reason FROM files "
+                "WHERE state = ? ORDER BY relative",
+                (State.QUARANTINED.value,),
+            ).fetchall()
+        return [_entry(row) for row in rows]
+
+    def counts(self) -> dict[State, int]:
+        """How many paths are in each state."""
+        with self._lock:
+            rows = dict(self._connection.execute("SELECT state, COUNT(*) FROM files GROUP BY state").fetchall())
+        return {state: rows.get(state.value, 0) for state in State}
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            aside = self.path.with_name(f"{NAME}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+            os.replace(self.path, aside)
+            for suffix in ("-journal", "-wal", "-shm"):
+                with suppress(OSError):
+                    self.path.with_name(NAME + suffix).unlink()
+            self.warning = f"{self.path}: damaged ({error}); kept as {aside.name}, beginning a new one"
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=10, check_same_thread=False)
+        try:
+            # Not WAL: the output folder may lie on a share, where WAL does not work.
+            connection.execute("PRAGMA journal_mode = TRUNCATE")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            with closing(connection.execute("PRAGMA quick_check")) as cursor:
+                (verdict,) = cursor.fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version not in (0, SCHEMA):
+                raise sqlite3.DatabaseError(f"its format is {version}, this defocus writes {SCHEMA}")
+            with connection:
+                connection.execute(_TABLE)
+                connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _entry(row: tuple) -> Entry:
+    relative, size, mtime_ns, digest, model, state, attempts, reason = row
+    return Entry(relative, (size, mtime_ns), digest, model, State(state), attempts, reason)

@@ -1,0 +1,77 @@
+"""What the daemon shows while it runs: a live line on a terminal, one line a file elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.status import Status
+
+from .daemon import Event
+
+RATE_WINDOW = 30.0  # s over which the rate is taken
+
+
+class Live:
+    """Shows events; `show` may be called from any thread."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        # Results go to stdout; highlighting and markup would change file names.
+        self._console = console or Console(highlight=False, markup=False, soft_wrap=True)
+        self._lock = threading.Lock()
+        self._status: Status | None = None
+        self._done: deque[float] = deque(maxlen=1000)
+        self._count = self._set_aside = self._queued = 0
+        self._latency = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Show the live line, where there is a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with self._console.status("waiting for files") as self._status:
+            yield
+        self._status = None
+
+    def show(self, event: Event) -> None:
+        """Count an event and print or refresh what is shown of it."""
+        with self._lock:
+            self._queued = event.queued if event.kind != "warning" else self._queued
+            if event.kind == "done":
+                self._count += 1
+                self._latency = event.latency
+                self._done.append(time.monotonic())
+                if self._status is None:
+                    self._print(f"{event.relative}: corrected in {event.latency:.2f} s")
+            elif event.kind == "quarantined":
+                self._set_aside += 1
+                self._print(f"set aside: {event.text}")
+            elif event.kind == "retry":
+                self._print(f"will try again: {event.text}")
+            elif event.kind == "paused":
+                self._print(f"paused: {event.text}")
+            elif event.kind == "warning":
+                self._print(event.text)
+            if self._status is not None:
+                self._status.update(self.line())
+
+    def line(self) -> str:
+        """The live line: queue, done, rate, last latency, set aside."""
+        now = time.monotonic()
+        recent = [moment for moment in self._done if now - moment < RATE_WINDOW]
+        rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
+        text = f"queue {self._queued}  done {self._count}  {rate:.1f} files/s  last latency {self._latency:.2f} s"
+        return f"{text}  set aside {self._set_aside}" if self._set_aside else text
+
+    def say(self, text: str) -> None:
+        """Print a line of its own."""
+        with self._lock:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text)
