@@ -33,12 +33,17 @@ def export(
         import torch  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "export") from error
+    from ..engine.commit import output_error
     from ..training.checkpoint import load_checkpoint
     from .describe import describe
     from .onnx_file import export_onnx
     from .parity import TOLERANCE, compare, judge
 
     network, recipe = load_checkpoint(checkpoint)
+    try:  # minutes may pass until the file is written
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(out, error) from error
     card = describe(recipe, name=name, training_data=training_data, licence=licence, halo=halo)
     # Proven under a name of its own: a file that fails never stands where a user would take it.
     candidate = out.with_name(f".{out.stem}.unproven.onnx")

@@ -16,9 +16,13 @@ Interaction = Literal["residual", "concat"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """The recipe of the default model, and its defaults for one's own.
+    """What to train, on what and how; the defaults are our recipe (docs/models/default.md says what each part brought).
 
     Ranges are (low, high); each crop draws its own value, uniformly, or log-uniformly where the text says so.
+
+    BatchNorm's statistics are frozen early. Without a global "+ x" every way from input to output passes a BatchNorm,
+    and those of a batch of four crops forget how bright each of them was: the network could not learn to give a sharp
+    plane back.
     """
 
     # network
@@ -47,7 +51,7 @@ class Recipe:
     learning_rate: float = 1e-3
     warmup_steps: int = 300
     decay_share: float = 0.35  # of the steps, at the end, along which the learning rate falls to a hundredth
-    frozen_norm_share: float = 0.15  # of the steps, at the end, in which BatchNorm uses its running statistics
+    frozen_norm_share: float = 0.9  # of the steps, at the end, in which BatchNorm uses its running statistics
     balance: float = 0.7  # exponent that keeps near distances, whose errors are small, from being drowned
     ema_decay: float = 0.999
     ema_from_step: int = 600  # before, BatchNorm's statistics are still those of no image

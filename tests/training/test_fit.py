@@ -138,7 +138,7 @@ def test_a_run_is_never_overwritten(run, sharp):
 
 def test_a_diverging_loss_stops_with_a_line(sharp, tmp_path):
     recipe = tmp_path / "wild.toml"
-    recipe.write_text(TINY.to_toml().replace("learning_rate = 0.001", "learning_rate = 1e38"))
+    recipe.write_text(TINY.to_toml().replace("learning_rate = 0.001", "learning_rate = 1e30"))
     done = train("--simulate", sharp, "--recipe", recipe, "-o", tmp_path / "run")
     assert done.returncode == 1
     assert "the loss became" in done.stderr.strip().splitlines()[-1]
@@ -168,7 +168,7 @@ def test_the_loss_is_equation_5():
     by_hand = 0.0
     target = sharp
     for output in outputs:
-        by_hand += float((output - target).abs().mean())
+        by_hand += float((output - target).detach().abs().mean())
         target = (target[..., ::2, ::2] + target[..., 1::2, ::2] + target[..., ::2, 1::2] + target[..., 1::2, 1::2]) / 4
     assert float(content_loss(outputs, sharp)) == pytest.approx(by_hand, rel=1e-5)
     assert float(content_loss([sharp], sharp)) == 0

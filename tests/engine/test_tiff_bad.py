@@ -1,0 +1,263 @@
+"""TIFFs that are not whole or not fit: one line each, never another exception, never wrong pixels without a word."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from defocus.engine import tiff
+from defocus.engine.errors import InputError
+
+RNG = np.random.default_rng(0)
+KINDS = {  # name: (shape, dtype, arguments of TiffWriter, arguments of write)
+    "plain": ((50, 70), "uint16", {}, {"metadata": None}),
+    "lzw_strips": ((50, 70), "uint16", {}, {"compression": "lzw", "rowsperstrip": 11, "metadata": None}),
+    "tiled_lzw_big": ((2, 130, 90), "uint16", {"bigtiff": True}, {"tile": (64, 64), "compression": "lzw"}),
+    "big_endian_lzw": ((5, 50, 70), "uint16", {"byteorder": ">"}, {"compression": "lzw", "predictor": True}),
+    "deflate_float": ((50, 70), "float32", {}, {"compression": "zlib", "predictor": True}),
+    "multi_page": ((5, 50, 70), "uint16", {}, {"metadata": None}),
+    "rgb_planes": ((3, 50, 70), "uint8", {}, {"photometric": "rgb", "planarconfig": "separate"}),
+    "imagej": ((2, 3, 50, 70), "uint16", {"imagej": True}, {"metadata": {"axes": "TZYX", "Labels": list("abcdef")}}),
+    "imagej_one_directory": ((4, 50, 70), "uint16", {"imagej": True}, {"truncate": True, "metadata": {"axes": "ZYX"}}),
+    "ome": ((2, 3, 50, 70), "uint16", {"ome": True}, {"metadata": {"axes": "TZYX"}}),
+}
+
+
+def counts(*shape: int, dtype: str = "uint16") -> np.ndarray:
+    return RNG.integers(0, 200 if np.dtype(dtype).itemsize == 1 else 4000, shape).astype(dtype)
+
+
+def write_kind(name: str, path: Path) -> np.ndarray:
+    shape, dtype, writer, arguments = KINDS[name]
+    data = counts(*shape, dtype=dtype)
+    with tifffile.TiffWriter(path, **writer) as tif:
+        tif.write(data, **arguments)
+    return data
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_truncated_file_never_passes_for_a_whole_one(name, tmp_path):
+    """Cut at every sixtieth of its length and at each of the last bytes: an InputError each time, never wrong data."""
+    path, cut = tmp_path / "whole.tif", tmp_path / "cut.tif"
+    data = write_kind(name, path)
+    whole = path.read_bytes()
+    lengths = {*range(0, len(whole), max(1, len(whole) // 60)), *range(max(0, len(whole) - 40), len(whole)), 4, 8, 9}
+    for length in sorted(lengths):
+        cut.write_bytes(whole[:length])
+        try:
+            stack = tiff.read(cut)
+        except InputError as error:
+            line = str(error)
+        else:  # only what nobody needs may be missing: values that no directory points at
+            np.testing.assert_array_equal(stack.data, data.reshape(stack.data.shape))
+            assert length >= len(whole) - 16
+            continue
+        assert line.startswith(f"{cut}: ")
+        assert "\n" not in line
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_damaged_file_is_refused_or_written_as_it_was_read(name, tmp_path, capfd):
+    """Flipped bits in headers and tags: InputError and nothing else; what is read can be written, pixel for pixel."""
+    path, bad, out = tmp_path / "whole.tif", tmp_path / "bad.tif", tmp_path / "out.tif"
+    write_kind(name, path)
+    whole = path.read_bytes()
+    with tifffile.TiffFile(path) as tif:
+        pixels = [(p.dataoffsets[i], p.databytecounts[i]) for p in tif.pages for i in range(len(p.dataoffsets))]
+    tags = np.ones(len(whole), bool)
+    for offset, length in pixels:
+        tags[offset : offset + length] = False
+    rng = np.random.default_rng(len(whole))
+    for _ in range(40):
+        content = bytearray(whole)
+        for position in rng.choice(np.flatnonzero(tags), rng.integers(1, 4)):
+            content[position] ^= 1 << rng.integers(8)
+        bad.write_bytes(content)
+        try:
+            stack = tiff.read(bad)
+        except InputError as error:
+            assert str(error).startswith(f"{bad}: ")
+            continue
+        tiff.write(stack, out, {})
+        planes = stack.data.reshape(len(stack.layout.order), -1)
+        with tifffile.TiffFile(out, is_ome=False, is_imagej=False, is_shaped=False) as tif:
+            pages = [page.aspage().asarray().ravel() for page in tif.pages]
+        for plane, written in zip(stack.layout.order, pages, strict=not stack.layout.one_directory):
+            np.testing.assert_array_equal(written, planes[plane])
+    assert capfd.readouterr().err == ""
+
+
+def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Name: (file, what its error must say)."""
+    made: dict[str, tuple[Path, str]] = {}
+
+    def put(name: str, expected: str, content: bytes | None = None, **arguments) -> None:
+        path = folder / f"{name}.tif"
+        if content is not None:
+            path.write_bytes(content)
+        elif arguments:
+            tifffile.imwrite(path, **arguments)
+        made[name] = (path, expected)
+
+    def put_pages(name: str, expected: str, *pages: dict) -> None:
+        with tifffile.TiffWriter(folder / f"{name}.tif", shaped=False) as tif:
+            for page in pages:
+                tif.write(**page)
+        made[name] = (folder / f"{name}.tif", expected)
+
+    put("missing", "no such file")
+    put("zero", "0 bytes", b"")
+    put("text", "not a TIFF", b"Dear diary, today the microscope\n" * 40)
+    put("zeros", "zeros", b"\0" * 4096)
+    put("header", "ends inside its header", b"II*\0")
+    put("no_page", "names no page", b"II*\0\0\0\0\0")
+    put("beyond", "beyond the end", b"II*\0\xff\xff\0\0")
+    put("circle", "circle", b"II*\0\x08\0\0\0" + b"\0\0" + b"\x08\0\0\0")
+    put("png", "not a TIFF", b"\x89PNG\r\n\x1a\n" + b"\0" * 100)
+    put("complex", "complex64", data=np.zeros((8, 8), np.complex64))
+    put("int64", "int64", data=np.zeros((8, 8), np.int64))
+    put("uint64", "uint64", data=np.zeros((8, 8), np.uint64))
+    put("bilevel", "bool", data=np.zeros((8, 8), bool))
+    put("no_yx", "no Y and X axes", data=counts(3, 8, 8), photometric="minisblack", metadata={"axes": "TCZ"})
+    put("mixed_bits", "sample format", mixed_bits(folder))
+    put_pages("several", "2 images", {"data": counts(20, 20)}, {"data": counts(30, 34)})
+    # tifffile sees one uniform image here, by its first, second and last page.
+    alike = {"data": counts(20, 20), "metadata": None}
+    put_pages("mixed_pages", "page 2", alike, alike, alike | {"compression": "lzw"}, alike, alike)
+    (folder / "folder.tif").mkdir()
+    made["folder"] = (folder / "folder.tif", "a folder")
+    return made
+
+
+def mixed_bits(folder: Path) -> bytes:
+    """A colour file whose samples have 8, 8 and 16 bits."""
+    path = folder / "rgb.tif"
+    tifffile.imwrite(path, counts(20, 20, 3), photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages.first.tags["BitsPerSample"].overwrite((8, 8, 16))
+    return path.read_bytes()
+
+
+BAD = ["missing", "zero", "text", "zeros", "header", "no_page", "beyond", "circle", "png", "complex", "int64", "uint64"]
+BAD += ["bilevel", "no_yx", "mixed_bits", "several", "mixed_pages", "folder"]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_one_line(name, tmp_path, capfd):
+    path, expected = bad_files(tmp_path)[name]
+    with pytest.raises(InputError) as error:
+        tiff.read(path)
+    text = str(error.value)
+    assert text.startswith(f"{path}: ")
+    assert expected in text
+    assert "; " in text
+    assert "\n" not in text
+    assert capfd.readouterr() == ("", "")  # nor does tifffile's log reach the terminal
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tif")
+    with pytest.raises(InputError, match="not a regular file"):
+        tiff.check_whole(tmp_path / "pipe.tif")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, counts(8, 8))
+    path.chmod(0)
+    with pytest.raises(InputError, match="no permission to read"):
+        tiff.read(path)
+
+
+def spoil(path: Path, how: str) -> None:
+    """Damage the third strip or tile, in its place."""
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages.first
+        offset, length = page.dataoffsets[2], page.databytecounts[2]
+    content = bytearray(path.read_bytes())
+    if how == "zeroed":
+        content[offset : offset + length] = bytes(length)
+    elif how == "cut":
+        content[offset + length // 2 : offset + length] = bytes(length - length // 2)
+    else:
+        content[offset : offset + length] = RNG.integers(0, 256, length, np.uint8).tobytes()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["zeroed", "cut", "garbled"])
+@pytest.mark.parametrize(
+    "storage",
+    [{"compression": kind, "rowsperstrip": 10} for kind in ("lzw", "zlib", "zstd", "packbits", "lzma")]
+    + [{"compression": "lzw", "tile": (32, 32)}],
+    ids=lambda storage: "-".join(map(str, storage.values())),
+)
+def test_damaged_strips_are_an_error_not_zeros(storage, how, tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, counts(60, 70), **storage)
+    spoil(path, how)
+    tiff.check_whole(path)  # its structure is whole
+    with pytest.raises(InputError, match="damaged"):
+        tiff.read(path)
+
+
+def test_strips_shorter_than_their_pixels_are_an_error(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, counts(60, 70), rowsperstrip=10)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tag = tif.pages.first.tags["StripByteCounts"]
+        tag.overwrite([*tag.value[:5], tag.value[5] // 2])
+    with pytest.raises(InputError, match="fewer bytes than pixels"):
+        tiff.check_whole(path)
+
+
+def test_a_width_beyond_reason_is_damage_not_a_lack_of_memory(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, counts(60, 70), compression="zlib", rowsperstrip=60)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages.first.tags["ImageWidth"].overwrite(4_278_190_150)
+    with pytest.raises(InputError, match="fewer bytes than pixels"):
+        tiff.read(path)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_a_preallocated_file_is_not_complete(tmp_path, compression):
+    """The writer made room and wrote the directory, but the strips' places are still 0."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, counts(60, 70), compression=compression, rowsperstrip=10)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tag = tif.pages.first.tags["StripOffsets"]
+        tag.overwrite([*tag.value[:3], 0, 0, 0])
+    with pytest.raises(InputError, match="not written yet"):
+        tiff.check_whole(path)
+
+
+def test_a_chain_of_pages_that_ends_outside_is_noticed(tmp_path):
+    """tifffile takes a broken link for the end, and would give fewer pages."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, counts(3, 20, 20), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages[1].aspage()
+        link = page.offset + 2 + 12 * len(page.tags)
+    content = bytearray(path.read_bytes())
+    content[link : link + 4] = struct.pack("<I", len(content) + 1000)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="page 2 lies beyond the end"):
+        tiff.check_whole(path)
+
+
+def test_two_pages_missing_from_an_imagej_stack_are_noticed(tmp_path):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, imagej=True) as tif:
+        tif.write(counts(4, 30, 30), metadata={"axes": "ZYX"}, truncate=True)
+    assert tiff.read(path).data.shape == (4, 30, 30)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - 2 * 30 * 30 * 2])
+    with pytest.raises(InputError, match="4 planes, not all are there"):
+        tiff.check_whole(path)
