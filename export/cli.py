@@ -16,7 +16,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint written by defocus-train.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="ONNX file to write.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write.")],
     name: Annotated[str, typer.Option(help="What the model is called.")] = "own",
     training_data: Annotated[str, typer.Option(help="What it was trained on.")] = "not stated",
     licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "not stated",

@@ -20,7 +20,7 @@ def train(
             metavar="FOLDER[=WEIGHT]", help="Folder of sharp images that are defocused on the fly; may be repeated."
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: recipe, split, log, checkpoint.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run: recipe, split, log, checkpoint.")],
     recipe: Annotated[Path | None, typer.Option(help="TOML file with what differs from the default recipe.")] = None,
     hold_out: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help='Files to hold out, e.g. "*_k14_*"; may be repeated.')
