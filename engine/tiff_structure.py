@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +17,7 @@ from .quiet import quiet_tifffile
 
 _AGAIN = "wait until it is complete, or write it again"
 _NOT_TIFF = "give a TIFF file"
+_DENSEST = 10**6  # no compression makes pixels this many times smaller: width or height are damaged
 _TYPE_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # others: 1 byte
 
 
@@ -30,7 +33,10 @@ def check_whole(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     with naming(path):
-        size = os.stat(path).st_size
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # opening a pipe would wait for ever
+            raise InputError(path, "not a regular file", _NOT_TIFF)
+        size = status.st_size
         with open(path, "rb") as file:
             pages = _count_pages(file, size, path)
         with quiet_tifffile(), tifffile.TiffFile(path, _multifile=False) as tif:
@@ -42,7 +48,7 @@ def check_whole(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def naming(path: Path):  # type: ignore[no-untyped-def]
+def naming(path: Path) -> Iterator[None]:
     """Turn whatever reading a TIFF may raise into an InputError that names the file."""
     try:
         yield
@@ -78,7 +84,10 @@ def _check_page(tif: tifffile.TiffFile, page, number: int, size: int, path: Path
         if offset + count > size:
             missing = offset + count - size
             raise InputError(path, f"truncated: page {number} ends {missing} bytes beyond the end of the file", _AGAIN)
-    if page.compression == 1 and sum(counts) < -(-page.imagewidth * page.bitspersample * page.samplesperpixel // 8):
+    values = page.imagedepth * page.imagelength * page.imagewidth * page.samplesperpixel
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else min(page.bitspersample)
+    needed = values * bits // 8 // (1 if page.compression == 1 else _DENSEST)
+    if sum(counts) < needed and not page.is_subsampled:
         raise InputError(path, f"truncated: page {number} has fewer bytes than pixels", _AGAIN)
 
 

@@ -275,8 +275,8 @@ def test_both_descriptions_of_micro_manager_are_kept(tmp_path):
     tiff.write(stack, out, MADE_BY)
     assert facts(out) == facts(path)
     with tifffile.TiffFile(out) as tif:
-        page = tif.pages.first
-        assert [page.tags.get(270, index=index).value.encode() for index in range(2)] == descriptions
+        texts = [tif.pages.first.tags.valueof(270, index=index) for index in range(2)]
+        assert [text.encode() for text in texts] == descriptions
         assert [p.aspage().tags[51123].value for p in tif.pages] == [{"Exposure": 10}] * 2
 
 
