@@ -109,6 +109,7 @@ def start_watching(acquisition: Path, out: Path) -> subprocess.Popen[str]:
     ready.wait(PATIENCE_S)
     if process.poll() is not None:
         sys.exit(f"demo: defocus-watch ended with exit code {process.returncode}; its message stands above")
+    time.sleep(1.0)  # its first look at the folder, after which the system tells it of each file
     return process
 
 

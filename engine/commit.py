@@ -47,7 +47,9 @@ def commit(target: Path) -> Iterator[Path]:
 def output_error(target: Path, error: OSError) -> OutputError:
     """The one line a user needs for an operating system error met while writing `target`."""
     elsewhere = "choose another output folder with -o"
-    if error.errno == errno.ENOSPC or error.errno == getattr(errno, "EDQUOT", None):
+    # numpy.tofile swallows the errno of a write that ended short: "200000 requested and 130712 written".
+    short = error.errno is None and "requested and" in str(error)
+    if short or error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return OutputError(target, "the disk is full", f"free some space or {elsewhere}")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(target, "no permission to write", f"give this user write permission or {elsewhere}")
