@@ -76,7 +76,11 @@ class Recipe:
             try:
                 values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-                raise InputError(path, f"cannot be read as a recipe ({error})", "see training/recipes") from error
+                raise InputError(
+                    path,
+                    f"cannot be read as a recipe ({error})",
+                    "see docs/models/default/recipe.toml for one that works",
+                ) from error
         known = {field.name for field in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
@@ -84,16 +88,29 @@ class Recipe:
                 hint = f'did you mean "{near[0]}"?' if near else "remove it"
                 raise InputError(path, f'unknown recipe key "{name}"', hint)
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        for name, value in values.items():
+            example = getattr(cls, name)
+            if not _alike(value, example):
+                raise InputError(path, f'"{name}" is {value!r}', f"write something like {name} = {_toml(example)}")
         return cls(**{**values, **{name: value for name, value in changes.items() if value is not None}})
 
     def to_toml(self) -> str:
         """The recipe as a TOML file."""
+        return "".join(f"{field.name} = {_toml(getattr(self, field.name))}\n" for field in dataclasses.fields(self))
 
-        def text(value: Any) -> str:
-            if isinstance(value, bool):
-                return str(value).lower()
-            if isinstance(value, tuple):
-                return f"[{', '.join(text(entry) for entry in value)}]"
-            return f'"{value}"' if isinstance(value, str) else repr(value)
 
-        return "".join(f"{field.name} = {text(getattr(self, field.name))}\n" for field in dataclasses.fields(self))
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(entry) for entry in value)}]"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _alike(value: Any, example: Any) -> bool:
+    """Whether a value of a recipe file has the type of the default; whole numbers pass for others."""
+    if isinstance(example, tuple):
+        return isinstance(value, tuple) and len(value) == len(example) and all(map(_alike, value, example))
+    if isinstance(example, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(example)

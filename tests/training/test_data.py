@@ -166,6 +166,16 @@ def test_an_unknown_recipe_key_is_refused_with_the_nearest(tmp_path):
         Recipe.load(path)
 
 
+@pytest.mark.parametrize("line", ['steps = "many"', "na = 0.5", "na = [0.4]", "batch = 2.5", "finest_sees_coarse = 1"])
+def test_a_recipe_value_of_another_type_is_refused(tmp_path, line):
+    path = tmp_path / "recipe.toml"
+    path.write_text(line)
+    with pytest.raises(InputError, match=f"write something like {line.split()[0]} = "):
+        Recipe.load(path)
+    path.write_text("learning_rate = 1\nna = [0.4, 1]\n")
+    assert Recipe.load(path).learning_rate == 1
+
+
 def test_held_out_planes_are_the_same_every_time(cells):
     field = Field(Path("x_k14_s1_w2.tif"), cells)
     for z in DISTANCES_UM:

@@ -1,0 +1,53 @@
+"""What the daemon shows."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from defocus.watcher.daemon import Event
+from defocus.watcher.live import Live
+
+
+def console(terminal: bool) -> tuple[Console, io.StringIO]:
+    text = io.StringIO()
+    return Console(file=text, force_terminal=terminal, width=200, highlight=False, markup=False, soft_wrap=True), text
+
+
+def test_the_live_line_tells_queue_rate_latency_and_failures():
+    live = Live(console(terminal=True)[0])
+    with live.running():
+        for index in range(3):
+            live.show(Event("done", f"{index}.tif", latency=0.25, queued=7))
+        live.show(Event("quarantined", "bad.tif", "bad.tif: truncated; write it again", queued=6))
+        line = live.line()
+    assert line.startswith("queue 6  done 3  ")
+    assert "files/s" in line
+    assert "last latency 0.25 s" in line
+    assert line.endswith("set aside 1")
+
+
+def test_without_a_terminal_each_file_has_a_line():
+    out, text = console(terminal=False)
+    live = Live(out)
+    with live.running():
+        live.show(Event("done", "a [b].tif", latency=0.5))
+        live.show(Event("quarantined", "bad.tif", "bad.tif: truncated; write it again"))
+        live.show(Event("warning", text="acq: is back"))
+        live.show(Event("skipped", "old.tif"))
+    assert text.getvalue().splitlines() == [
+        "a [b].tif: corrected in 0.50 s",
+        "set aside: bad.tif: truncated; write it again",
+        "acq: is back",
+    ]
+
+
+def test_a_terminal_shows_failures_above_the_line():
+    out, text = console(terminal=True)
+    live = Live(out)
+    with live.running():
+        live.show(Event("done", "a.tif", latency=0.5))
+        live.show(Event("quarantined", "bad.tif", "bad.tif: truncated; write it again"))
+    assert "set aside: bad.tif: truncated" in text.getvalue()
+    assert "a.tif: corrected" not in text.getvalue()
