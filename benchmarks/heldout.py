@@ -1,6 +1,7 @@
 """How much the default model restores: PSNR and SSIM on held-out fields at every distance, before and after.
 
-    python benchmarks/heldout.py --fields ../shared/data/bbbc006/infocus_w2 ... --split docs/results/default/split.json
+    D=../shared/data
+    python benchmarks/heldout.py $D/bbbc006/infocus_w1 $D/bbbc006/infocus_w2 $D/dsb2018/520x696
 
 Each sharp field is defocused by `training.heldout` (fixed optics, camera and noise), runs through the engine as a
 user's file would (uint16 in, uint16 out) and is compared with the truth in counts. Richardson-Lucy with the true
@@ -24,7 +25,8 @@ from defocus.training.heldout import CAMERA, DISTANCES_UM, OPTICS, counts_pair
 from defocus.training.metrics import psnr, ssim
 from defocus.training.optics import psf
 
-WELLS = ("*_d16_*", "*_k14_*", "*_n22_*", "*_p19_*", "*__a05__*")
+# What the default model was trained without (docs/models/default/split.json): wells of BBBC006, images of DSB 2018.
+HELD_OUT = ("*_d16_*", "*_k14_*", "*_n22_*", "*_p19_*", "*__a05__*", "[0f]*.png")
 Row = dict[str, float | int | str]
 
 
@@ -35,7 +37,7 @@ def measure(fields: Sequence[Field], engine: Engine) -> Iterator[Row]:
             seen, sharp = counts_pair(field, z)
             restored = engine(seen)
             oracle = deconvolve(seen, z) if z else seen
-            row: Row = {"field": field.path.name, "z": z}
+            row: Row = {"field": field.path.name, "folder": field.path.parent.name, "z": z}
             for name, image in (("input", seen), ("output", restored), ("rl", oracle)):
                 row[f"{name}_psnr"], row[f"{name}_ssim"] = psnr(sharp, image), ssim(sharp, image)
             yield row
@@ -59,7 +61,11 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for z in DISTANCES_UM:
         at = [row for row in rows if row["z"] == z]
-        mean = {name: float(np.mean([float(row[name]) for row in at])) for name in at[0] if name not in ("field", "z")}
+        mean = {
+            name: float(np.mean([float(row[name]) for row in at]))
+            for name in at[0]
+            if name not in ("field", "folder", "z")
+        }
         gains = {str(row["field"]): float(row["output_psnr"]) - float(row["input_psnr"]) for row in at}
         worst = min(gains, key=lambda name: gains[name])
         oracle = f"{mean['rl_psnr'] - mean['input_psnr']:+.2f} dB" if z else "-"
@@ -71,18 +77,29 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def groups(rows: Sequence[Row], folders: Sequence[str]) -> Iterator[tuple[str, list[Row]]]:
+    """All rows, then those of each folder."""
+    yield "All", list(rows)
+    for folder in folders:
+        chosen = [row for row in rows if row["folder"] == folder.rpartition("/")[2]]
+        if chosen:
+            yield folder, chosen
+
+
 def short(name: str) -> str:
-    """Well, site and channel of a BBBC006 file name."""
-    parts = [part for part in name.replace("__", "_").split("_") if part]
-    well = next(i for i, part in enumerate(parts) if len(part) == 3 and part[0].isalpha() and part[1:].isdigit())
-    return " ".join([parts[well], parts[well + 1], parts[well + 2][:2]])
+    """Well, site and channel of a BBBC006 file name, or the name itself."""
+    parts = [part for part in Path(name).stem.replace("__", "_").split("_") if part]
+    for well, *rest in (parts[i : i + 3] for i in range(len(parts) - 2)):
+        if len(well) == 3 and well[0].isalpha() and well[1:].isdigit():
+            return " ".join([well, *(part[:2] for part in rest)])
+    return Path(name).stem[:12]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, help="folders of sharp BBBC006 fields")
     parser.add_argument("--model", default="default")
-    parser.add_argument("--hold-out", nargs="+", default=WELLS, help="name patterns of the held-out fields")
+    parser.add_argument("--hold-out", nargs="+", default=HELD_OUT, help="name patterns of the held-out fields")
     parser.add_argument("-o", "--out", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     fields = [
@@ -94,18 +111,23 @@ def main() -> None:
     with Engine.load(options.model, backend="cpu") as engine:
         rows = list(measure(fields, engine))
         model = engine.card
-    text = "\n".join(
-        [
-            f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on "
-            f"{platform.system()} {platform.machine()}.",
-            f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um a pixel; "
-            f"{CAMERA.photons_per_count:g} photons a count, {CAMERA.read_noise:g} counts of read noise.",
-            f"Held-out fields ({len(fields)}): {', '.join(short(field.path.name) for field in fields)}.",
-            "",
-            table(rows),
-            "",
-        ]
-    )
+    folders = [f"{folder.parent.name}/{folder.name}" for folder in options.folders]
+    lines = [
+        "# What the default model restores",
+        "",
+        f"    python benchmarks/heldout.py FOLDERS -o docs/results/heldout.md  # the folders: {', '.join(folders)}",
+        "",
+        f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
+        f"{platform.machine()}, {engine.description}.",
+        f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um a pixel; "
+        f"{CAMERA.photons_per_count:g} photons a count, {CAMERA.read_noise:g} counts of read noise. The fields are",
+        "sharp ones, defocused by simulation; PSNR and SSIM as `training/metrics.py` defines them. Richardson-Lucy",
+        "(RL) is told the true PSF, 30 iterations.",
+    ]
+    for title, chosen in groups(rows, folders):
+        names = list(dict.fromkeys(short(str(row["field"])) for row in chosen))
+        lines += ["", f"## {title}: {len(names)} held-out", "", f"{', '.join(names)}.", "", table(chosen)]
+    text = "\n".join([*lines, ""])
     print(text)
     if options.out:
         options.out.write_text(text, encoding="utf-8")

@@ -9,7 +9,7 @@ from ..training.networks.coarse_to_fine import MULTIPLE
 from ..training.recipe import Recipe
 
 # Measured on the default model by benchmarks/halo.py (docs/tiles.md has the table).
-HALO = 192
+HALO = 224
 
 
 def describe(recipe: Recipe, name: str, training_data: str, licence: str, halo: int | None = None) -> Card:
