@@ -24,15 +24,13 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
+from defocus.training.heldout import CAMERA, OPTICS, PEAK_COUNTS
 from defocus.training.metrics import psnr, ssim
-from defocus.training.optics import Camera, Optics, defocus
+from defocus.training.optics import defocus
 from defocus.training.specimen import draw_cells
 
 HERE = Path(__file__).resolve().parent
 SHAPE = (520, 696)
-OPTICS = Optics(na=0.55, wavelength_um=0.52, pixel_um=0.645)
-CAMERA = Camera(photons_per_count=3.0, offset=100.0, read_noise=1.5)
-PEAK_COUNTS = 1500.0
 DRIFT_UM = (0, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 34)
 PATIENCE_S = 60.0  # for the first file, whose wait includes loading the model, and for any other
 

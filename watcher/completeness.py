@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from ..engine.batch import SUFFIXES
 from ..engine.errors import InputError
 from ..engine.pipeline import Stat, stat_of
 from ..engine.tiff_structure import check_whole
@@ -101,7 +102,7 @@ def look(path: Path, waiting: Waiting, now: float, settle: float, patience: floa
 
 def suffix_matches(name: str) -> bool:
     """Whether a file name is that of a TIFF: its ending, in either case, and not a hidden or temporary name."""
-    return name.lower().endswith((".tif", ".tiff")) and not name.startswith((".", "~"))
+    return name.lower().endswith(SUFFIXES) and not name.startswith((".", "~"))
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:
