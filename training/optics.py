@@ -3,9 +3,9 @@
 Numpy only, so that the demo and the benchmarks draw specimens where torch is not installed.
 
 Source: J. W. Goodman, Introduction to Fourier Optics (pupil and OTF); M. Gibson and F. Lanni, JOSA A 8, 1601
-(1991) for the same integral in its radial form, which `psfmodels` computes and the tests compare with.
-`psfmodels` itself takes 10 to 100 times as long for a plane and would not fit a training loop that draws a new
-PSF for each crop.
+(1991) for the same integral in its radial form. `psfmodels` computes that form, about twice as fast, and the tests
+compare with it; the pupil here is a 2-D array, so that tilt, coma or a vignetted rim can be added to it, and the demo
+needs no compiled package for it.
 """
 
 from __future__ import annotations
