@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def _inputs(channels: int, images: Path | None, card) -> Iterator[tuple[str, np.
     yield "random, batch of two", rng.random((2, channels, *SIZES[0]), np.float32)
     if images is None:
         return
-    for path, shape in zip(_cycle(list_images(images)), SIZES, strict=False):
+    for path, shape in zip(cycle(list_images(images)), SIZES, strict=False):
         plane = _unit(load_field(path).data, card)
         cut = [min(side // MULTIPLE * MULTIPLE, wanted) for side, wanted in zip(plane.shape, shape, strict=True)]
         plane = np.ascontiguousarray(plane[: cut[0], : cut[1]])
@@ -87,8 +88,3 @@ def _inputs(channels: int, images: Path | None, card) -> Iterator[tuple[str, np.
 
 def _unit(plane: np.ndarray, card) -> np.ndarray:  # type: ignore[no-untyped-def]
     return to_unit(plane, measure(plane, card.intensity))
-
-
-def _cycle(paths: list[Path]) -> Iterator[Path]:
-    while True:
-        yield from paths

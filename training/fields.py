@@ -69,7 +69,7 @@ def split(paths: Sequence[Path], held_out: Sequence[str] = (), share: float = 0.
     if held_out:
         out = [path for path in paths if any(fnmatch.fnmatch(path.name, pattern) for pattern in held_out)]
     else:
-        out = [path for path in paths if _unit_hash(path.name) < share]
+        out = [path for path in paths if name_hash(path.name) / 2**64 < share]
     kept = set(out)
     return [path for path in paths if path not in kept], out
 
@@ -101,5 +101,6 @@ def _decode(path: Path) -> np.ndarray:
     return tiff.read(path).data
 
 
-def _unit_hash(name: str) -> float:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+def name_hash(name: str) -> int:
+    """64 bits that depend on the name alone, the same on every machine: for splits and seeds."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")

@@ -138,10 +138,12 @@ def fit(
         raise InputError(checkpoint, "there is nothing to resume from", "start without --resume")
     if checkpoint.exists() and not resume:
         raise InputError(out, "already holds a training run", "go on with --resume or choose another folder with -o")
-    pools, held = load_sources(sources, held_out, recipe)
+    splits = split_sources(sources, held_out)
+    pools = load_pools(splits, recipe)
+    held = [load_field(path) for one in splits for path in one.held_out]
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-    (out / "split.json").write_text(json.dumps(_split_record(sources, held_out), indent=1), encoding="utf-8")
+    (out / "split.json").write_text(json.dumps([one.record() for one in splits], indent=1), encoding="utf-8")
     pl.seed_everything(recipe.seed, workers=True, verbose=False)
     trainer = pl.Trainer(
         default_root_dir=out,
@@ -173,22 +175,42 @@ def fit(
     return checkpoint
 
 
-def load_sources(sources: Sequence[Source], held_out: Sequence[str], recipe: Recipe) -> tuple[list[Pool], list[Field]]:
-    """Read all sharp images: pools to train on (with the drawn specimens' share) and the held-out fields."""
-    pools: list[Pool] = []
-    held: list[Field] = []
-    total = sum(source.weight for source in sources)
-    for source in sources:
-        train, out = split(list_images(source.folder), held_out)
-        held += [load_field(path) for path in out]
-        if train:
-            share = source.weight / total * (1 - recipe.drawn_share)
-            pools.append(make_pool([load_field(path) for path in train], share))
-    if not pools and sources:
+@dataclasses.dataclass(frozen=True)
+class SourceSplit:
+    """The files of one source: those to train on and those held out."""
+
+    source: Source
+    train: list[Path]
+    held_out: list[Path]
+
+    def record(self) -> dict[str, Any]:
+        """For split.json: paths below the source's folder."""
+        folder = self.source.folder
+        train, held_out = (
+            [path.relative_to(folder).as_posix() for path in paths] for paths in (self.train, self.held_out)
+        )
+        return {"folder": folder.name, "weight": self.source.weight, "train": train, "held_out": held_out}
+
+
+def split_sources(sources: Sequence[Source], held_out: Sequence[str]) -> list[SourceSplit]:
+    """List the files of each source and split them. Raises InputError if nothing is left to train on."""
+    splits = [SourceSplit(source, *split(list_images(source.folder), held_out)) for source in sources]
+    if splits and not any(one.train for one in splits):
         raise InputError(sources[0].folder, "every image is held out", "hold out fewer files")
+    return splits
+
+
+def load_pools(splits: Sequence[SourceSplit], recipe: Recipe) -> list[Pool]:
+    """Read what is trained on, each source with its share, and draw the specimens that have theirs."""
+    total = sum(one.source.weight for one in splits)
+    pools = [
+        make_pool([load_field(path) for path in one.train], one.source.weight / total * (1 - recipe.drawn_share))
+        for one in splits
+        if one.train
+    ]
     if recipe.drawn_share > 0 or not pools:
         pools.append(drawn_pool(recipe.seed, recipe.drawn_share or 1.0))
-    return pools, held
+    return pools
 
 
 def default_precision() -> str:
@@ -196,12 +218,3 @@ def default_precision() -> str:
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
     return "bf16-mixed" if torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported() else "32-true"
-
-
-def _split_record(sources: Sequence[Source], held_out: Sequence[str]) -> list[dict[str, Any]]:
-    record = []
-    for source in sources:
-        train, out = split(list_images(source.folder), held_out)
-        names = [[path.relative_to(source.folder).as_posix() for path in paths] for paths in (train, out)]
-        record.append({"folder": source.folder.name, "weight": source.weight, "train": names[0], "held_out": names[1]})
-    return record

@@ -6,13 +6,11 @@ rises by 0.32 counts for each count above an offset of about 100, so a count is 
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from ..engine.card import Percentiles
 from ..engine.intensity import measure, to_unit
-from .fields import Field
+from .fields import Field, name_hash
 from .optics import Camera, Optics, defocus
 
 DISTANCES_UM = (0, 10, 16, 22, 28, 34)
@@ -28,8 +26,7 @@ def counts_pair(field: Field, z_um: float) -> tuple[np.ndarray, np.ndarray]:
     """
     low, high = np.percentile(field.data, (0.5, 99.9))
     sharp = np.clip(field.data - low, 0, None) * (PEAK_COUNTS / max(high - low, 1e-6))
-    digest = hashlib.sha256(f"{field.path.name} {z_um}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    rng = np.random.default_rng(name_hash(f"{field.path.name} {z_um}"))
     return CAMERA.expose(defocus(sharp, OPTICS, z_um), rng), (sharp + CAMERA.offset).astype(np.float32)
 
 
