@@ -269,8 +269,9 @@ class _Desk:
 
     def _retry(self, arrival: Arrival, found: str, reason: str, queued: int) -> None:
         entry = self._journal.find(arrival.relative)
-        same = entry is not None and entry.stat == arrival.stat and entry.state is State.FAILED
-        attempts = (entry.attempts if entry is not None and same else 0) + 1
+        attempts = 1
+        if entry is not None and (entry.stat, entry.state) == (arrival.stat, State.FAILED):
+            attempts += entry.attempts
         if attempts >= self._settings.retries:
             self._quarantine(arrival, found, reason, queued, attempts)
             return
@@ -286,6 +287,8 @@ class _Desk:
         try:
             self._journal.record(Entry(relative, arrival.stat, found, self._card.sha256, state, attempts, reason))
         except OutputError as error:  # a full disk: the next rescan finds the file again, and its output done
+            if self._settings.once:  # nobody would come to make room
+                raise
             self._report(Event("warning", relative, str(error)))
         self._offered.pop(arrival.relative, None)
 

@@ -13,7 +13,7 @@ from defocus.engine.errors import BackendError, ChangedError, DefocusError, Outp
 from defocus.watcher import daemon
 from defocus.watcher.arrivals import Pace
 from defocus.watcher.daemon import Event, WatchSettings, default_out, watch
-from defocus.watcher.journal import State
+from defocus.watcher.journal import Journal, State
 
 from .conftest import outputs, write_tiff
 
@@ -111,6 +111,19 @@ def test_with_once_a_full_disk_ends_it(folders, run, monkeypatch):
     failing(monkeypatch, [OutputError("out", "the disk is full", "free some space")])
     with pytest.raises(OutputError, match="disk is full"):
         run()
+
+
+def test_with_once_a_journal_that_cannot_be_written_ends_it(folders, run, monkeypatch):
+    """It would otherwise be found again and again."""
+    write_tiff(folders[0] / "a.tif")
+
+    def record(self, entry):
+        raise OutputError(self.path, "the disk is full", "free some space")
+
+    monkeypatch.setattr(Journal, "record", record)
+    with pytest.raises(OutputError, match="disk is full"):
+        run()
+    assert outputs(folders[1]) == ["a.tif"]
 
 
 def test_a_dead_finder_ends_the_daemon(run, monkeypatch):
