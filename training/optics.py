@@ -20,6 +20,58 @@ OVERSAMPLED_NYQUIST = 4.0  # samples per wavelength / NA that the intensity, of 
 
 
 @dataclass(frozen=True)
+class Aberrations:
+    """What a real pupil adds to defocus: Zernike terms in waves, root mean square, of Noll's normalisation.
+
+    Source: R. J. Noll, JOSA 66, 207 (1976), Table I; the mismatch as in Gibson & Lanni (1991), less the tilt of the
+    focus that the stage takes back.
+
+    Attributes
+    ----------
+    spherical, coma, astigmatism : float
+        Z11, Z8 and Z6.
+    angle : float
+        Direction of coma and astigmatism, radians.
+    depth_um, specimen_index : float
+        How deep the focus lies in a medium of another refractive index, um.
+    """
+
+    spherical: float = 0.0
+    coma: float = 0.0
+    astigmatism: float = 0.0
+    angle: float = 0.0
+    depth_um: float = 0.0
+    specimen_index: float = 1.33
+
+    @property
+    def rms_waves(self) -> float:
+        """Of the Zernike terms together."""
+        return math.sqrt(self.spherical**2 + self.coma**2 + self.astigmatism**2)
+
+    def phase(self, optics: Optics, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Phase in radians on direction sines `y` and `x`, float (Y, X); outside the pupil it means nothing."""
+        squared = np.minimum((y**2 + x**2) / optics.na**2, 1.2)
+        radius = np.sqrt(squared)
+        turn = np.arctan2(y, x) - self.angle
+        waves = (
+            self.spherical * math.sqrt(5) * (6 * squared**2 - 6 * squared + 1)
+            + self.coma * math.sqrt(8) * (3 * squared - 2) * radius * np.cos(turn)
+            + self.astigmatism * math.sqrt(6) * squared * np.cos(2 * turn)
+        )
+        if self.depth_um:
+            sines = squared * optics.na**2
+            path = self.depth_um * np.sqrt(np.maximum(self.specimen_index**2 - sines, 0))
+            focus = np.sqrt(np.maximum(optics.refractive_index**2 - sines, 0))
+            inside = squared <= 1
+            slope, level = np.polyfit(focus[inside], path[inside], 1)
+            waves = waves + (path - slope * focus - level) / optics.wavelength_um
+        return 2 * math.pi * waves
+
+
+NO_ABERRATIONS = Aberrations()
+
+
+@dataclass(frozen=True)
 class Optics:
     """A widefield microscope.
 
@@ -33,12 +85,15 @@ class Optics:
         Camera pixel in the specimen plane, um.
     refractive_index : float
         Of the medium in which the focus drifts: 1 for a dry objective.
+    aberrations : Aberrations
+        None by default.
     """
 
     na: float = 0.5
     wavelength_um: float = 0.52
     pixel_um: float = 0.645
     refractive_index: float = 1.0
+    aberrations: Aberrations = NO_ABERRATIONS
 
     def __post_init__(self) -> None:
         if not 0 < self.na < self.refractive_index:
@@ -91,7 +146,7 @@ def psf(optics: Optics, z_um: float, half: int | None = None, oversample: int | 
     Parameters
     ----------
     z_um : float
-        Distance from focus in um; the sign does not matter without aberrations.
+        Distance from focus in um; the sign matters only with aberrations.
     half : int, optional
         The array has 2 * half + 1 pixels a side; by default wide enough for the geometric disk and five Airy radii.
     oversample : int, optional
@@ -129,6 +184,8 @@ def psf_oversampled(optics: Optics, z_um: float, half: int, oversample: int) -> 
     amplitude = np.clip((optics.na - np.sqrt(squared)) / rim + 0.5, 0.0, 1.0)
     axial = np.sqrt(np.clip(optics.refractive_index**2 - squared, 0.0, None))
     phase = (2 * math.pi * z_um / optics.wavelength_um) * (axial - optics.refractive_index)
+    if optics.aberrations != NO_ABERRATIONS:
+        phase = phase + optics.aberrations.phase(optics, direction[:, None], direction[None, :])
     field = np.fft.ifft2(amplitude * np.exp(1j * phase).astype(np.complex64))
     intensity = np.fft.fftshift(field.real**2 + field.imag**2)
     low = grid // 2 - side // 2
@@ -136,8 +193,12 @@ def psf_oversampled(optics: Optics, z_um: float, half: int, oversample: int) -> 
 
 
 def half_width(optics: Optics, z_um: float) -> int:
-    """Pixels from the centre within which the PSF practically lies: geometric disk and five Airy radii."""
-    return math.ceil((optics.disk_radius_um(z_um) + 5 * optics.airy_radius_um) / optics.pixel_um)
+    """Pixels from the centre within which the PSF practically lies: geometric disk and five Airy radii.
+
+    Aberrations widen it: by some eight Airy radii a wave, the slope of their phase at the rim.
+    """
+    rings = 5 + 8 * optics.aberrations.rms_waves + 0.05 * optics.aberrations.depth_um
+    return math.ceil((optics.disk_radius_um(z_um) + rings * optics.airy_radius_um) / optics.pixel_um)
 
 
 def sampling(optics: Optics) -> int:

@@ -45,6 +45,37 @@ def draw_cells(
     return np.clip(field, 0, None)
 
 
+def draw_points(shape: tuple[int, int], rng: np.random.Generator, count: int, radius_px: float = 1.2) -> np.ndarray:
+    """Draw beads and puncta of about `radius_px`, alone and in clumps; float32 (Y, X), 0 elsewhere, the brightest 1."""
+    field = np.zeros(shape, np.float32)
+    while count > 0:
+        y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+        clump = min(count, 1 if rng.uniform() < 0.7 else int(rng.integers(2, 12)))
+        for _ in range(clump):
+            radius = radius_px * rng.uniform(0.6, 1.6)
+            dy, dx = rng.normal(0, 2.5 * radius, 2) if clump > 1 else (0.0, 0.0)
+            near = (np.clip(y + dy, 0, shape[0] - 1), np.clip(x + dx, 0, shape[1] - 1))
+            rows, columns, distance, _ = _window(field, *near, 5 * radius)
+            field[rows, columns] += rng.uniform(0.2, 1.0) / (1 + np.exp(np.clip((distance - radius) / 0.4, -50, 50)))
+        count -= clump
+    return field / max(float(field.max()), 1e-6)
+
+
+def draw_filaments(shape: tuple[int, int], rng: np.random.Generator, count: int, width_px: float = 0.8) -> np.ndarray:
+    """Draw curved filaments (microtubules, fibres) that cross the field; float32 (Y, X), about 1 on a filament."""
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    y, x = y - shape[0] / 2, x - shape[1] / 2
+    field = np.zeros(shape, np.float32)
+    reach = max(shape) / 2
+    for _ in range(count):
+        angle = rng.uniform(0, math.pi)
+        along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+        line = rng.uniform(-reach, reach) + rng.normal(0, 0.25) * along**2 / reach
+        line = line + rng.uniform(0, 12) * np.sin(along * rng.uniform(0.01, 0.06) + rng.uniform(0, 6.3))
+        field += rng.uniform(0.2, 1.0) * np.exp(-(((across - line) / (width_px * rng.uniform(0.8, 1.6))) ** 2))
+    return field
+
+
 def smooth_noise(shape: tuple[int, int], sigma_px: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian-filtered noise stretched to 0..1, float32 (Y, X): texture of a given grain."""
     y = np.fft.fftfreq(shape[0])[:, None]

@@ -12,12 +12,21 @@ import tifffile
 torch = pytest.importorskip("torch")
 
 from defocus.engine.errors import InputError  # noqa: E402
-from defocus.training.data import DefocusedCrops, EpochSampler, drawn_pool, make_pool  # noqa: E402
+from defocus.training.data import (  # noqa: E402
+    DefocusedCrops,
+    EpochSampler,
+    Microscope,
+    Pool,
+    draw_microscope,
+    drawn_pool,
+    make_pool,
+)
 from defocus.training.fields import Field, Source, list_images, load_field, split  # noqa: E402
 from defocus.training.heldout import DISTANCES_UM, counts_pair, unit_pair  # noqa: E402
 from defocus.training.metrics import psnr, ssim  # noqa: E402
+from defocus.training.optics import Optics  # noqa: E402
 from defocus.training.recipe import Recipe  # noqa: E402
-from defocus.training.specimen import draw_cells  # noqa: E402
+from defocus.training.specimen import draw_cells, draw_filaments, draw_points  # noqa: E402
 
 SMALL = Recipe(crop=32, margin=16, batch=2, steps=10)
 
@@ -70,6 +79,33 @@ def test_fields_smaller_than_a_crop_are_continued():
     tiny = make_pool([Field(Path("tiny.tif"), draw_cells((64, 64), np.random.default_rng(0)))], 1.0)
     blurred, _ = DefocusedCrops([tiny], Recipe(crop=64, margin=16))[0]
     assert blurred.shape == (1, 64, 64)
+
+
+def test_a_wide_share_of_microscopes_keeps_the_blur_in_pixels():
+    rng = np.random.default_rng(0)
+    recipe = Recipe(wide_share=1.0, sharp_share=0.0, near_power=1.0)
+    drawn = [draw_microscope(recipe, rng) for _ in range(300)]
+    pixels = [scope.optics.disk_radius_um(z) / scope.optics.pixel_um for scope, z in drawn]
+    assert 30 < max(pixels) < 36.0 * 1.05  # 36 um at NA 0.5 and 0.65 um a pixel is 32 pixels
+    assert {np.sign(z) for _, z in drawn} == {-1.0, 1.0}
+    assert max(abs(scope.optics.aberrations.spherical) for scope, _ in drawn) > 0.1
+    assert any(scope.slope for scope, _ in drawn)
+    assert not any(scope.relative for scope, _ in drawn)
+
+
+def test_a_tilted_slide_is_blurred_more_on_one_side(cells):
+    scope = Microscope(Optics(), relative=True, slope=0.6)
+    image = scope.image(cells, 10.0)
+    near, far = Microscope(Optics(), True).image(cells, 4.0), Microscope(Optics(), True).image(cells, 16.0)
+    np.testing.assert_allclose(image[:, 0], near[:, 0], atol=1e-4)
+    np.testing.assert_allclose(image[:, -1], far[:, -1], atol=1e-4)
+
+
+def test_layers_of_a_thick_specimen_leave_the_light_as_it_is(cells):
+    recipe = Recipe(crop=64, margin=32, thick_share=1.0, empty_share=0.0, wide_share=0.0, sharp_share=0.0)
+    blurred, sharp = DefocusedCrops([Pool((cells,), 1.0)], recipe)._scene(np.random.default_rng(3))
+    assert blurred.mean() == pytest.approx(sharp.mean(), rel=1e-3)
+    assert blurred.std() < sharp.std()
 
 
 def test_drawn_fields_are_sharp_and_reproducible():
@@ -209,6 +245,16 @@ def test_metrics_agree_with_torchmetrics(cells):
 def test_the_metrics_of_the_truth_itself(cells):
     assert ssim(cells, cells) == pytest.approx(1)
     assert psnr(cells, cells + 0.1 * (cells.max() - cells.min())) == pytest.approx(20, abs=1e-4)
+
+
+@pytest.mark.parametrize("draw", [draw_points, draw_filaments])
+def test_points_and_filaments_are_sharp_and_reproducible(draw):
+    field = draw((96, 128), np.random.default_rng(2), 30)
+    np.testing.assert_array_equal(field, draw((96, 128), np.random.default_rng(2), 30))
+    assert field.shape == (96, 128)
+    assert field.min() >= 0
+    assert np.abs(np.diff(field, axis=1)).max() > 0.1
+    assert draw((16, 16), np.random.default_rng(2), 40).shape == (16, 16)
 
 
 def test_specimens_are_reproducible_and_textured():

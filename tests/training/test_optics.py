@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from defocus.training.optics import (
+    Aberrations,
     Camera,
     Optics,
     defocus,
@@ -139,3 +140,34 @@ def test_impossible_optics_are_refused(wrong):
 def test_an_even_oversampling_is_refused():
     with pytest.raises(ValueError, match="odd"):
         psf(DRY_20X, 0.0, oversample=4)
+
+
+@pytest.mark.parametrize("name", ["spherical", "coma", "astigmatism"])
+def test_zernike_terms_have_the_rms_they_name_and_cost_the_strehl_of_marechal(name):
+    waves = 0.05
+    aberrations = Aberrations(**{name: waves}, angle=0.7)
+    grid = np.linspace(-DRY_20X.na, DRY_20X.na, 401)
+    inside = np.hypot(grid[:, None], grid[None, :]) <= DRY_20X.na
+    phase = aberrations.phase(DRY_20X, grid[:, None], grid[None, :])[inside]
+    assert phase.std() == pytest.approx(2 * np.pi * waves, rel=0.01)
+    assert abs(phase.mean()) < 0.01
+    aberrated = Optics(0.55, 0.52, 0.645, aberrations=aberrations)
+    half = half_width(aberrated, 0.0)
+    peak, perfect = (psf_oversampled(optics, 0.0, half, 5).max() for optics in (aberrated, DRY_20X))
+    assert peak / perfect == pytest.approx(np.exp(-((2 * np.pi * waves) ** 2)), rel=0.02)
+
+
+def test_spherical_aberration_tells_the_two_sides_of_focus_apart():
+    aberrated = Optics(0.55, 0.52, 0.645, aberrations=Aberrations(spherical=0.1))
+    above, below = psf(aberrated, 8.0), psf(aberrated, -8.0)
+    assert above.sum() == pytest.approx(1, abs=1e-5)
+    assert np.abs(above - below).sum() > 0.2
+    np.testing.assert_allclose(psf(DRY_20X, 8.0), psf(DRY_20X, -8.0), atol=1e-7)
+
+
+def test_a_deep_focus_in_water_is_blurred_and_its_focus_stays():
+    deep = Optics(0.75, 0.52, 0.3, aberrations=Aberrations(depth_um=50.0))
+    half = half_width(deep, 6.0)
+    peaks = {z: psf(deep, z, half).max() for z in (-6.0, -3.0, 0.0, 3.0, 6.0)}
+    assert max(peaks, key=lambda z: peaks[z]) == 0.0
+    assert peaks[0.0] < 0.9 * psf(Optics(0.75, 0.52, 0.3), 0.0, half).max()
