@@ -11,7 +11,6 @@ PSF, 30 iterations (scikit-image), stands beside it: what a microscopist could d
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,13 +19,11 @@ import numpy as np
 from skimage.restoration import richardson_lucy
 
 from defocus import Engine, __version__
-from defocus.training.fields import Field, list_images, load_field
-from defocus.training.heldout import CAMERA, DISTANCES_UM, OPTICS, counts_pair
+from defocus.training.fields import Field, load_field
+from defocus.training.heldout import CAMERA, DISTANCES_UM, HELD_OUT, OPTICS, counts_pair, held_out_files
 from defocus.training.metrics import psnr, ssim
 from defocus.training.optics import psf
 
-# What the default model was trained without (docs/models/default/split.json): wells of BBBC006, images of DSB 2018.
-HELD_OUT = ("*_d16_*", "*_k14_*", "*_n22_*", "*_p19_*", "*__a05__*", "[0f]*.png")
 Row = dict[str, float | int | str]
 
 
@@ -102,12 +99,7 @@ def main() -> None:
     parser.add_argument("--hold-out", nargs="+", default=HELD_OUT, help="name patterns of the held-out fields")
     parser.add_argument("-o", "--out", type=Path, help="Markdown file to write")
     options = parser.parse_args()
-    fields = [
-        load_field(path)
-        for folder in options.folders
-        for path in list_images(folder)
-        if any(fnmatch.fnmatch(path.name, pattern) for pattern in options.hold_out)
-    ]
+    fields = [load_field(path) for path in held_out_files(options.folders, options.hold_out)]
     with Engine.load(options.model, backend="cpu") as engine:
         rows = list(measure(fields, engine))
         model = engine.card

@@ -140,7 +140,13 @@ class Camera:
         return np.clip(np.rint(noisy), 0, 2**self.bits - 1).astype(np.uint16)
 
 
-def psf(optics: Optics, z_um: float, half: int | None = None, oversample: int | None = None) -> np.ndarray:
+def psf(
+    optics: Optics,
+    z_um: float,
+    half: int | None = None,
+    oversample: int | None = None,
+    dtype: type[np.floating] = np.float32,
+) -> np.ndarray:
     """Intensity PSF of a point `z_um` out of focus, integrated over the camera's pixels and normalised to 1.
 
     Parameters
@@ -151,23 +157,27 @@ def psf(optics: Optics, z_um: float, half: int | None = None, oversample: int | 
         The array has 2 * half + 1 pixels a side; by default wide enough for the geometric disk and five Airy radii.
     oversample : int, optional
         Odd number of samples a pixel; by default what the bandwidth 2 NA / wavelength asks for.
+    dtype : np.float32 or np.float64
+        In which to compute: single precision is enough for training, double gives the same counts on every machine.
 
     Returns
     -------
-    float32 array (2 half + 1, 2 half + 1), sum 1, centre on its middle pixel.
+    Array (2 half + 1, 2 half + 1) of `dtype`, sum 1, centre on its middle pixel.
     """
     half = half_width(optics, z_um) if half is None else half
     s = sampling(optics) if oversample is None else oversample
     if s < 1 or s % 2 == 0:
         raise ValueError(f"oversample must be odd, so that a sample lies on the pixel's centre, not {s}")
-    fine = psf_oversampled(optics, z_um, half, s)
+    fine = psf_oversampled(optics, z_um, half, s, dtype)
     side = 2 * half + 1
     binned = fine.reshape(side, s, side, s).sum(axis=(1, 3))
-    return (binned / binned.sum()).astype(np.float32)
+    return (binned / binned.sum()).astype(dtype)
 
 
-def psf_oversampled(optics: Optics, z_um: float, half: int, oversample: int) -> np.ndarray:
-    """The intensity PSF before binning, float32 ((2 half + 1) oversample,) * 2 at pixel_um / oversample a sample.
+def psf_oversampled(
+    optics: Optics, z_um: float, half: int, oversample: int, dtype: type[np.floating] = np.float32
+) -> np.ndarray:
+    """The intensity PSF before binning, `dtype` ((2 half + 1) oversample,) * 2 at pixel_um / oversample a sample.
 
     |FFT of the pupil|^2, the pupil being 1 within NA with the defocus phase 2 pi z sqrt(n^2 - sin^2) / wavelength.
     Not normalised beyond the FFT's own scale: Parseval keeps its total, over the whole grid, the same for every z.
@@ -177,7 +187,7 @@ def psf_oversampled(optics: Optics, z_um: float, half: int, oversample: int) -> 
     # The grid holds the PSF with a margin against wrap-around, and samples the pupil finely enough.
     needed = max(1.25 * side, 2 * PUPIL_RADIUS_SAMPLES * optics.wavelength_um / (2 * optics.na * step))
     grid = _fast_length(math.ceil(needed))
-    direction = (np.fft.fftfreq(grid, step) * optics.wavelength_um).astype(np.float32)  # direction sines
+    direction = (np.fft.fftfreq(grid, step) * optics.wavelength_um).astype(dtype)  # direction sines
     squared = direction[:, None] ** 2 + direction[None, :] ** 2
     # The rim is weighted by how much of each sample lies inside: a staircase would ring in the PSF.
     rim = optics.wavelength_um / (grid * step)
@@ -186,10 +196,10 @@ def psf_oversampled(optics: Optics, z_um: float, half: int, oversample: int) -> 
     phase = (2 * math.pi * z_um / optics.wavelength_um) * (axial - optics.refractive_index)
     if optics.aberrations != NO_ABERRATIONS:
         phase = phase + optics.aberrations.phase(optics, direction[:, None], direction[None, :])
-    field = np.fft.ifft2(amplitude * np.exp(1j * phase).astype(np.complex64))
+    field = np.fft.ifft2(amplitude * np.exp(1j * phase).astype(np.result_type(dtype, np.complex64)))
     intensity = np.fft.fftshift(field.real**2 + field.imag**2)
     low = grid // 2 - side // 2
-    return intensity[low : low + side, low : low + side].astype(np.float32)
+    return intensity[low : low + side, low : low + side].astype(dtype)
 
 
 def half_width(optics: Optics, z_um: float) -> int:
@@ -207,24 +217,28 @@ def sampling(optics: Optics) -> int:
     return max(least + (least + 1) % 2, 3)
 
 
-def transfer(optics: Optics, z_um: float, shape: tuple[int, int], relative: bool) -> np.ndarray:
-    """Optical transfer function on the grid of `numpy.fft.rfft2` for an image of `shape` (Y, X), complex64.
+def transfer(
+    optics: Optics, z_um: float, shape: tuple[int, int], relative: bool, dtype: type[np.floating] = np.float32
+) -> np.ndarray:
+    """Optical transfer function on the grid of `numpy.fft.rfft2` for an image of `shape` (Y, X), complex of `dtype`.
 
     With `relative`, the OTF at `z_um` over the OTF in focus: what turns a plane recorded in focus, which
     already passed the pupil once, into the plane recorded out of focus. For an aberration-free pupil its
     magnitude never exceeds 1 (Hopkins 1955), and at z = 0 it is 1: a sharp plane stays as it is.
     """
-    otf = _transfer(psf(optics, z_um), shape)
+    otf = _transfer(psf(optics, z_um, dtype=dtype), shape)
     if not relative:
         return otf
-    focus = _transfer(psf(optics, 0.0), shape)
+    focus = _transfer(psf(optics, 0.0, dtype=dtype), shape)
     magnitude = np.abs(focus)
     ratio = np.where(magnitude > 1e-3, otf / np.maximum(magnitude, 1e-3) ** 2 * focus.conj(), 0)
-    return (ratio / np.maximum(np.abs(ratio), 1.0)).astype(np.complex64)
+    return (ratio / np.maximum(np.abs(ratio), 1.0)).astype(otf.dtype)
 
 
-def defocus(sharp: np.ndarray, optics: Optics, z_um: float, relative: bool = True) -> np.ndarray:
-    """Image of the plane `sharp`, float (Y, X), when it lies `z_um` out of focus; float32, noiseless.
+def defocus(
+    sharp: np.ndarray, optics: Optics, z_um: float, relative: bool = True, dtype: type[np.floating] = np.float32
+) -> np.ndarray:
+    """Image of the plane `sharp`, float (Y, X), when it lies `z_um` out of focus; of `dtype`, noiseless.
 
     `relative` says that `sharp` was recorded in focus by the same optics (see `transfer`); False takes it for
     the specimen itself. The surroundings are continued by reflection over the width of the PSF.
@@ -232,12 +246,12 @@ def defocus(sharp: np.ndarray, optics: Optics, z_um: float, relative: bool = Tru
     pad = half_width(optics, z_um)
     # Reflection cannot continue an image further than its own width; wrapping the rest is still smooth.
     pad_y, pad_x = (min(pad, side - 1) for side in sharp.shape)
-    padded = np.pad(np.asarray(sharp, np.float32), ((pad_y, pad_y), (pad_x, pad_x)), mode="reflect")
+    padded = np.pad(np.asarray(sharp, dtype), ((pad_y, pad_y), (pad_x, pad_x)), mode="reflect")
     side = 2 * pad + 1
     shape = (_fast_length(max(padded.shape[0], side)), _fast_length(max(padded.shape[1], side)))
     padded = np.pad(padded, ((0, shape[0] - padded.shape[0]), (0, shape[1] - padded.shape[1])), mode="edge")
-    blurred = np.fft.irfft2(np.fft.rfft2(padded) * transfer(optics, z_um, shape, relative), shape)
-    return blurred[pad_y : pad_y + sharp.shape[0], pad_x : pad_x + sharp.shape[1]].astype(np.float32)
+    blurred = np.fft.irfft2(np.fft.rfft2(padded) * transfer(optics, z_um, shape, relative, dtype), shape)
+    return blurred[pad_y : pad_y + sharp.shape[0], pad_x : pad_x + sharp.shape[1]].astype(dtype)
 
 
 def _transfer(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -245,9 +259,9 @@ def _transfer(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     half = kernel.shape[0] // 2
     y = np.arange(-half, half + 1) % shape[0]
     x = np.arange(-half, half + 1) % shape[1]
-    placed = np.zeros(shape, np.float32)
+    placed = np.zeros(shape, kernel.dtype)
     np.add.at(placed, (y[:, None], x[None, :]), kernel)
-    return np.fft.rfft2(placed).astype(np.complex64)
+    return np.fft.rfft2(placed).astype(np.result_type(kernel.dtype, np.complex64))
 
 
 def _fast_length(n: int) -> int:
