@@ -56,8 +56,8 @@ def measure(stacks: dict[str, dict[float, np.ndarray]], engine: Engine) -> Itera
         truth = planes[0.0][inner]
         for z, plane in sorted(planes.items()):
             if any(abs(abs(z) - wanted) < 1.5 for wanted in DISTANCES_UM):
-                images = (image[inner] for image in (plane, engine(plane)))
-                yield name, z, *(psnr(truth, fitted(image, truth)) for image in images)
+                before, after = (psnr(truth, fitted(image[inner], truth)) for image in (plane, engine(plane)))
+                yield name, z, before, after
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pytest
 from defocus import Engine
 from defocus.engine import tiff
 from defocus.training.fields import Field, load_field
-from defocus.training.heldout import counts_pair
+from defocus.training.heldout import CAMERA, DISTANCES_UM, counts_pair, held_out_files
 from defocus.training.metrics import psnr
 from defocus.training.specimen import draw_cells
 
@@ -60,9 +60,47 @@ def test_tiles_equal_the_whole_on_a_real_field(engine, shared_data):
     assert difference.max() <= 1
 
 
-def test_noise_is_not_turned_into_structure(engine):
-    """A flat noisy field comes out flatter than it went in."""
-    field = np.random.default_rng(0).poisson(300, (256, 256)).astype(np.uint16)
+@pytest.mark.parametrize("level", [30, 300, 3000])
+def test_noise_is_not_turned_into_structure(engine, level):
+    """A flat noisy field comes out flatter than it went in, at every scale: no blobs."""
+    field = np.random.default_rng(0).poisson(level, (256, 256)).astype(np.uint16)
     restored = engine(field)
     assert restored.std() < 0.7 * field.std()
-    assert abs(restored.mean() - field.mean()) < 3
+    assert abs(restored.mean() - field.mean()) < 0.01 * level + 1
+    blobs = restored[4:-4, 4:-4].reshape(31, 8, 31, 8).mean(axis=(1, 3))  # means over 8 x 8 pixels
+    assert blobs.std() < 3 * field.std() / 8
+
+
+@pytest.mark.parametrize("z", DISTANCES_UM)
+def test_the_light_stays(engine, z):
+    """Total intensity above the camera's offset within 1 %."""
+    field = Field(Path("drawn.tif"), draw_cells((520, 696), np.random.default_rng(9)))
+    seen, _ = counts_pair(field, z)
+    light = (engine(seen).astype(np.float64) - CAMERA.offset).sum()
+    assert light == pytest.approx((seen.astype(np.float64) - CAMERA.offset).sum(), rel=0.01)
+
+
+@pytest.mark.parametrize("tile", [None, 480])
+def test_no_checkerboard_and_no_tiles_in_the_spectrum(tile):
+    """Periods of the network's strides (2 to 16 px) and of the tiles stand out nowhere from their neighbourhood."""
+    field = Field(Path("drawn.tif"), draw_cells((960, 960), np.random.default_rng(11)))
+    seen, _ = counts_pair(field, 16)
+    with Engine.load("default", backend="cpu", tile=tile) as engine:
+        restored = engine(seen).astype(np.float64)
+    window = np.hanning(960)
+    spectrum = np.abs(np.fft.fft2((restored - restored.mean()) * window[:, None] * window[None, :])) ** 2
+    periods = (2, 4, 8, 16, *([480, 240] if tile else []))
+    for period in periods:
+        k = 960 // period
+        for row, column in ((0, k), (k, 0), (k, k)):
+            rows, columns = (np.arange(at - 8, at + 9) % 960 for at in (row, column))
+            around = spectrum[np.ix_(rows, columns)]
+            assert around[7:10, 7:10].mean() < 8 * np.median(around), (period, row, column)
+
+
+def test_a_sharp_field_comes_back(engine, shared_data):
+    """At 42 dB or better, on the mean of the held-out wells, against the noiseless truth."""
+    folders = [shared_data / "bbbc006" / name for name in ("infocus_w1", "infocus_w2")]
+    pairs = [counts_pair(load_field(path), 0) for path in held_out_files(folders)]
+    assert len(pairs) == 5
+    assert np.mean([psnr(sharp, engine(seen)) for seen, sharp in pairs]) >= 42

@@ -1,0 +1,146 @@
+"""Training every compared method alike: the same crops, loss and wall-clock time, so many steps as each then makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from ..engine.errors import InputError
+from .checkpoint import load_checkpoint, save_weights
+from .data import DefocusedCrops, Pool
+from .denoiser import fit_denoiser
+from .fields import Source
+from .fit import Restoration, default_precision, fit, load_pools, split_sources
+from .methods import DENOISER, WEIGHTS
+from .networks.zoo import METHODS
+from .recipe import Recipe
+
+BUDGETS = "budgets.json"
+NEVER = 1_000_000
+# Networks that work at full resolution throughout cost 10 to 200 times as much a pixel as a U-Net: in the same time
+# they see smaller crops, or they would make a handful of steps.
+HEAVY = {"crop": 96, "margin": 48, "batch": 2, "learning_rate": 3e-4}
+PLANS: dict[str, dict] = dict.fromkeys(("nah", "rdn", "rdn-light", "srn", "mrn", "dncnn"), HEAVY)
+TABLE_METHODS = (
+    *(f"residual-{n}" for n in (1, 2, 3, 4)),
+    *(f"concat-{n}" for n in (2, 3, 4)),
+    "nah",
+    "rdn-light",
+    "srn",
+    "mrn",
+    "dncnn",
+    DENOISER,
+)
+
+
+def plan(name: str, steps: int, seed: int) -> Recipe:
+    """The recipe of a method for so many steps."""
+    epochs = 10
+    return Recipe(
+        network=name,
+        steps=steps,
+        steps_per_epoch=max(1, steps // epochs),
+        warmup_steps=min(100, steps // 10),
+        decay_share=0.6,
+        ema_decay=0.99,
+        ema_from_step=steps // 3,
+        validate_every=NEVER,
+        seed=seed,
+        **PLANS.get(name, {}),
+    )
+
+
+def train_all(
+    names: Sequence[str],
+    sources: Sequence[Source],
+    held_out: Sequence[str],
+    runs: Path,
+    weights: Path,
+    seconds: float,
+    seed: int = 0,
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Train methods one after the other for `seconds` each; those that already have weights are left.
+
+    Writes `runs/NAME` (recipe, split, log, checkpoint), `weights/NAME.pt` in half precision, and `weights/budgets.json`
+    with steps, crops, seconds and machine of each. Raises InputError for an unknown name or unusable images.
+    """
+    unknown = [name for name in names if name not in METHODS and name != DENOISER]
+    if unknown:
+        raise InputError(
+            unknown[0], "is no method that can be trained", f"choose from {', '.join((*METHODS, DENOISER))}"
+        )
+    weights.mkdir(parents=True, exist_ok=True)
+    splits = split_sources(sources, held_out)
+    for name in names:
+        target = weights / f"{name}{WEIGHTS}"
+        if target.exists():
+            tell(f"{name}: {target.name} is there already")
+            continue
+        start = time.monotonic()
+        if name == DENOISER:
+            pools = load_pools(splits, Recipe())
+            steps, recipe = fit_denoiser(pools, target, seconds, seed)
+        else:
+            recipe = plan(name, NEVER, seed)
+            steps = max(20, int(seconds / seconds_per_step(name, load_pools(splits, recipe), recipe)))
+            recipe = plan(name, steps, seed)
+            start = time.monotonic()  # the measurement of the speed is not training
+            checkpoint = fit(sources, runs / name, recipe, held_out, progress_bar=False)
+            save_weights(*load_checkpoint(checkpoint), target)
+        taken = time.monotonic() - start
+        tell(f"{name}: {steps} steps in {taken:.0f} s")
+        record(weights, name, {"steps": steps, "batch": recipe.batch, "crop": recipe.crop, "seconds": round(taken)})
+
+
+def seconds_per_step(name: str, pools: Sequence[Pool], recipe: Recipe, steps: int = 4) -> float:
+    """Measured time of an optimizer step of a method, without what the data workers do beside it."""
+    module = Restoration(**dataclasses.asdict(recipe)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-6)
+    batch = next(iter(DataLoader(DefocusedCrops(pools, recipe), batch_size=recipe.batch)))
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=default_precision() == "bf16-mixed"):
+            outputs = module.network(batch[0].contiguous(memory_format=torch.channels_last))
+        optimizer.zero_grad()
+        sum(output.float().square().mean() for output in outputs).backward()  # type: ignore[union-attr]
+        optimizer.step()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[steps // 2]
+
+
+def record(weights: Path, name: str, budget: dict) -> None:
+    """Add a method's training budget to budgets.json."""
+    path = weights / BUDGETS
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known[name] = {**budget, "machine": f"{torch.get_num_threads()} threads of {machine()}"}
+    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+def budgets(weights: Path) -> dict[str, str]:
+    """What budgets.json says of each method, as text for a table."""
+    path = weights / BUDGETS
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {
+        name: f"{one['steps']:,} steps of {one['batch']} x {one['crop']} px, {one['seconds']} s"
+        for name, one in known.items()
+    }
+
+
+def machine() -> str:
+    """The accelerator or the processor."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
