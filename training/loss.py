@@ -6,9 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from .recipe import Distance
 
-def content_loss(outputs: list[Tensor], sharp: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Eq. (5) with the L1 distance, which the paper's text prefers to the printed square.
+
+def content_loss(
+    outputs: list[Tensor], sharp: Tensor, weights: Tensor | None = None, distance: Distance = "l1"
+) -> Tensor:
+    """Eq. (5).
 
     Parameters
     ----------
@@ -17,15 +21,18 @@ def content_loss(outputs: list[Tensor], sharp: Tensor, weights: Tensor | None = 
         The target; each level is compared with its average over 2^(n-1) x 2^(n-1) pixels.
     weights : tensor (batch,), optional
         A weight for each image of the batch.
+    distance : {"l1", "mse"}
+        The absolute error, which the paper's text prefers, or the square that it prints.
 
     Returns
     -------
-    Scalar: the sum over the levels of the (weighted) mean absolute error.
+    Scalar: the sum over the levels of the (weighted) mean error.
     """
     total = torch.zeros((), dtype=torch.float32, device=sharp.device)
     for n, output in enumerate(outputs):
         target = sharp if n == 0 else avg_pool2d(sharp, 2**n)
-        errors = (output.float() - target).abs().mean(dim=(1, 2, 3))
+        difference = output.float() - target
+        errors = (difference.square() if distance == "mse" else difference.abs()).mean(dim=(1, 2, 3))
         total = total + (errors if weights is None else errors * weights).mean()
     return total
 

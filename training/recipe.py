@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ..engine.errors import InputError
 
 Interaction = Literal["residual", "concat"]
+Distance = Literal["l1", "mse"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,13 @@ class Recipe:
     ema_from_step: int = 600  # before, BatchNorm's statistics are still those of no image
     validate_every: int = 4  # epochs
     seed: int = 0
+    # the network by name, and what differs between published recipes
+    network: str = ""  # a name of networks.zoo; "" is the coarse-to-fine network of the fields above
+    near_identity: bool = True  # start so that the untrained coarse-to-fine network passes its input on
+    distance: Distance = "l1"  # of eq. (5): "l1", which the text prefers, or the printed "mse"
+    beta2: float = 0.99  # Adam's; beta1 is 0.9
+    clip: float = 1.0  # largest norm of the gradient; 0: any
+    patience: int = 0  # validations without a gain after which a run stops; 0: never
 
     @property
     def epochs(self) -> int:
