@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
+from .._version import __version__
 from ..engine.edge import run
 from ..engine.errors import MissingExtraError
 
 app = typer.Typer(add_completion=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"defocus-export {__version__}")
+        raise typer.Exit
 
 
 @app.command()
@@ -23,6 +30,9 @@ def export(
     halo: Annotated[int | None, typer.Option(min=0, help="Halo of a tile in pixels, not the measured default.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of real images that the proof runs as well.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision: not available yet.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     """Export a checkpoint to one ONNX file that describes itself, and prove that it gives what torch gives."""
     if fp16:

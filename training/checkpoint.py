@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..engine.commit import commit
 from ..engine.errors import InputError, ModelError
 from .networks.coarse_to_fine import CoarseToFine
+from .networks.zoo import build
 from .recipe import Recipe
 
 PREFIX = "network."
@@ -23,14 +24,7 @@ _REMEDY = "give a checkpoint written by defocus-train"
 def build_network(recipe: Recipe) -> nn.Module:
     """The untrained network of a recipe. Raises InputError for a name or a size that there is not."""
     try:
-        if not recipe.network:
-            return CoarseToFine.of(recipe)
-        from .networks import zoo
-
-        if recipe.network not in zoo.NAMES:
-            known = ", ".join(zoo.NAMES)
-            raise InputError(f"network {recipe.network!r}", "there is no such network", f"choose from {known}")
-        return zoo.build(recipe.network, recipe.channels)
+        return build(recipe.network, recipe.channels) if recipe.network else CoarseToFine.of(recipe)
     except ValueError as error:
         raise InputError("recipe", str(error), "correct it in the file given with --recipe") from error
 

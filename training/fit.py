@@ -1,112 +1,46 @@
-"""Fitting with Lightning: the module, the held-out planes it is judged on, and `fit`, which ties them."""
+"""Fitting with Lightning: the data, the held-out planes a run is judged on, and `fit`, which ties them."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor, nn
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..engine.errors import InputError, ModelError
+from ..engine.errors import InputError
+from .callbacks import HISTORY, History, Progress, WholeCheckpoints
+from .checkpoint import build_network, start_from
 from .data import DefocusedCrops, EpochSampler, Pool, drawn_pool, make_pool
 from .fields import Field, Source, list_images, load_field, split
 from .heldout import DISTANCES_UM, unit_pair
-from .loss import balance_weights, content_loss
-from .networks.coarse_to_fine import MULTIPLE, CoarseToFine, start_near_identity
+from .paired_data import PairedCrops, PairedPlanes, recipe_for, split_pairs
+from .preview import Preview
 from .recipe import Recipe
+from .restoration import CHECKPOINT, Restoration, multiple_of
 
-CHECKPOINT = "last.ckpt"
-
-
-class Restoration(pl.LightningModule):
-    """The network, eq. (5) and Adam, as a recipe asks for them."""
-
-    def __init__(self, **recipe: Any) -> None:
-        super().__init__()
-        self.save_hyperparameters(recipe)
-        self.recipe = Recipe(**recipe)
-        self.network = start_near_identity(CoarseToFine.of(self.recipe))
-
-    def on_train_epoch_start(self) -> None:
-        if self.current_epoch >= round(self.recipe.epochs * (1 - self.recipe.frozen_norm_share)):
-            # The last steps see the running statistics, as inference does.
-            for module in self.network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        blurred, sharp = batch
-        outputs = self.network(blurred.contiguous(memory_format=torch.channels_last))
-        weights = balance_weights(blurred, sharp, self.recipe.balance)
-        loss = content_loss(outputs, sharp, weights)
-        if not torch.isfinite(loss):
-            raise ModelError(
-                "training",
-                f"the loss became {float(loss)} at step {self.global_step}",
-                f"lower the learning rate (it is {self.recipe.learning_rate}); {CHECKPOINT} holds the last good state",
-            )
-        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> None:
-        blurred, sharp, distance = batch
-        with torch.autocast(blurred.device.type, enabled=False):  # as the engine runs it; bf16 would cap the PSNR
-            output = self.network(blurred)[0]
-        for before, after, truth, z in zip(blurred, output.float(), sharp, distance, strict=True):
-            gain = 10 * torch.log10((before - truth).square().mean() / (after - truth).square().mean())
-            self.log(f"gain_{int(z):02d}um", gain, on_epoch=True, batch_size=1)
-            self.log("gain", gain, prog_bar=True, on_epoch=True, batch_size=1)
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.recipe.learning_rate, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, self.recipe))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+if TYPE_CHECKING:
+    from .pairs import Pair
 
 
-def rate_factor(step: int, recipe: Recipe) -> float:
-    """Learning rate relative to the recipe's: linear warm-up, constant, then half a cosine down to 1/100.
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What a run computes on. The recipe's batch is that of all devices together: each takes its share."""
 
-    The constant part lets a run that is resumed with another number of steps go on where it was.
-    """
-    start = recipe.steps * (1 - recipe.decay_share)
-    along = min(max((step - start) / max(recipe.steps - start, 1), 0.0), 1.0)
-    return min(1.0, (step + 1) / max(recipe.warmup_steps, 1)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * along)))
-
-
-class HeldOutPlanes(Dataset):
-    """Each held-out field at each distance of the table: (defocused, sharp, distance in um), cut to multiples of 16."""
-
-    def __init__(self, fields: Sequence[Field]) -> None:
-        self.cases = [(field, z) for field in fields for z in DISTANCES_UM]
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        field, z = self.cases[index]
-        pair = unit_pair(field, z)
-        cut = tuple(slice(0, side // MULTIPLE * MULTIPLE) for side in field.data.shape)
-        blurred, sharp = (torch.from_numpy(np.ascontiguousarray(image[cut]))[None] for image in pair)
-        return blurred, sharp, torch.tensor(z)
-
-
-class Progress(Callback):
-    """One line an epoch where there is no terminal for a progress bar."""
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        text = "  ".join(f"{name} {value:.3f}" for name, value in sorted(figures.items()))
-        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {text}", flush=True)
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
 
 
 def fit(
@@ -118,61 +52,186 @@ def fit(
     workers: int = 1,
     progress_bar: bool = True,
     precision: str | None = None,
+    pairs: Sequence[Pair] = (),
+    start: Path | None = None,
+    devices: Devices = Devices(),
 ) -> Path:
-    """Train a network on the sharp images of `sources`, defocused on the fly, and return its checkpoint.
+    """Train a network and return its checkpoint.
 
-    Writes into `out`: recipe.toml, split.json (which file was trained on, which held out), log/version_*/metrics.csv
-    (one for each resume) and last.ckpt after every epoch; its weights are the exponential moving average. The same
-    seed gives the same crops in the same order. `resume` goes on from last.ckpt.
+    Trains on the sharp images of `sources`, defocused on the fly, or on measured `pairs`. Writes into `out`:
+    recipe.toml, split.json (what was trained on, what held out), metrics.csv (a row an epoch), tensorboard/,
+    preview/ (a picture a validation) and last.ckpt after every epoch; its weights are the exponential moving average
+    if the recipe keeps one; with patience best.ckpt as well. The same seed gives the same crops in the same order, on
+    any number of devices.
+
+    Parameters
+    ----------
+    held_out : patterns of file names, or of the pairs' names, that are not trained on.
+    resume : go on from last.ckpt.
+    start : checkpoint of another run whose weights the network starts with.
 
     Raises
     ------
     InputError
-        A folder or image that cannot be used, nothing left to train on, or nothing to resume.
+        A folder, image, pair or recipe that cannot be used, nothing left to train on, or nothing to resume.
     ModelError
-        The loss diverged.
+        The loss diverged, or the weights of `start` do not fit.
     """
     out = Path(out)
     checkpoint = out / CHECKPOINT
     if resume and not checkpoint.is_file():
         raise InputError(checkpoint, "there is nothing to resume from", "start without --resume")
+    if resume and start:
+        raise InputError(start, "is a second thing to start from", "give --resume or --from, not both")
     if checkpoint.exists() and not resume:
         raise InputError(out, "already holds a training run", "go on with --resume or choose another folder with -o")
-    splits = split_sources(sources, held_out)
-    pools = load_pools(splits, recipe)
-    held = [load_field(path) for one in splits for path in one.held_out]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-    (out / "split.json").write_text(json.dumps([one.record() for one in splits], indent=1), encoding="utf-8")
+    if sources and pairs:
+        raise InputError("training data", "is both simulated and measured", "give sources or pairs, not both")
+    check(recipe, devices)
+    multiple = multiple_of(build_network(recipe))
+    if recipe.crop % multiple:
+        raise InputError("recipe", f"crop is {recipe.crop}", f"set it to a multiple of {multiple}")
+    crops: Dataset
+    planes: HeldOutPlanes | PairedPlanes
+    if pairs:
+        recipe = recipe_for(pairs, recipe, multiple)
+        train, held = split_pairs(pairs, held_out)
+        crops, planes = PairedCrops(train, recipe), PairedPlanes(held, multiple)
+        record = [{"train": [pair.name for pair in train], "held_out": [pair.name for pair in held]}]
+    else:
+        if recipe.channels != 1:
+            raise InputError("recipe", f"has {recipe.channels} channels", "simulated crops have one: set channels = 1")
+        splits = split_sources(sources, held_out)
+        fields = [load_field(path) for one in splits for path in one.held_out]
+        crops, planes = DefocusedCrops(load_pools(splits, recipe), recipe), HeldOutPlanes(fields, multiple)
+        record = [one.record() for one in splits]
+    if recipe.patience and not len(planes):
+        raise InputError("recipe", "has patience, but nothing is held out", "hold out files, or set patience = 0")
     pl.seed_everything(recipe.seed, workers=True, verbose=False)
-    trainer = pl.Trainer(
-        default_root_dir=out,
-        max_epochs=recipe.epochs,
-        precision=precision or default_precision(),  # type: ignore[arg-type]
-        gradient_clip_val=1.0,
-        logger=CSVLogger(out, name="log"),  # a folder for each part of a run: a resume keeps the old one
-        callbacks=[
-            EMAWeightAveraging(decay=recipe.ema_decay, update_starting_at_step=recipe.ema_from_step),
-            ModelCheckpoint(out, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
-            *([] if progress_bar else [Progress()]),
-        ],
-        enable_progress_bar=progress_bar,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        check_val_every_n_epoch=recipe.validate_every,
-        log_every_n_steps=50,
-    )
     module = Restoration(**dataclasses.asdict(recipe)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    crops = DataLoader(
-        DefocusedCrops(pools, recipe),
-        batch_size=recipe.batch,
-        sampler=EpochSampler(recipe.steps_per_epoch * recipe.batch),
+    if start:
+        start_from(module.network, start)
+    trainer = make_trainer(out, recipe, planes, precision, progress_bar, devices)
+    if trainer.is_global_zero:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+        (out / "split.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    share = recipe.batch // trainer.world_size
+    loader = DataLoader(
+        crops,
+        batch_size=share,
+        sampler=ShareSampler(recipe, trainer.global_rank * share, share),
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    planes = DataLoader(HeldOutPlanes(held), batch_size=1) if held else None
-    trainer.fit(module, crops, planes, ckpt_path=checkpoint if resume else None, weights_only=True)
+    validation = DataLoader(planes, batch_size=1) if len(planes) else None
+    try:
+        trainer.fit(module, loader, validation, ckpt_path=checkpoint if resume else None, weights_only=True)
+    except SystemExit as leaving:
+        if leaving.code == 1:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
     return checkpoint
+
+
+def make_trainer(
+    out: Path,
+    recipe: Recipe,
+    planes: HeldOutPlanes | PairedPlanes,
+    precision: str | None,
+    progress_bar: bool,
+    devices: Devices,
+) -> pl.Trainer:
+    """Lightning's trainer with what a recipe asks for. Raises InputError for devices that are not there."""
+    callbacks: list[Callback] = [History(out / HISTORY)]
+    if recipe.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay, update_starting_at_step=recipe.ema_from_step))
+    callbacks.append(ModelCheckpoint(out, filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
+    if len(planes):
+        callbacks.append(Preview(out / "preview", planes.distances))
+    if recipe.patience:
+        callbacks.append(EarlyStopping("gain", patience=recipe.patience, mode="max", check_on_train_epoch_end=False))
+        best = ModelCheckpoint(out, filename="best", monitor="gain", mode="max", enable_version_counter=False)
+        callbacks.append(best)
+    if not progress_bar:
+        callbacks.append(Progress())
+    several = devices.devices * devices.nodes > 1
+    strategy = devices.strategy if devices.strategy != "auto" or not several else "ddp"
+    try:
+        trainer = pl.Trainer(
+            default_root_dir=out,
+            accelerator=devices.accelerator,
+            devices=devices.devices,
+            num_nodes=devices.nodes,
+            strategy=strategy,
+            use_distributed_sampler=False,  # ShareSampler gives each process its share
+            sync_batchnorm=several and torch.cuda.is_available() and devices.accelerator != "cpu",
+            max_epochs=recipe.epochs,
+            precision=precision or default_precision(devices.accelerator),  # type: ignore[arg-type]
+            gradient_clip_val=recipe.clip or None,
+            logger=TensorBoardLogger(out, "tensorboard", "") if importlib.util.find_spec("tensorboard") else False,
+            plugins=[WholeCheckpoints()],
+            callbacks=callbacks,
+            enable_progress_bar=progress_bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            check_val_every_n_epoch=recipe.validate_every,
+            log_every_n_steps=50,
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise InputError("devices", str(error), "see --accelerator, --devices and --nodes") from error
+    return trainer
+
+
+def check(recipe: Recipe, devices: Devices) -> None:
+    """Raise InputError for values of a recipe that no run can have."""
+    for name in ("batch", "steps", "steps_per_epoch", "validate_every", "crop", "channels"):
+        if getattr(recipe, name) < 1:
+            raise InputError("recipe", f"{name} is {getattr(recipe, name)}", "set it to 1 or more")
+    if recipe.network == "denoiser":
+        raise InputError("network denoiser", "takes a noise level, not a defocused image", "choose another one")
+    if recipe.distance not in ("l1", "mse"):
+        raise InputError("recipe", f'distance is "{recipe.distance}"', 'set it to "l1" or "mse"')
+    if not 0 <= recipe.ema_decay < 1:
+        raise InputError("recipe", f"ema_decay is {recipe.ema_decay}", "set it below 1, for example to 0.999; 0 is off")
+    world = devices.devices * devices.nodes
+    if recipe.batch % world:
+        raise InputError(
+            "recipe", f"a batch of {recipe.batch} cannot be shared by {world} devices", f"set batch to {world} times n"
+        )
+
+
+class ShareSampler(EpochSampler):
+    """One process's share of each batch of an epoch: all processes together see what a single one would."""
+
+    def __init__(self, recipe: Recipe, start: int, share: int) -> None:
+        super().__init__(recipe.steps_per_epoch * recipe.batch)
+        self.batch, self.start, self.share = recipe.batch, start, share
+
+    def __len__(self) -> int:
+        return self.length // self.batch * self.share
+
+    def __iter__(self) -> Iterator[int]:
+        for first in range(self.epoch * self.length, (self.epoch + 1) * self.length, self.batch):
+            yield from range(first + self.start, first + self.start + self.share)
+
+
+class HeldOutPlanes(Dataset):
+    """Each held-out field at each distance of the table: (defocused, sharp, distance in um), cut to whole multiples."""
+
+    def __init__(self, fields: Sequence[Field], multiple: int, distances: Sequence[float] = DISTANCES_UM) -> None:
+        self.cases = [(field, z) for field in fields for z in distances]
+        self.multiple, self.distances = multiple, [z for _, z in self.cases]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        field, z = self.cases[index]
+        pair = unit_pair(field, z)
+        cut = tuple(slice(0, side // self.multiple * self.multiple) for side in field.data.shape)
+        blurred, sharp = (torch.from_numpy(np.ascontiguousarray(image[cut]))[None] for image in pair)
+        return blurred, sharp, torch.tensor(float(z))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,8 +272,8 @@ def load_pools(splits: Sequence[SourceSplit], recipe: Recipe) -> list[Pool]:
     return pools
 
 
-def default_precision() -> str:
+def default_precision(accelerator: str = "auto") -> str:
     """bf16 mixed precision where the hardware computes in it, else FP32."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and accelerator != "cpu":
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
     return "bf16-mixed" if torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported() else "32-true"
