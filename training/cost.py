@@ -39,16 +39,14 @@ def gflop(network: nn.Module, shape: tuple[int, int] = PLANE, channels: int = 1)
 
 
 @torch.inference_mode()
-def time_ratios(
-    networks: Sequence[nn.Module], shape: tuple[int, int], channels: int = 1, rounds: int = 3
-) -> list[float]:
-    """Median time of each network over that of the first, taken in turns in this process."""
-    x = torch.rand(1, channels, *shape)
+def time_ratios(networks: Sequence[tuple[nn.Module, int]], shape: tuple[int, int], rounds: int = 3) -> list[float]:
+    """Median time of each (network, input channels) over that of the first, taken in turns in this process."""
     times: list[list[float]] = [[] for _ in networks]
-    for network in networks:
-        network.eval()(x[..., :64, :64])
+    for network, channels in networks:
+        network.eval()(torch.rand(1, channels, 64, 64))
     for _ in range(rounds):
-        for network, taken in zip(networks, times, strict=True):
+        for (network, channels), taken in zip(networks, times, strict=True):
+            x = torch.rand(1, channels, *shape)
             start = time.perf_counter()
             network(x)
             taken.append(time.perf_counter() - start)

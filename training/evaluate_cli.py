@@ -76,10 +76,7 @@ def evaluate(
         else:
             raise InputError("--train", "has nothing to train on", "give --simulate FOLDER or --bbbc006 DIR")
     drawn = suites.make("drawn specimens", suites.make_cases(suites.drawn_fields(), DISTANCES_UM))
-    if bbbc006:
-        chosen = bbbc006_suite(bbbc006, distance_um)
-    else:
-        chosen = suites.load(suite) if suite else drawn
+    chosen = bbbc006_suite(bbbc006, distance_um) if bbbc006 else suites.load(suite) if suite else drawn
     methods = list(available(weights, names))
     if not methods:
         raise InputError(weights, "holds no weights of these methods", "train them with --train")

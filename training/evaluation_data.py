@@ -16,7 +16,7 @@ FOCUS, STEP_UM = 16, 2
 
 
 def bbbc006_suite(root: Path, distances: Sequence[int] | None = None) -> Suite:
-    """The paper's 93 test fields, each cut into four 348 x 260 (X x Y) crops, two channels, at each distance above focus.
+    """The paper's 93 test fields, each cut into four crops of 348 x 260 (X x Y), two channels, at each distance.
 
     Raises InputError for a folder that is not BBBC006 as it is distributed.
     """

@@ -41,6 +41,8 @@ class Method:
         Restores one case.
     network : torch.nn.Module, optional
         For parameter counts and GFLOP.
+    channels : int
+        Input channels of the network.
     knows_psf : bool
         Whether it is told the distance and the optics: then it is an oracle, not what a user has.
     note : str
@@ -51,6 +53,7 @@ class Method:
     title: str
     restore: Restore
     network: torch.nn.Module | None = None
+    channels: int = 1
     knows_psf: bool = False
     note: str = ""
 
@@ -81,7 +84,7 @@ def trained_network(name: str, path: Path) -> Method:
         groups = [case.seen] if len(case.seen) == recipe.channels else [plane[None] for plane in case.seen]
         return np.concatenate([through_network(network, planes, network.multiple) for planes in groups])
 
-    return Method(name, known.title, restore, network, note=known.note)
+    return Method(name, known.title, restore, network, recipe.channels, note=known.note)
 
 
 @torch.inference_mode()
@@ -128,7 +131,7 @@ def plug_and_play(path: Path) -> Method:
     def restore(case: Case) -> np.ndarray:
         return deconvolve(case, lambda light, kernel: admm(light, kernel, denoise), 1.0)
 
-    return Method("admm", "Liu (plug-and-play ADMM, true PSF)", restore, network, knows_psf=True)
+    return Method("admm", "Liu (plug-and-play ADMM, true PSF)", restore, network, channels=2, knows_psf=True)
 
 
 def care(path: Path) -> Method:

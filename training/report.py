@@ -37,11 +37,10 @@ def report(
     out.mkdir(parents=True, exist_ok=True)
     scores = list(evaluate(suite, methods, tell))
     save(scores, out / "scores.csv")
-    networks = {method.name: method.network for method in methods if method.network is not None}
-    costs = network_costs(networks, tell)
+    costs = network_costs(methods, tell)
     data = f"the suite {suite.title!r} ({len(suite.fields)} fields, checksum {suite.checksum[:12]})"
     tables: list[Table] = []
-    if any(name.startswith(("residual-", "concat-")) for name in networks):
+    if any(name.startswith(("residual-", "concat-")) for name in costs):
         tables.append(table_1(scores, {name: cost.parameters for name, cost in costs.items()}, data))
     tables += [table_of(scores, metric, methods, budgets, data) for metric in ("psnr", "ssim")]
     if costs:
@@ -69,14 +68,12 @@ def report(
     return scores
 
 
-def network_costs(networks: Mapping[str, torch.nn.Module], tell: Callable[[str], None] = print) -> dict[str, Cost]:
-    """Cost of each network, the time relative to the first."""
+def network_costs(methods: Sequence[Method], tell: Callable[[str], None] = print) -> dict[str, Cost]:
+    """Cost of each method that is a network, the time relative to the first."""
     tell("inference cost")
-    # One channel in; the denoiser also takes the noise level.
-    channels = {name: next(iter(network.parameters())).shape[1] for name, network in networks.items()}
-    same = {name: network for name, network in networks.items() if channels[name] == 1}
-    ratios = dict(zip(same, time_ratios(list(same.values()), TIMED_SHAPE), strict=True)) if same else {}
+    networks = {method.name: (method.network, method.channels) for method in methods if method.network is not None}
+    ratios = time_ratios(list(networks.values()), TIMED_SHAPE)
     return {
-        name: Cost(parameters(network), gflop(network, channels=channels[name]), ratios.get(name, float("nan")))
-        for name, network in networks.items()
+        name: Cost(parameters(network), gflop(network, channels=channels), ratio)
+        for (name, (network, channels)), ratio in zip(networks.items(), ratios, strict=True)
     }

@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 
 from defocus.engine.errors import InputError  # noqa: E402
 from defocus.training import paper, scores, suite, tables  # noqa: E402
-from defocus.training.cost import Cost, gflop, parameters, time_ratios  # noqa: E402
+from defocus.training.cost import gflop, parameters, time_ratios  # noqa: E402
 from defocus.training.figure import comparison, scatter  # noqa: E402
 from defocus.training.methods import Method, available, classical  # noqa: E402
 from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
@@ -113,7 +113,7 @@ def test_cost_counts_two_operations_a_multiplication():
 
 def test_time_is_relative_to_the_first():
     light, heavy = torch.nn.Conv2d(1, 2, 3), torch.nn.Sequential(torch.nn.Conv2d(1, 64, 7), torch.nn.Conv2d(64, 64, 7))
-    first, second = time_ratios([light, heavy], (128, 128))
+    first, second = time_ratios([(light, 1), (heavy, 1)], (128, 128))
     assert first == 1.0
     assert second > 3
 

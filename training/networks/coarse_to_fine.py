@@ -126,6 +126,8 @@ class CoarseToFine(nn.Module):
         For another N, interaction, or no channel.
     """
 
+    multiple = MULTIPLE
+
     def __init__(
         self,
         levels: int = 4,

@@ -1,0 +1,72 @@
+"""Classical deconvolution on a drawn plane: the true PSF sharpens, a wrong one does worse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("skimage")
+
+from skimage.restoration import denoise_tv_chambolle
+
+from defocus.training.classical.admm import admm
+from defocus.training.classical.padding import transfer_of
+from defocus.training.classical.richardson_lucy import richardson_lucy
+from defocus.training.classical.wiener import wiener
+from defocus.training.heldout import CAMERA, OPTICS, counts_pair
+from defocus.training.metrics import psnr
+from defocus.training.optics import psf
+from defocus.training.suite import drawn_fields
+
+Z = 10
+
+
+@pytest.fixture(scope="module")
+def plane() -> tuple[np.ndarray, np.ndarray]:
+    """(light recorded 10 um out of focus, truth), counts above the offset."""
+    seen, sharp = counts_pair(drawn_fields(1)[0], Z)
+    return np.clip(seen - np.float32(CAMERA.offset), 0, None), sharp - np.float32(CAMERA.offset)
+
+
+def plug_and_play(light: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    return admm(light, kernel, lambda image, sigma: denoise_tv_chambolle(image, weight=sigma / 4, max_num_iter=10))
+
+
+METHODS = {"wiener": wiener, "rl": richardson_lucy, "admm": plug_and_play}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_true_psf_sharpens_and_a_wrong_one_does_worse(plane, name):
+    light, truth = plane
+    scores = {share: psnr(truth, METHODS[name](light, psf(OPTICS, Z * share))) for share in (0.5, 1.0, 2.0)}
+    assert scores[1.0] > psnr(truth, light) + 1.5
+    assert scores[1.0] > scores[0.5] + 0.5
+    assert scores[1.0] > scores[2.0] + 0.5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_shape_type_and_light_stay(plane, name):
+    light = plane[0][:90, :130]
+    restored = METHODS[name](light, psf(OPTICS, Z))
+    assert restored.dtype == np.float32
+    assert restored.shape == light.shape
+    assert restored.sum() == pytest.approx(light.sum(), rel=0.03)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_dark_plane_stays_dark(name):
+    assert not METHODS[name](np.zeros((40, 50), np.float32), psf(OPTICS, Z)).any()
+
+
+def test_the_default_of_wiener_is_near_the_best(plane):
+    light, truth = plane
+    kernel = psf(OPTICS, Z)
+    scores = {ratio: psnr(truth, wiener(light, kernel, ratio)) for ratio in (1e-4, 1e-3, 1e-2, 1e-1)}
+    assert max(scores, key=lambda ratio: scores[ratio]) == 1e-2
+
+
+def test_the_otf_of_a_psf_wider_than_the_plane_wraps():
+    kernel = psf(OPTICS, 20)
+    otf = transfer_of(kernel, (32, 36))
+    assert otf[0, 0] == pytest.approx(1, abs=1e-4)
+    assert np.abs(otf).max() <= 1 + 1e-4

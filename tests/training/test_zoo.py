@@ -1,0 +1,64 @@
+"""The compared networks: parameter counts, shapes, gradients, names."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from defocus.engine.errors import InputError  # noqa: E402
+from defocus.training.loss import content_loss  # noqa: E402
+from defocus.training.networks.zoo import METHODS, NAMES, build  # noqa: E402
+
+# At two channels (shared reference: network.md). Ours see the coarser output at every level (eq. 3).
+PARAMETERS = {
+    "residual-1": 1_942_962,
+    "residual-2": 2_426_116,
+    "residual-3": 2_543_766,
+    "residual-4": 2_569_800,
+    "concat-2": 2_716_420,
+    "concat-3": 2_903_190,
+    "concat-4": 2_943_048,
+    "nah": 11_707_510,
+    "rdn": 21_974_530,
+    "rdn-light": 5_467_650,
+    "mrn": 3_665_286,
+    "dncnn": 557_250,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts(name):
+    with torch.device("meta"):
+        network = build(name, 2)
+    assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_finest_first_and_halve(name, channels):
+    with torch.device("meta"):
+        network = build(name, channels)
+        extra = 1 if name == "denoiser" else 0
+        outputs = network(torch.empty(2, channels + extra, 64, 96))
+    assert 64 % network.multiple == 0
+    for n, output in enumerate(outputs):
+        assert output.shape == (2, channels, 64 // 2**n, 96 // 2**n)
+
+
+@pytest.mark.parametrize("name", ["residual-2", "concat-3", "nah", "srn", "mrn", "dncnn"])
+def test_the_loss_reaches_every_parameter(name):
+    torch.manual_seed(0)
+    network = build(name, 1)
+    sharp = torch.rand(1, 1, 32, 32)
+    content_loss(network(torch.rand(1, 1, 32, 32)), sharp).backward()
+    assert [name for name, value in network.named_parameters() if value.grad is None] == []
+
+
+def test_names_and_titles_are_told_apart():
+    assert len({known.title for known in METHODS.values()}) == len(METHODS)
+    assert all(known.source for known in METHODS.values())
+    with pytest.raises(InputError, match='did you mean "residual-4"'):
+        build("residul-4", 1)
+    with pytest.raises(InputError, match="choose from"):
+        build("xyz", 1)

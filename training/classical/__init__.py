@@ -1,0 +1,1 @@
+"""Deconvolution without learning, told the PSF: numpy and scikit-image only."""
