@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..engine.errors import InputError
 from .callbacks import HISTORY, History, Progress, WholeCheckpoints
-from .checkpoint import build_network, start_from
+from .checkpoint import build_network, read, start_from
 from .data import DefocusedCrops, EpochSampler, Pool, drawn_pool, make_pool
 from .fields import Field, Source, list_images, load_field, split
 from .heldout import DISTANCES_UM, unit_pair
@@ -88,6 +88,8 @@ def fit(
     if sources and pairs:
         raise InputError("training data", "is both simulated and measured", "give sources or pairs, not both")
     check(recipe, devices)
+    if start:
+        read(start)  # an error now, not after the data
     multiple = multiple_of(build_network(recipe))
     if recipe.crop % multiple:
         raise InputError("recipe", f"crop is {recipe.crop}", f"set it to a multiple of {multiple}")

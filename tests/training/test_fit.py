@@ -1,113 +1,190 @@
-"""Training for real, at a size that two cores do in seconds: it learns, resumes, and says what is wrong."""
+"""Training for real, at a size that two cores do in seconds: it learns, survives, resumes, and says what is wrong."""
 
 from __future__ import annotations
 
-import csv
+import errno
 import json
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import numpy as np
 import pytest
-import tifffile
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
-from defocus.engine.errors import ModelError  # noqa: E402
+from defocus.engine.errors import ModelError, OutputError  # noqa: E402
 from defocus.training.checkpoint import load_checkpoint  # noqa: E402
 from defocus.training.loss import balance_weights, content_loss  # noqa: E402
 from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
 from defocus.training.recipe import Recipe  # noqa: E402
-from defocus.training.specimen import draw_cells  # noqa: E402
 
-TINY = Recipe(
-    levels=2,
-    crop=32,
-    margin=16,
-    batch=2,
-    steps=24,
-    steps_per_epoch=8,
-    warmup_steps=2,
-    ema_decay=0.5,
-    ema_from_step=0,
-    drawn_share=0.0,
-)
+HOLD_OUT = ("--hold-out", "field3*")
+FP32 = ("--precision", "fp32")
 
 
-@pytest.fixture(scope="module")
-def sharp(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("sharp")
-    rng = np.random.default_rng(0)
-    for index in range(4):
-        tifffile.imwrite(folder / f"field{index}_x.tif", (draw_cells((96, 96), rng) * 1000).astype(np.uint16))
-    return folder
+def weights(path) -> dict:
+    return load_checkpoint(path)[0].state_dict()
 
 
-@pytest.fixture(scope="module")
-def recipe_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
-    path.write_text(TINY.to_toml())
-    return path
+def assert_same_curve(first: list[dict[str, float]], second: list[dict[str, float]], tolerance: float) -> None:
+    assert [sorted(row) for row in first] == [sorted(row) for row in second]
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_allclose([one[name] for name in one], [other[name] for name in one], rtol=tolerance)
 
 
-def train(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "defocus.training.cli", "--workers", "0", "--no-progress", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
-
-
-@pytest.fixture(scope="module")
-def run(sharp, recipe_file, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    done = train("--simulate", sharp, "--hold-out", "field3*", "--recipe", recipe_file, "-o", out)
+def test_a_run_leaves_recipe_split_curve_pictures_and_checkpoint(train, sharp, recipe_file, history, tmp_path):
+    out = tmp_path / "run"
+    done = train("--simulate", sharp, *HOLD_OUT, "--recipe", recipe_file(validate_every=2), "-o", out)
     assert done.returncode == 0, done.stderr
     assert "defocus-export" in done.stdout
-    return out
-
-
-def losses(out: Path) -> list[float]:
-    found = []
-    for path in sorted(out.glob("log/version_*/metrics.csv")):
-        with open(path, newline="") as file:
-            found += [float(row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
-    return found
-
-
-def test_a_run_leaves_recipe_split_log_and_checkpoint(run):
-    assert Recipe.load(run / "recipe.toml") == TINY
-    (source,) = json.loads((run / "split.json").read_text())
+    recipe = Recipe.load(out / "recipe.toml")
+    assert (recipe.levels, recipe.validate_every) == (2, 2)
+    (source,) = json.loads((out / "split.json").read_text())
     assert source["held_out"] == ["field3_x.tif"]
     assert source["train"] == ["field0_x.tif", "field1_x.tif", "field2_x.tif"]
-    assert len(losses(run)) == TINY.epochs
-    network, recipe = load_checkpoint(run / "last.ckpt")
-    assert recipe == TINY
+    rows = history(out)
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 4), (2, 8), (3, 12)]
+    assert ["gain_10um" in row for row in rows] == [False, True, False]
+    assert [path.name for path in (out / "preview").iterdir()] == ["epoch_0002.png"]
+    assert list((out / "tensorboard").glob("events*"))
+    network, trained = load_checkpoint(out / "last.ckpt")
+    assert trained == recipe
     assert not network.training
     assert network(torch.zeros(1, 1, 32, 32))[0].shape == (1, 1, 32, 32)
+    # It is never overwritten.
+    before = (out / "last.ckpt").read_bytes()
+    done = train("--simulate", sharp, "-o", out)
+    assert (done.returncode, "--resume" in done.stderr) == (1, True)
+    assert (out / "last.ckpt").read_bytes() == before
 
 
-def test_a_resumed_run_ends_where_a_whole_one_does(run, sharp, recipe_file, tmp_path):
-    """Two epochs, a stop, a resume: the same crops in the same order, the same weights."""
-    out = tmp_path / "resumed"
-    arguments = ("--simulate", sharp, "--hold-out", "field3*", "-o", out)
-    # Rates follow the total number of steps: constant up to the stop in both runs.
-    assert train(*arguments, "--recipe", recipe_file, "--steps", 8).returncode == 0
-    again = train(*arguments, "--recipe", recipe_file, "--resume")
-    assert again.returncode == 0, again.stderr
-    assert len(losses(out)) == TINY.epochs
-    resumed, _ = load_checkpoint(out / "last.ckpt")
-    assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == TINY.steps
-    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == TINY.steps
-    assert all(torch.isfinite(value).all() for value in resumed.state_dict().values())
-
-
-def test_the_same_seed_gives_the_same_weights(run, sharp, recipe_file, tmp_path):
-    out = tmp_path / "again"
-    assert train("--simulate", sharp, "--hold-out", "field3*", "--recipe", recipe_file, "-o", out).returncode == 0
-    first, second = (load_checkpoint(folder / "last.ckpt")[0].state_dict() for folder in (run, out))
-    assert losses(run) == losses(out)
+def test_the_same_seed_gives_the_same_weights(train, sharp, recipe_file, tmp_path):
+    recipe = recipe_file(steps=4)
+    for name in ("a", "b"):
+        assert train("--simulate", sharp, *HOLD_OUT, "--recipe", recipe, "-o", tmp_path / name).returncode == 0
+    first, second = (weights(tmp_path / name / "last.ckpt") for name in ("a", "b"))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=0)
+
+
+def test_a_killed_run_goes_on_as_if_unbroken(start, sharp, recipe_file, history, tmp_path):
+    """SIGKILL once an epoch has its checkpoint; the resumed run has the curve and the weights of one never killed."""
+    recipe = recipe_file(steps=40, steps_per_epoch=8, validate_every=2)
+    arguments = ("--simulate", sharp, *HOLD_OUT, "--recipe", recipe, *FP32, "-o")
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    victim = start(*arguments, killed)
+    deadline = time.monotonic() + 120
+    while not (killed / "last.ckpt").exists() and victim.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    victim.kill()
+    victim.communicate()
+    assert 1 <= len(history(killed)) < 5, "it was to be killed in the middle"
+    load_checkpoint(killed / "last.ckpt")
+    again, unbroken = start(*arguments, killed, "--resume"), start(*arguments, whole)
+    for process in (again, unbroken):
+        _, complaint = process.communicate(timeout=120)
+        assert process.returncode == 0, complaint
+    assert len(history(whole)) == 5
+    assert_same_curve(history(killed), history(whole), 1e-6)
+    first, second = weights(killed / "last.ckpt"), weights(whole / "last.ckpt")
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_two_processes_do_what_one_does(start, train, sharp, recipe_file, history, tmp_path):
+    """Each takes its share of each batch: with frozen statistics the curve is that of a single process."""
+    recipe = recipe_file(frozen_norm_share=1.0, validate_every=3, batch=4)
+    arguments = ("--simulate", sharp, *HOLD_OUT, "--recipe", recipe, *FP32, "--accelerator", "cpu", "-o")
+    both = start(*arguments, tmp_path / "two", "--devices", 2, "--strategy", "ddp")
+    output, complaint = both.communicate(timeout=120)
+    assert both.returncode == 0, complaint
+    assert output.count("epoch 3/3") == output.count("trained:") == 1, "only the first process speaks"
+    assert train(*arguments, tmp_path / "one").returncode == 0
+    assert_same_curve(history(tmp_path / "two"), history(tmp_path / "one"), 1e-3)
+    names = [sorted(path.name for path in (tmp_path / run).iterdir()) for run in ("one", "two")]
+    assert names[0] == names[1]
+    first, second = (weights(tmp_path / run / "last.ckpt") for run in ("one", "two"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_shares_of_a_batch_are_all_of_it():
+    from defocus.training.fit import ShareSampler
+
+    recipe = Recipe(batch=6, steps_per_epoch=5)
+    samplers = [ShareSampler(recipe, rank * 2, 2) for rank in range(3)]
+    for epoch in (0, 3):
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        shares = [list(sampler) for sampler in samplers]
+        assert all(len(share) == len(sampler) for share, sampler in zip(shares, samplers, strict=True))
+        steps = [sum((share[2 * i : 2 * i + 2] for share in shares), []) for i in range(5)]
+        assert steps == [list(range(30 * epoch + 6 * i, 30 * epoch + 6 * i + 6)) for i in range(5)]
+
+
+def test_a_diverging_loss_stops_and_the_last_good_state_goes_on(train, sharp, recipe_file, tmp_path):
+    out, good = tmp_path / "run", recipe_file(steps=8)
+    arguments = ("--simulate", sharp, *HOLD_OUT, "-o", out)
+    assert train(*arguments, "--recipe", good, "--steps", 4).returncode == 0
+    before = (out / "last.ckpt").read_bytes()
+    done = train(*arguments, "--recipe", recipe_file(steps=8, learning_rate=1e30), "--resume")
+    assert done.returncode == 1
+    assert "the loss became" in done.stderr
+    assert "lower the learning rate (it is 1e+30)" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert (out / "last.ckpt").read_bytes() == before
+    assert all(value.isfinite().all() for value in weights(out / "last.ckpt").values())
+    done = train(*arguments, "--recipe", good, "--resume")  # what the line says to do
+    assert done.returncode == 0, done.stderr
+    assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == 8
+
+
+def test_weights_that_ran_away_in_the_last_step_become_no_checkpoint(train, sharp, recipe_file, tmp_path):
+    recipe = recipe_file(steps=1, steps_per_epoch=1, learning_rate=1e30, decay_share=0.0)
+    done = train("--simulate", sharp, "--recipe", recipe, "-o", tmp_path / "run")
+    assert done.returncode == 1
+    assert "the loss became" in done.stderr
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_a_run_without_gain_stops_early(train, sharp, recipe_file, history, tmp_path):
+    recipe = recipe_file(learning_rate=0.0, frozen_norm_share=1.0, validate_every=1, patience=1)
+    done = train("--simulate", sharp, *HOLD_OUT, "--recipe", recipe, "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert len(history(tmp_path / "run")) == 2
+    load_checkpoint(tmp_path / "run" / "best.ckpt")
+
+
+def test_without_tensorboard_and_average_it_runs(train, sharp, recipe_file, history, tmp_path, monkeypatch):
+    from defocus.training import fit
+
+    find = fit.importlib.util.find_spec
+    monkeypatch.setattr(fit.importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
+    recipe = recipe_file(ema_decay=0.0, clip=0.0, steps=4)
+    done = train("--simulate", sharp, "--recipe", recipe, "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert len(history(tmp_path / "run")) == 1
+    content = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert "current_model_state" not in content
+
+
+def test_a_checkpoint_is_whole_or_the_one_before(tmp_path, monkeypatch):
+    from defocus.training.callbacks import WholeCheckpoints
+
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"a": 1}, path)
+    before = path.read_bytes()
+
+    def full_disk(content, target):
+        target.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OutputError, match="disk is full"):
+        WholeCheckpoints().save_checkpoint({"a": 2}, path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 BAD = [
@@ -116,32 +193,52 @@ BAD = [
     (["--simulate", "{sharp}", "--hold-out", "*"], "every image is held out", 1),
     (["--simulate", "{sharp}", "--resume"], "nothing to resume", 1),
     (["--simulate", "{sharp}", "--recipe", "missing.toml"], "missing.toml", 1),
+    (["--simulate", "{sharp}", "--recipe", "papre"], "choose default or paper", 1),
+    (["--simulate", "{sharp}", "--network", "residul-4"], "residual-4", 1),
+    (["--simulate", "{sharp}", "--network", "denoiser"], "noise level", 1),
+    (["--simulate", "{sharp}", "--from", "missing.ckpt"], "no such checkpoint", 1),
+    (["--simulate", "{sharp}", "--devices", "3"], "cannot be shared by 3 devices", 1),
     (["--simulate", "{sharp}", "--steps", "0"], "steps", 2),
-    ([], "simulate", 2),
+    (["--simulate", "{sharp}", "--step-um", "2"], "are for --stacks", 2),
+    (["--simulate", "{sharp}", "--pairs", "a", "b"], "--simulate and --pairs are two kinds of data", 2),
+    ([], "give one of --simulate, --pairs and --stacks", 2),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "expected", "code"), BAD)
-def test_bad_input_is_one_line(sharp, tmp_path, arguments, expected, code):
+def test_bad_input_is_one_line(train, sharp, tmp_path, arguments, expected, code):
     done = train(*(text.format(sharp=sharp) for text in arguments), "-o", tmp_path / "run")
     assert done.returncode == code
     assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_a_run_is_never_overwritten(run, sharp):
-    before = (run / "last.ckpt").read_bytes()
-    done = train("--simulate", sharp, "-o", run)
-    assert (done.returncode, "--resume" in done.stderr) == (1, True)
-    assert (run / "last.ckpt").read_bytes() == before
+BAD_RECIPES = [
+    ({"crop": 40}, "multiple of 16"),
+    ({"channels": 2}, "simulated crops have one"),
+    ({"batch": 0}, "batch is 0"),
+    ({"distance": "l3"}, '"l1" or "mse"'),
+    ({"levels": 7}, "levels must be"),
+    ({"ema_decay": 1.0}, "ema_decay"),
+    ({"patience": 1}, "nothing is held out"),
+]
 
 
-def test_a_diverging_loss_stops_with_a_line(sharp, tmp_path):
-    recipe = tmp_path / "wild.toml"
-    recipe.write_text(TINY.to_toml().replace("learning_rate = 0.001", "learning_rate = 1e30"))
-    done = train("--simulate", sharp, "--recipe", recipe, "-o", tmp_path / "run")
+@pytest.mark.parametrize(("changes", "expected"), BAD_RECIPES)
+def test_a_bad_recipe_is_one_line(train, sharp, recipe_file, tmp_path, changes, expected):
+    done = train(
+        "--simulate", sharp, "--hold-out", "nothing", "--recipe", recipe_file(**changes), "-o", tmp_path / "run"
+    )
     assert done.returncode == 1
-    assert "the loss became" in done.stderr.strip().splitlines()[-1]
+    assert expected in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_one_line(train, sharp, recipe_file, tmp_path):
+    done = train("--simulate", sharp, "--recipe", recipe_file(), "-o", tmp_path / "run", "--accelerator", "gpu")
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1)
+    assert "--accelerator" in done.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 not a zip"])
@@ -152,26 +249,28 @@ def test_a_file_that_is_no_checkpoint_is_an_error(tmp_path, content):
         load_checkpoint(path)
 
 
-def test_a_foreign_checkpoint_is_an_error(tmp_path):
-    torch.save({"state_dict": {}, "hyper_parameters": {"who": "someone else"}}, tmp_path / "x.ckpt")
+@pytest.mark.parametrize("content", [{"state_dict": {}, "hyper_parameters": {"who": "someone else"}}, [1, 2], {}])
+def test_a_foreign_checkpoint_is_an_error(tmp_path, content):
+    torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(ModelError, match="not a checkpoint of defocus-train"):
         load_checkpoint(tmp_path / "x.ckpt")
     with pytest.raises(ModelError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "missing.ckpt")
 
 
-def test_the_loss_is_equation_5():
-    """Sum over the levels of the mean absolute error to the averaged target."""
+@pytest.mark.parametrize("distance", ["l1", "mse"])
+def test_the_loss_is_equation_5(distance):
+    """Sum over the levels of the mean error to the averaged target."""
     torch.manual_seed(0)
     sharp = torch.rand(2, 1, 32, 32)
     outputs = CoarseToFine(3, "residual", 1)(torch.rand(2, 1, 32, 32))
     by_hand = 0.0
     target = sharp
     for output in outputs:
-        by_hand += float((output - target).detach().abs().mean())
+        by_hand += float((output - target).detach().abs().pow(1 if distance == "l1" else 2).mean())
         target = (target[..., ::2, ::2] + target[..., 1::2, ::2] + target[..., ::2, 1::2] + target[..., 1::2, 1::2]) / 4
-    assert content_loss(outputs, sharp).item() == pytest.approx(by_hand, rel=1e-5)
-    assert float(content_loss([sharp], sharp)) == 0
+    assert content_loss(outputs, sharp, distance=distance).item() == pytest.approx(by_hand, rel=1e-5)
+    assert float(content_loss([sharp], sharp, distance=distance)) == 0
 
 
 def test_balance_favours_what_is_nearly_sharp():
