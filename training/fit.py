@@ -105,7 +105,9 @@ def fit(
             raise InputError("recipe", f"has {recipe.channels} channels", "simulated crops have one: set channels = 1")
         splits = split_sources(sources, held_out)
         fields = [load_field(path) for one in splits for path in one.held_out]
-        crops, planes = DefocusedCrops(load_pools(splits, recipe), recipe), HeldOutPlanes(fields, multiple)
+        low, high = recipe.defocus_um
+        distances = [z for z in DISTANCES_UM if low <= z <= high] or [high]
+        crops, planes = DefocusedCrops(load_pools(splits, recipe), recipe), HeldOutPlanes(fields, multiple, distances)
         record = [one.record() for one in splits]
     if recipe.patience and not len(planes):
         raise InputError("recipe", "has patience, but nothing is held out", "hold out files, or set patience = 0")
@@ -219,9 +221,9 @@ class ShareSampler(EpochSampler):
 
 
 class HeldOutPlanes(Dataset):
-    """Each held-out field at each distance of the table: (defocused, sharp, distance in um), cut to whole multiples."""
+    """Each held-out field at each distance: (defocused, sharp, distance in um), cut to whole multiples."""
 
-    def __init__(self, fields: Sequence[Field], multiple: int, distances: Sequence[float] = DISTANCES_UM) -> None:
+    def __init__(self, fields: Sequence[Field], multiple: int, distances: Sequence[float]) -> None:
         self.cases = [(field, z) for field in fields for z in distances]
         self.multiple, self.distances = multiple, [z for _, z in self.cases]
 

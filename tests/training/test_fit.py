@@ -118,7 +118,7 @@ def test_the_shares_of_a_batch_are_all_of_it():
             sampler.set_epoch(epoch)
         shares = [list(sampler) for sampler in samplers]
         assert all(len(share) == len(sampler) for share, sampler in zip(shares, samplers, strict=True))
-        steps = [sum((share[2 * i : 2 * i + 2] for share in shares), []) for i in range(5)]
+        steps = [[index for share in shares for index in share[2 * i : 2 * i + 2]] for i in range(5)]
         assert steps == [list(range(30 * epoch + 6 * i, 30 * epoch + 6 * i + 6)) for i in range(5)]
 
 

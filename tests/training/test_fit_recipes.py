@@ -31,16 +31,20 @@ def test_the_paper_s_recipe_is_what_it_states():
     assert {rate_factor(step, paper) for step in (0, 1, 5000, paper.steps - 1)} == {1.0}
 
 
-def test_one_distance_of_the_paper(train, sharp, tmp_path):
+def test_one_distance_of_the_paper(train, sharp, history, tmp_path):
     small = ("--steps", 1, "--network", "unet", "--hold-out", "field3*")
     out = tmp_path / "run"
     recipe = tmp_path / "paper.toml"
     text = recipe_path("paper").read_text()
-    recipe.write_text(text.replace("steps_per_epoch = 338", "steps_per_epoch = 1") + "crop = 32\nmargin = 16\n")
+    recipe.write_text(
+        text.replace("steps_per_epoch = 338", "steps_per_epoch = 1") + "crop = 32\nmargin = 16\nvalidate_every = 1\n"
+    )
     done = train("--simulate", sharp, "--recipe", recipe, "--distance-um", 10, *small, "-o", out)
     assert done.returncode == 0, done.stderr
     used = Recipe.load(out / "recipe.toml")
     assert (used.defocus_um, used.network, used.learning_rate) == ((10.0, 10.0), "unet", 0.01)
+    (row,) = history(out)
+    assert [name for name in row if "gain" in name] == ["gain_10um", "gain"]
 
 
 @pytest.mark.parametrize("name", ["concat-2", "dncnn"])
