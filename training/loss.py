@@ -8,6 +8,8 @@ from torch.nn.functional import avg_pool2d
 
 from .recipe import Distance
 
+FLOOR = 1e-6  # of the mean square in unit range, 60 dB: an empty crop must not outweigh all others
+
 
 def content_loss(
     outputs: list[Tensor], sharp: Tensor, weights: Tensor | None = None, distance: Distance = "l1"
@@ -21,8 +23,10 @@ def content_loss(
         The target; each level is compared with its average over 2^(n-1) x 2^(n-1) pixels.
     weights : tensor (batch,), optional
         A weight for each image of the batch.
-    distance : {"l1", "mse"}
-        The absolute error, which the paper's text prefers, or the square that it prints.
+    distance : {"l1", "mse", "log-mse"}
+        The absolute error, which the paper's text prefers; the square that it prints; or the logarithm of each image's
+        mean square, the loss of NAFNet (Chen et al., ECCV 2022): PSNR but for a factor, so that a decibel counts the
+        same near focus and far from it.
 
     Returns
     -------
@@ -32,7 +36,9 @@ def content_loss(
     for n, output in enumerate(outputs):
         target = sharp if n == 0 else avg_pool2d(sharp, 2**n)
         difference = output.float() - target
-        errors = (difference.square() if distance == "mse" else difference.abs()).mean(dim=(1, 2, 3))
+        errors = (difference.abs() if distance == "l1" else difference.square()).mean(dim=(1, 2, 3))
+        if distance == "log-mse":
+            errors = torch.log(errors + FLOOR)
         total = total + (errors if weights is None else errors * weights).mean()
     return total
 

@@ -55,6 +55,13 @@ def test_the_loss_reaches_every_parameter(name):
     assert [name for name, value in network.named_parameters() if value.grad is None] == []
 
 
+def test_the_logarithm_of_the_square_is_psnr():
+    sharp = torch.rand(2, 1, 16, 16)
+    output = sharp + 0.1 * torch.tensor([1.0, 0.1]).reshape(2, 1, 1, 1)
+    loss = content_loss([output], sharp, distance="log-mse")
+    assert float(loss) == pytest.approx(-(20 + 40) / 2 / 10 * 2.302585, abs=0.01)  # PSNR of 20 and 40 dB
+
+
 def test_names_and_titles_are_told_apart():
     assert len({known.title for known in METHODS.values()}) == len(METHODS)
     assert all(known.source for known in METHODS.values())
