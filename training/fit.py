@@ -27,7 +27,7 @@ from .heldout import DISTANCES_UM, unit_pair
 from .paired_data import PairedCrops, PairedPlanes, recipe_for, split_pairs
 from .preview import Preview
 from .recipe import Recipe
-from .restoration import CHECKPOINT, Restoration, multiple_of
+from .restoration import CHECKPOINT, LIMITS, Restoration, multiple_of
 
 if TYPE_CHECKING:
     from .pairs import Pair
@@ -194,8 +194,9 @@ def check(recipe: Recipe, devices: Devices) -> None:
             raise InputError("recipe", f"{name} is {getattr(recipe, name)}", "set it to 1 or more")
     if recipe.network == "denoiser":
         raise InputError("network denoiser", "takes a noise level, not a defocused image", "choose another one")
-    if recipe.distance not in ("l1", "mse"):
-        raise InputError("recipe", f'distance is "{recipe.distance}"', 'set it to "l1" or "mse"')
+    if recipe.distance not in LIMITS:
+        known = " or ".join(f'"{name}"' for name in LIMITS)
+        raise InputError("recipe", f'distance is "{recipe.distance}"', f"set it to {known}")
     if not 0 <= recipe.ema_decay < 1:
         raise InputError("recipe", f"ema_decay is {recipe.ema_decay}", "set it below 1, for example to 0.999; 0 is off")
     world = devices.devices * devices.nodes

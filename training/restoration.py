@@ -17,7 +17,8 @@ from .networks.coarse_to_fine import MULTIPLE, CoarseToFine, start_near_identity
 from .recipe import Recipe
 
 CHECKPOINT = "last.ckpt"
-DIVERGED = 1e4  # images are in unit range: a loss above this comes from weights that have run away
+# Images are in unit range: a loss above these, by distance, comes from weights that have run away.
+LIMITS: dict[str, float] = {"l1": 1e4, "mse": 1e8, "log-mse": 50.0}
 FLOOR = 1e-8  # mean square error of 80 dB: what is equal has a gain that can be averaged
 
 
@@ -100,7 +101,7 @@ class Restoration(pl.LightningModule):
             losses = self.all_gather(loss)
             assert isinstance(losses, Tensor)
             loss = losses.max()  # NaN comes through
-        if not loss < DIVERGED:
+        if not loss < LIMITS[self.recipe.distance]:
             if not self.trainer.is_global_zero:
                 raise SystemExit(0)  # the first process says it for all
             raise ModelError(

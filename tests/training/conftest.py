@@ -25,6 +25,7 @@ TINY = {
     "ema_decay": 0.5,
     "ema_from_step": 0,
     "drawn_share": 0.0,
+    "distance": "l1",
 }
 
 

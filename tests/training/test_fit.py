@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import time
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from defocus.engine.errors import ModelError, OutputError  # noqa: E402
 from defocus.training.checkpoint import load_checkpoint  # noqa: E402
 from defocus.training.loss import balance_weights, content_loss  # noqa: E402
 from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
-from defocus.training.recipe import Recipe  # noqa: E402
+from defocus.training.recipe import Distance, Recipe  # noqa: E402
+from defocus.training.restoration import LIMITS  # noqa: E402
 
 HOLD_OUT = ("--hold-out", "field3*")
 FP32 = ("--precision", "fp32")
@@ -217,7 +219,7 @@ BAD_RECIPES = [
     ({"crop": 40}, "multiple of 16"),
     ({"channels": 2}, "simulated crops have one"),
     ({"batch": 0}, "batch is 0"),
-    ({"distance": "l3"}, '"l1" or "mse"'),
+    ({"distance": "l3"}, '"l1" or "mse" or'),
     ({"levels": 7}, "levels must be"),
     ({"ema_decay": 1.0}, "ema_decay"),
     ({"patience": 1}, "nothing is held out"),
@@ -256,6 +258,10 @@ def test_a_foreign_checkpoint_is_an_error(tmp_path, content):
         load_checkpoint(tmp_path / "x.ckpt")
     with pytest.raises(ModelError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "missing.ckpt")
+
+
+def test_every_distance_has_a_limit():
+    assert set(LIMITS) == set(get_args(Distance))
 
 
 @pytest.mark.parametrize("distance", ["l1", "mse"])
