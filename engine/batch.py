@@ -54,6 +54,7 @@ class Result:
             "dtype": outcome.dtype,
             "axes": outcome.axes,
             "planes": outcome.planes,
+            "reports": [report.as_dict() for report in outcome.reports],
             "seconds": {stage: round(seconds, 6) for stage, seconds in outcome.seconds.items()},
         }
         return json.dumps(fields)
@@ -90,12 +91,19 @@ def find(inputs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     return list(jobs.values())
 
 
-def restore(jobs: Iterable[Job], card: Card, load: Callable[[], Engine], overwrite: bool = False) -> Iterator[Result]:
+def restore(
+    jobs: Iterable[Job],
+    card: Card,
+    load: Callable[[], Engine],
+    overwrite: bool = False,
+    only_defocused: bool = False,
+) -> Iterator[Result]:
     """Restore the files that are not done yet; results come as they are there, skipped ones first.
 
     A file is done when its target says that it was made with this model from this version (size and time) of this
     file. A target made from something else is made anew; one that is not defocus's work is never replaced, unless
     `overwrite` says so, which makes everything anew. `load` is called once, and only if something is to be done.
+    With `only_defocused`, planes that are sharp already are written as they came.
 
     Raises
     ------
@@ -118,7 +126,7 @@ def restore(jobs: Iterable[Job], card: Card, load: Callable[[], Engine], overwri
     from .pipeline import pipeline
 
     with load() as engine:
-        for outcome in pipeline(todo, engine):
+        for outcome in pipeline(todo, engine, only_defocused):
             status = Status.FAILED if outcome.error else Status.DONE
             yield Result(outcome.job, status, outcome, outcome.error)
 

@@ -10,11 +10,14 @@ import typer
 
 from .._version import __version__
 from . import edge
+from .report import SHARP_BLUR_PX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .batch import Result
+
+SHARP = f"(the model sharpens them by less than {SHARP_BLUR_PX:g} px), or empty, as they are"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -48,6 +51,9 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make everything anew, and replace files that defocus did not make.")
     ] = False,
+    only_defocused: Annotated[
+        bool, typer.Option("--only-defocused", help=f"Copy planes that are sharp already {SHARP}.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
@@ -74,7 +80,7 @@ def run(
 
         return Engine.load(model, backend, tile, halo, "stack" if per_stack else "plane", threads)
 
-    counts = _show(restore(jobs, card, load, overwrite), len(jobs), json)
+    counts = _show(restore(jobs, card, load, overwrite, only_defocused), len(jobs), json)
     return edge.FAILED if counts["failed"] else 0
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import DefocusError
+from .report import PlaneReport
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Outcome:
     Attributes
     ----------
     seconds : dict
-        Wall time of each stage: "read", "infer" (with intensity and tiles), "write".
+        Wall time of each stage: "read", "infer" (with intensity and tiles), "judge", "write".
+    reports : tuple of PlaneReport
+        What is known of each plane, in the order of the axes without Y and X.
     """
 
     job: Job
@@ -43,3 +46,4 @@ class Outcome:
     dtype: str = ""
     axes: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    reports: tuple[PlaneReport, ...] = ()

@@ -1,6 +1,6 @@
 """The pipeline: jobs go in, outcomes come out, one file at a time. The daemon and the batch command both drive it.
 
-read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> write -> commit
+read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> judge -> write -> commit
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from . import tiff
 from .commit import commit, output_error
 from .errors import ChangedError, DefocusError, InputError
 from .jobs import Job, Outcome
+from .judge import judge
+from .report import summary
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -24,18 +26,19 @@ if TYPE_CHECKING:
 Stat = tuple[int, int]
 
 
-def pipeline(jobs: Iterable[Job], engine: Engine) -> Iterator[Outcome]:
+def pipeline(jobs: Iterable[Job], engine: Engine, only_defocused: bool = False) -> Iterator[Outcome]:
     """Restore each job's file with `engine`; lazy: a job is taken when its outcome is asked for.
 
     A bad file never ends it: whatever goes wrong with a job is the `error` of its outcome, an `InputError` where the
     file is to blame, an `OutputError` where the target cannot be written, a `BackendError` where the runtime failed.
-    Until the commit nothing is seen beside the target, and the source is only read.
+    Until the commit nothing is seen beside the target, and the source is only read. With `only_defocused`, planes that
+    are sharp already are written as they came.
     """
     for job in jobs:
-        yield process(job, engine)
+        yield process(job, engine, only_defocused)
 
 
-def process(job: Job, engine: Engine) -> Outcome:
+def process(job: Job, engine: Engine, only_defocused: bool = False) -> Outcome:
     """Restore one file; never raises but for KeyboardInterrupt and the like."""
     outcome = Outcome(job)
     try:
@@ -56,10 +59,15 @@ def process(job: Job, engine: Engine) -> Outcome:
             start = perf_counter()
             restored = engine(stack.data, stack.axes, name=job.source)
             outcome.seconds["infer"] = perf_counter() - start
+            start = perf_counter()
+            outcome = replace(outcome, reports=judge(stack.data, restored, stack.axes, only_defocused))
+            outcome.seconds["judge"] = perf_counter() - start
+        account = provenance(engine, job.source, version)
+        account |= {"only_defocused": only_defocused, "planes": summary(outcome.reports)}
         with _naming(job.target, "writing"):
             start = perf_counter()
             with commit(job.target) as temporary:
-                tiff.write(replace(stack, data=restored), temporary, provenance(engine, job.source, version))
+                tiff.write(replace(stack, data=restored), temporary, account)
             outcome.seconds["write"] = perf_counter() - start
     except DefocusError as error:
         return replace(outcome, error=error)

@@ -12,6 +12,7 @@ import typer
 
 from .._version import __version__
 from ..engine import edge
+from ..engine.cli import SHARP
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -39,6 +40,9 @@ def watch(
         float, typer.Option(min=0, help="Seconds without change after which a broken file is set aside.")
     ] = 30.0,
     retries: Annotated[int, typer.Option(min=1, help="Tries before a file that fails is set aside.")] = 3,
+    only_defocused: Annotated[
+        bool, typer.Option("--only-defocused", help=f"Copy planes that are sharp already {SHARP}.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
@@ -61,7 +65,7 @@ def watch(
     stop = threading.Event()
     _stop_on_signals(stop)
     live = Live()
-    settings = WatchSettings(acquisition, out, Pace(settle, rescan, patience, polling), retries, once)
+    settings = WatchSettings(acquisition, out, Pace(settle, rescan, patience, polling), retries, once, only_defocused)
     with Engine.load(model, backend) as engine:
         live.say(f"watching {acquisition} -> {out}, model {engine.card.name}, {engine.description}")
         with live.running():

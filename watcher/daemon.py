@@ -5,6 +5,7 @@ Two threads: one finds files, the calling one restores them. Between them stands
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ from ..engine.engine import Engine
 from ..engine.errors import ChangedError, DefocusError, InputError, OutputError
 from ..engine.jobs import Job, Outcome
 from ..engine.pipeline import Stat, pipeline
+from ..engine.report import summary
 from .arrivals import Arrival, Pace, arrivals
 from .journal import Entry, Journal, State
 from .versions import digest
@@ -40,6 +42,8 @@ class WatchSettings:
         How often a file that cannot be read is tried before it is set aside.
     once : bool
         End when everything that is there has been dealt with.
+    only_defocused : bool
+        Copy planes that are sharp already as they are.
     """
 
     acquisition: Path
@@ -47,6 +51,7 @@ class WatchSettings:
     pace: Pace = field(default_factory=Pace)
     retries: int = 3
     once: bool = False
+    only_defocused: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def watch(
         finder = _Finder(settings, desk, stop, report)
         finder.start()
         try:
-            for outcome in pipeline(desk.jobs(finder), engine):
+            for outcome in pipeline(desk.jobs(finder), engine, settings.only_defocused):
                 desk.settle(outcome, stop)
         finally:
             finder.end()
@@ -252,7 +257,7 @@ class _Desk:
         name, error = arrival.relative.as_posix(), outcome.error
         if error is None:
             latency = time.monotonic() - arrival.seen
-            self._record(arrival, found, State.DONE)
+            self._record(arrival, found, State.DONE, report=json.dumps(summary(outcome.reports)))
             self._report(Event("done", name, latency=latency, queued=queued, outcome=outcome))
         elif isinstance(error, ChangedError):
             # Not complete after all: it is found again as another version.
@@ -282,10 +287,14 @@ class _Desk:
         self._record(arrival, found, State.QUARANTINED, attempts, reason)
         self._report(Event("quarantined", arrival.relative.as_posix(), reason, queued=queued))
 
-    def _record(self, arrival: Arrival, found: str, state: State, attempts: int = 1, reason: str = "") -> None:
+    def _record(
+        self, arrival: Arrival, found: str, state: State, attempts: int = 1, reason: str = "", report: str = ""
+    ) -> None:
         relative = arrival.relative.as_posix()
         try:
-            self._journal.record(Entry(relative, arrival.stat, found, self._card.sha256, state, attempts, reason))
+            self._journal.record(
+                Entry(relative, arrival.stat, found, self._card.sha256, state, attempts, reason, report)
+            )
         except OutputError as error:  # a full disk: the next rescan finds the file again, and its output done
             if self._settings.once:  # nobody would come to make room
                 raise

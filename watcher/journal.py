@@ -20,7 +20,7 @@ from ..engine.commit import output_error
 from ..engine.pipeline import Stat
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
-SCHEMA = 1
+SCHEMA = 2  # 1 had no report
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS files (
@@ -32,9 +32,11 @@ CREATE TABLE IF NOT EXISTS files (
     state TEXT NOT NULL,        -- done, failed (to be tried again) or quarantined
     attempts INTEGER NOT NULL,
     reason TEXT NOT NULL,
-    updated TEXT NOT NULL       -- UTC
+    updated TEXT NOT NULL,      -- UTC
+    report TEXT NOT NULL DEFAULT ''  -- of a file that is done: engine.report.summary of its planes, JSON
 ) WITHOUT ROWID
 """
+_KNOWN = "SELECT relative, size, mtime_ns, digest, model, state, attempts, reason, report FROM files"
 
 
 class State(StrEnum):
@@ -54,6 +56,7 @@ class Entry:
     state: State
     attempts: int = 0
     reason: str = ""
+    report: str = ""
 
 
 class Journal:
@@ -84,7 +87,7 @@ class Journal:
         """What is known of a path below the acquisition folder."""
         with self._lock:
             row = self._connection.execute(
-                "SELECT relative, size, mtime_ns, digest, model, state, attempts, reason FROM files WHERE relative = ?",
+                f"{_KNOWN} WHERE relative = ?",
                 (relative.as_posix(),),
             ).fetchone()
         return _entry(row) if row else None
@@ -98,8 +101,8 @@ class Journal:
         try:
             with self._lock, self._connection:
                 self._connection.execute(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*row, datetime.now(UTC).isoformat(timespec="seconds")),
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*row, datetime.now(UTC).isoformat(timespec="seconds"), entry.report),
                 )
         except sqlite3.OperationalError as error:
             raise output_error(self.path, OSError(0, str(error))) from error
@@ -108,8 +111,7 @@ class Journal:
         """The files that are set aside, by path."""
         with self._lock:
             rows = self._connection.execute(
-                "SELECT relative, size, mtime_ns, digest, model, state, attempts, reason FROM files "
-                "WHERE state = ? ORDER BY relative",
+                f"{_KNOWN} WHERE state = ? ORDER BY relative",
                 (State.QUARANTINED.value,),
             ).fetchall()
         return [_entry(row) for row in rows]
@@ -155,10 +157,12 @@ class Journal:
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, SCHEMA):
+            if version not in (0, 1, SCHEMA):
                 raise sqlite3.DatabaseError(f"its format is {version}, this defocus writes {SCHEMA}")
             with connection:
                 connection.execute(_TABLE)
+                if version == 1:
+                    connection.execute("ALTER TABLE files ADD COLUMN report TEXT NOT NULL DEFAULT ''")
                 connection.execute(f"PRAGMA user_version = {SCHEMA}")
         except BaseException:
             connection.close()
@@ -167,5 +171,5 @@ class Journal:
 
 
 def _entry(row: tuple) -> Entry:
-    relative, size, mtime_ns, digest, model, state, attempts, reason = row
-    return Entry(relative, (size, mtime_ns), digest, model, State(state), attempts, reason)
+    relative, size, mtime_ns, digest, model, state, attempts, reason, report = row
+    return Entry(relative, (size, mtime_ns), digest, model, State(state), attempts, reason, report)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.status import Status
 
+from ..engine.jobs import Outcome
 from .daemon import Event
 
 RATE_WINDOW = 30.0  # s over which the rate is taken
@@ -47,7 +48,7 @@ class Live:
                 self._latency = event.latency
                 self._done.append(time.monotonic())
                 if self._status is None:
-                    self._print(f"{event.relative}: corrected in {event.latency:.2f} s")
+                    self._print(f"{event.relative}: {_done(event.outcome)} in {event.latency:.2f} s")
             elif event.kind == "quarantined":
                 self._set_aside += 1
                 self._print(f"set aside: {event.text}")
@@ -75,3 +76,17 @@ class Live:
 
     def _print(self, text: str) -> None:
         self._console.print(text)
+
+
+def _done(outcome: Outcome | None) -> str:
+    """What was done to a file, and whether to look at it."""
+    reports = outcome.reports if outcome else ()
+    copied = sum(report.copied for report in reports)
+    doubtful = sum(report.verdict == "doubtful" for report in reports)
+    if not reports or not copied:
+        text = "corrected"
+    elif copied == len(reports):
+        text = "copied"
+    else:
+        text = f"corrected, {copied} of {len(reports)} planes copied,"
+    return f"{text} ({doubtful} of {len(reports)} planes doubtful)" if doubtful else text

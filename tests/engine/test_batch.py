@@ -120,10 +120,11 @@ def test_a_folder_end_to_end(folder, tmp_path, tiny_model):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == 4
     for line in lines:
-        assert set(line) == {"source", "target", "status", "error", "shape", "dtype", "axes", "planes", "seconds"}
+        keys = {"source", "target", "status", "error", "shape", "dtype", "axes", "planes", "reports", "seconds"}
+        assert set(line) == keys
         assert (line["status"], line["error"], line["shape"], line["dtype"]) == ("done", None, [40, 50], "uint16")
         assert (line["axes"], line["planes"]) == ("YX", 1)
-        assert set(line["seconds"]) == {"read", "infer", "write"}
+        assert set(line["seconds"]) == {"read", "infer", "judge", "write"}
         source, target = tifffile.imread(line["source"]), tifffile.imread(line["target"])
         assert target.shape == source.shape
         assert target.dtype == source.dtype

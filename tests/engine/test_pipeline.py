@@ -44,7 +44,8 @@ def test_a_file_is_restored(tmp_path, engine, source):
     outcome = one(Job(source, target), engine)
     assert outcome.error is None
     assert (outcome.shape, outcome.dtype, outcome.axes, outcome.planes) == ((3, 2, 40, 50), "uint16", "ZCYX", 6)
-    assert set(outcome.seconds) == {"read", "infer", "write"}
+    assert set(outcome.seconds) == {"read", "infer", "judge", "write"}
+    assert len(outcome.reports) == 6
     assert all(seconds > 0 for seconds in outcome.seconds.values())
     written = tiff.read(target)
     assert written.axes == "ZCYX"
@@ -60,7 +61,11 @@ def test_the_output_says_what_it_was_made_from(tmp_path, engine, source):
     assert outcome.error is None
     account = tiff.provenance(tmp_path / "out.tif")
     size, mtime_ns = stat_of(source)
-    assert account == engine.provenance() | {"source": {"name": "stack.tif", "size": size, "mtime_ns": mtime_ns}}
+    assert account == engine.provenance() | {
+        "source": {"name": "stack.tif", "size": size, "mtime_ns": mtime_ns},
+        "only_defocused": False,
+        "planes": [report.as_dict() for report in outcome.reports],
+    }
 
 
 def test_jobs_are_taken_one_at_a_time(tmp_path, engine, source):

@@ -95,3 +95,19 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / ".defocus" / "journal.sqlite").mkdir(parents=True)
     with pytest.raises(OutputError):
         Journal(tmp_path)
+
+
+def test_a_journal_of_the_first_format_is_taken_over(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.record(entry())
+        path = journal.path
+    connection = sqlite3.connect(path)
+    connection.execute("ALTER TABLE files DROP COLUMN report")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    with Journal(tmp_path) as journal:
+        assert journal.warning is None
+        assert journal.find(Path("a/b.tif")) == entry()
+        journal.record(entry("c.tif", report="[]"))
+        assert journal.find(Path("c.tif")) == entry("c.tif", report="[]")
