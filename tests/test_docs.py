@@ -16,6 +16,7 @@ MODULES = {
     "defocus-watch": "defocus.watcher.cli",
     "defocus-run": "defocus.engine.cli",
     "defocus-train": "defocus.training.cli",
+    "defocus-data": "defocus.training.data_cli",
     "defocus-evaluate": "defocus.training.evaluate_cli",
     "defocus-export": "defocus.export.cli",
 }

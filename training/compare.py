@@ -8,26 +8,32 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..engine.errors import InputError
 from .checkpoint import load_checkpoint, save_weights
-from .data import DefocusedCrops, Pool
+from .data import DefocusedCrops
 from .denoiser import fit_denoiser
 from .fields import Source
-from .fit import Restoration, default_precision, fit, load_pools, split_sources
+from .fit import default_precision, fit, load_pools, split_sources
 from .methods import DENOISER, WEIGHTS
-from .networks.zoo import METHODS
+from .networks.zoo import METHODS, build
+from .paired_data import PairedCrops, recipe_for
 from .recipe import Recipe
+from .restoration import Restoration
+
+if TYPE_CHECKING:
+    from .pairs import Pair
 
 BUDGETS = "budgets.json"
 NEVER = 1_000_000
 # Networks that work at full resolution throughout cost 10 to 200 times as much a pixel as a U-Net: in the same time
 # they see smaller crops, or they would make a handful of steps.
 HEAVY = {"crop": 96, "margin": 48, "batch": 2, "learning_rate": 3e-4}
-PLANS: dict[str, dict] = dict.fromkeys(("nah", "rdn", "rdn-light", "srn", "mrn", "dncnn"), HEAVY)
+PLANS: dict[str, dict] = dict.fromkeys(("nah", "rdn", "rdn-light", "srn", "mrn", "dncnn", DENOISER), HEAVY)
 TABLE_METHODS = (
     *(f"residual-{n}" for n in (1, 2, 3, 4)),
     *(f"concat-{n}" for n in (2, 3, 4)),
@@ -66,53 +72,64 @@ def train_all(
     seconds: float,
     seed: int = 0,
     tell: Callable[[str], None] = print,
+    pairs: Sequence[Pair] = (),
 ) -> None:
     """Train methods one after the other for `seconds` each; those that already have weights are left.
 
-    Writes `runs/NAME` (recipe, split, log, checkpoint), `weights/NAME.pt` in half precision, and `weights/budgets.json`
-    with steps, crops, seconds and machine of each. Raises InputError for an unknown name or unusable images.
+    On sharp images (`sources`) or measured `pairs`. Writes `runs/NAME` (recipe, split, log, checkpoint),
+    `weights/NAME.pt` in half precision, and `weights/budgets.json` with steps, crops, seconds and machine of each.
+    Raises InputError for an unknown name or unusable images.
     """
-    unknown = [name for name in names if name not in METHODS and name != DENOISER]
+    unknown = [name for name in names if name not in METHODS]
     if unknown:
-        raise InputError(
-            unknown[0], "is no method that can be trained", f"choose from {', '.join((*METHODS, DENOISER))}"
-        )
+        raise InputError(unknown[0], "is no method that can be trained", f"choose from {', '.join(METHODS)}")
     weights.mkdir(parents=True, exist_ok=True)
-    splits = split_sources(sources, held_out)
     for name in names:
         target = weights / f"{name}{WEIGHTS}"
         if target.exists():
             tell(f"{name}: {target.name} is there already")
             continue
-        start = time.monotonic()
+        recipe = plan(name, NEVER, seed)
+        crops = crops_of(name, recipe, sources, held_out, pairs)
         if name == DENOISER:
-            pools = load_pools(splits, Recipe())
-            steps, recipe = fit_denoiser(pools, target, seconds, seed)
+            start = time.monotonic()
+            steps, recipe = fit_denoiser(crops, target, seconds, seed)
         else:
-            recipe = plan(name, NEVER, seed)
-            steps = max(20, int(seconds / seconds_per_step(name, load_pools(splits, recipe), recipe)))
+            steps = max(20, int(seconds / seconds_per_step(crops, recipe)))
             recipe = plan(name, steps, seed)
-            start = time.monotonic()  # the measurement of the speed is not training
-            checkpoint = fit(sources, runs / name, recipe, held_out, progress_bar=False)
+            start = time.monotonic()  # measuring the speed is no training
+            checkpoint = fit(sources, runs / name, recipe, held_out, progress_bar=False, pairs=pairs)
             save_weights(*load_checkpoint(checkpoint), target)
         taken = time.monotonic() - start
         tell(f"{name}: {steps} steps in {taken:.0f} s")
         record(weights, name, {"steps": steps, "batch": recipe.batch, "crop": recipe.crop, "seconds": round(taken)})
 
 
-def seconds_per_step(name: str, pools: Sequence[Pool], recipe: Recipe, steps: int = 4) -> float:
-    """Measured time of an optimizer step of a method, without what the data workers do beside it."""
-    module = Restoration(**dataclasses.asdict(recipe)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def crops_of(
+    name: str, recipe: Recipe, sources: Sequence[Source], held_out: Sequence[str], pairs: Sequence[Pair]
+) -> Dataset:
+    """What a method is trained on."""
+    if pairs:
+        return PairedCrops(pairs, recipe_for(pairs, recipe, build(name, 1).multiple))  # type: ignore[arg-type]
+    return DefocusedCrops(load_pools(split_sources(sources, held_out), recipe), recipe)
+
+
+def seconds_per_step(crops: Dataset, recipe: Recipe, steps: int = 4) -> float:
+    """Measured time of an optimizer step of a recipe, without what the data workers do beside it."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module = Restoration(**dataclasses.asdict(recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-6)
-    batch = next(iter(DataLoader(DefocusedCrops(pools, recipe), batch_size=recipe.batch)))
+    blurred = next(iter(DataLoader(crops, batch_size=recipe.batch)))[0].to(device, memory_format=torch.channels_last)
     times = []
     for _ in range(steps):
         start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=default_precision() == "bf16-mixed"):
-            outputs = module.network(batch[0].contiguous(memory_format=torch.channels_last))
+        with torch.autocast(device, torch.bfloat16, enabled=default_precision() == "bf16-mixed"):
+            outputs = module.network(blurred)
         optimizer.zero_grad()
-        sum(output.float().square().mean() for output in outputs).backward()  # type: ignore[union-attr]
+        torch.stack([output.float().square().mean() for output in outputs]).sum().backward()
         optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return sorted(times)[steps // 2]
 

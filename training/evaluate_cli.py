@@ -56,7 +56,6 @@ def evaluate(
     from ..engine.errors import InputError
     from . import suite as suites
     from .compare import TABLE_METHODS, budgets, train_all
-    from .evaluation_data import bbbc006_pairs, bbbc006_suite
     from .fields import Source
     from .heldout import DISTANCES_UM, HELD_OUT
     from .methods import available
@@ -68,7 +67,9 @@ def evaluate(
     if train:
         wanted = [name for name in TABLE_METHODS if names is None or name in names]
         if bbbc006:
-            pairs = bbbc006_pairs(bbbc006, distance_um)
+            from .evaluation_data import bbbc006_pairs
+
+            pairs = list(bbbc006_pairs(bbbc006, distance_um))
             train_all(wanted, [], (), runs, weights, 60 * minutes, seed, typer.echo, pairs)
         elif simulate:
             sources = [Source.parse(text) for text in simulate]
@@ -76,7 +77,12 @@ def evaluate(
         else:
             raise InputError("--train", "has nothing to train on", "give --simulate FOLDER or --bbbc006 DIR")
     drawn = suites.make("drawn specimens", suites.make_cases(suites.drawn_fields(), DISTANCES_UM))
-    chosen = bbbc006_suite(bbbc006, distance_um) if bbbc006 else suites.load(suite) if suite else drawn
+    if bbbc006:
+        from .evaluation_data import bbbc006_suite
+
+        chosen = bbbc006_suite(bbbc006, distance_um)
+    else:
+        chosen = suites.load(suite) if suite else drawn
     methods = list(available(weights, names))
     if not methods:
         raise InputError(weights, "holds no weights of these methods", "train them with --train")

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .bbbc006 import crops, load_pair, paper_split, read_fields
+from .bbbc006 import FOCUS, STEP_UM, FieldId, crops, load_pair, paper_split, read_fields
 from .pairs import Pair
 from .paper import DISTANCES_UM
 from .suite import Case, Suite, make
-
-FOCUS, STEP_UM = 16, 2
 
 
 def bbbc006_suite(root: Path, distances: Sequence[int] | None = None) -> Suite:
@@ -29,11 +27,11 @@ def bbbc006_pairs(root: Path, distances: Sequence[int] | None = None) -> Iterato
     train, _ = paper_split(read_fields(root))
     for field in train:
         for z in distances or DISTANCES_UM:
-            yield load_pair(root, field, FOCUS + z // STEP_UM, FOCUS)
+            yield load_pair(root, field, FOCUS + round(z / STEP_UM), FOCUS)
 
 
-def _cases(root: Path, fields: Sequence[tuple[str, str]], distances: Sequence[int]) -> Iterator[Case]:
+def _cases(root: Path, fields: Sequence[FieldId], distances: Sequence[int]) -> Iterator[Case]:
     for field in fields:
         for z in distances:
-            for i, pair in enumerate(crops(load_pair(root, field, FOCUS + z // STEP_UM, FOCUS))):
+            for i, pair in enumerate(crops(load_pair(root, field, FOCUS + round(z / STEP_UM), FOCUS))):
                 yield Case(f"{pair.name} {i + 1}", z, pair.blurred.astype(np.uint16), pair.sharp)

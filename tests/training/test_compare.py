@@ -1,0 +1,83 @@
+"""Training of the compared methods alike, and defocus-evaluate from end to end on what came of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning")
+pytest.importorskip("matplotlib")
+
+from defocus.engine.errors import InputError  # noqa: E402
+from defocus.training import suite  # noqa: E402
+from defocus.training.checkpoint import load_checkpoint  # noqa: E402
+from defocus.training.compare import budgets, plan, train_all  # noqa: E402
+
+SECONDS = 0.9
+
+
+def evaluate(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "defocus.training.evaluate_cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def sharp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sharp")
+    for i, field in enumerate(suite.drawn_fields(2)):
+        tifffile.imwrite(folder / f"cells_{i}.tif", field.data.astype(np.uint16))
+    return folder
+
+
+def test_a_plan_is_a_recipe_for_so_many_steps():
+    light, heavy = plan("residual-4", 500, 3), plan("rdn-light", 40, 3)
+    assert (light.network, light.steps, light.seed, light.epochs) == ("residual-4", 500, 3, 10)
+    assert heavy.crop < light.crop  # a network at full resolution throughout sees smaller crops in the same time
+
+
+def test_the_command_trains_evaluates_and_reports(sharp, tmp_path):
+    frozen = suite.make("small", suite.make_cases(suite.drawn_fields(1), (0, 16), (64, 80)))
+    suite.save(frozen, tmp_path / "suite")
+    weights, out = tmp_path / "weights", tmp_path / "results"
+    options = ["--weights", weights, "-o", out, "--method", "dncnn", "--method", "rl", "--method", "admm"]
+    training = ["--train", "--simulate", sharp, "--hold-out", "*_1.tif", "--minutes", SECONDS / 60]
+    options += ["--method", "denoiser", "--runs", tmp_path / "runs", "--figure", "drawn_1"]
+    done = evaluate(tmp_path / "suite", *options, *training)
+    assert done.returncode == 0, done.stderr
+    network, recipe = load_checkpoint(weights / "dncnn.pt")
+    assert recipe.network == "dncnn"
+    assert not network.training
+    assert set(budgets(weights)) == {"dncnn", "denoiser"}
+    assert json.loads((tmp_path / "runs" / "dncnn" / "split.json").read_text())[0]["held_out"] == ["cells_1.tif"]
+    text = (out / "methods.md").read_text()
+    assert frozen.checksum in text
+    for title in ("Richardson-Lucy, true PSF (o)", "Liu (residual CNN)", "Liu (plug-and-play ADMM, true PSF) (o)"):
+        assert title in text
+    assert (out / "figure_drawn_1.png").stat().st_size > 10_000
+    # A second time nothing is trained, and the tables come out the same.
+    before = (out / "table2.csv").read_text()
+    again = evaluate(tmp_path / "suite", *options, *training)
+    assert "is there already" in again.stdout
+    assert (out / "table2.csv").read_text() == before
+
+
+def test_what_cannot_be_trained_is_one_line(sharp, tmp_path):
+    with pytest.raises(InputError, match="no method that can be trained"):
+        train_all(["rl"], [], (), tmp_path, tmp_path, SECONDS)
+    for wrong, cause in (
+        (["--train"], "nothing to train on"),
+        ([tmp_path / "nowhere"], "cannot be read as a suite"),
+        (["--figure", "nothing"], "no field of the suite"),
+        (["--method", "nothing"], "no weights of these methods"),
+    ):
+        done = evaluate(*wrong, "-o", tmp_path / "out")
+        assert done.returncode == 1
+        assert cause in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1

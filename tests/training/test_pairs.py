@@ -1,0 +1,171 @@
+"""Measured pairs and focus stacks: registered, checked, and refused with the file's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+pytest.importorskip("skimage")
+
+from defocus.engine.errors import InputError
+from defocus.training.heldout import counts_pair
+from defocus.training.pairs import moved, offset, pairs_from_folders
+from defocus.training.stacks import pairs_from_stacks, read_stack, sharpest
+from defocus.training.suite import drawn_fields
+
+CELLS, OTHERS = drawn_fields(2)
+
+
+def seen(z: int, field=CELLS) -> np.ndarray:
+    return counts_pair(field, z)[0]
+
+
+def stack(distances: tuple[int, ...] = (-16, -8, 0, 8, 16)) -> np.ndarray:
+    return np.stack([seen(abs(z)) for z in distances])
+
+
+def write(path: Path, data: np.ndarray, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, data, **({"photometric": "minisblack"} | options))
+    return path
+
+
+@pytest.mark.parametrize("z", [0, 10, 22, 34])
+def test_a_shift_is_found_through_the_blur(z):
+    shift, correlation = offset(np.roll(seen(z), (3, -5), (0, 1)), counts_pair(CELLS, z)[1])
+    np.testing.assert_allclose(shift, (-3, 5), atol=0.1 + z / 25)
+    assert correlation > 0.6
+
+
+def test_another_field_does_not_correlate():
+    assert offset(seen(10, OTHERS), seen(0))[1] < 0.1
+
+
+def test_moving_by_parts_of_a_pixel_and_back():
+    smooth = seen(16).astype(np.float32)
+    there = moved(smooth, np.array((0.4, -1.3)))
+    inner = (slice(4, -4),) * 2
+    np.testing.assert_allclose(moved(there, np.array((-0.4, 1.3)))[inner], smooth[inner], atol=0.02 * smooth.max())
+
+
+def test_folders_are_paired_by_name(tmp_path):
+    write(tmp_path / "blurred" / "day" / "a.tif", np.roll(seen(10), 4, 0))
+    write(tmp_path / "sharp" / "day" / "a.tiff", seen(0))
+    (pair,) = pairs_from_folders(tmp_path / "blurred", tmp_path / "sharp")
+    assert (pair.name, pair.z_um) == ("day/a", None)
+    height, _ = CELLS.data.shape
+    assert pair.blurred.shape == pair.sharp.shape
+    assert pair.sharp.shape[1] in range(height - 10, height - 7)  # the rim of 4 or 5 px is cut off
+    assert pair.blurred.dtype == np.float32
+    np.testing.assert_allclose(offset(pair.blurred[0], pair.sharp[0])[0], 0, atol=0.3)
+
+
+def folders_that_are_wrong(root: Path) -> dict[str, str]:
+    write(root / "lonely/b/a.tif", seen(0))
+    write(root / "lonely/s/a.tif", seen(0))
+    write(root / "lonely/s/c.tif", seen(0))
+    write(root / "size/b/a.tif", seen(0)[:200])
+    write(root / "size/s/a.tif", seen(0))
+    write(root / "field/b/a.tif", seen(10, OTHERS))
+    write(root / "field/s/a.tif", seen(0))
+    write(root / "far/b/a.tif", np.roll(seen(0), 60, 1))
+    write(root / "far/s/a.tif", seen(0))
+    write(root / "colour/b/a.tif", np.zeros((80, 90, 3), np.uint8), photometric="rgb")
+    write(root / "colour/s/a.tif", np.zeros((80, 90), np.uint8))
+    return {
+        "lonely": r"c\.tif: has no partner",
+        "size": r"a\.tif: has another size than a\.tif \(348 x 200 x 1 and 348 x 260 x 1\)|has another size",
+        "field": r"a\.tif: does not match",
+        "far": r"a\.tif: (lies \d+ px away|does not match)",
+        "colour": r"a\.tif: is not one grey plane",
+    }
+
+
+@pytest.mark.parametrize("case", ["lonely", "size", "field", "far", "colour"])
+def test_folders_that_do_not_match_are_refused(tmp_path, case):
+    causes = folders_that_are_wrong(tmp_path)
+    with pytest.raises(InputError, match=causes[case]):
+        pairs_from_folders(tmp_path / case / "b", tmp_path / case / "s")
+
+
+def test_the_sharpest_plane_is_that_of_focus():
+    assert sharpest(list(stack())) == 2
+    dim = np.random.default_rng(0).poisson(stack() / 50.0)
+    assert sharpest(list(dim)) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        ({"ome": True, "metadata": {"axes": "ZYX", "PhysicalSizeZ": 8.0, "PhysicalSizeZUnit": "µm"}}, 8.0),
+        ({"ome": True, "metadata": {"axes": "ZYX", "PhysicalSizeZ": 8000.0, "PhysicalSizeZUnit": "nm"}}, 8.0),
+        ({"imagej": True, "metadata": {"axes": "ZYX", "spacing": 8.0, "unit": "um"}}, 8.0),
+        ({"imagej": True, "metadata": {"axes": "ZYX", "spacing": 8.0, "unit": "furlong"}}, None),
+        ({}, None),
+    ],
+)
+def test_the_step_is_read_from_the_metadata(tmp_path, options, step):
+    planes, known = read_stack(write(tmp_path / "a.tif", stack(), **options))
+    assert planes.shape == (5, *CELLS.data.shape)
+    assert known == step
+
+
+def test_every_plane_is_paired_with_the_sharpest(tmp_path):
+    write(tmp_path / "well_1.ome.tif", stack(), ome=True, metadata={"axes": "ZYX", "PhysicalSizeZ": 8.0})
+    pairs = pairs_from_stacks(tmp_path)
+    assert [(pair.well, pair.z_um) for pair in pairs] == [("well_1", z) for z in (-16.0, -8.0, 8.0, 16.0)]
+    for pair in pairs:
+        np.testing.assert_array_equal(pair.sharp[0], seen(0))
+    assert [pair.z_um for pair in pairs_from_stacks(tmp_path, distances=[16])] == [-16.0, 16.0]
+    with pytest.raises(InputError, match="no plane at these distances"):
+        pairs_from_stacks(tmp_path, distances=[40])
+
+
+def test_one_file_a_plane(tmp_path):
+    for index, plane in enumerate(stack()):
+        write(tmp_path / f"B02_s1_z{index:02d}.tif", plane)
+    pairs = pairs_from_stacks(tmp_path, "{field}_z{z}.tif", 8.0)
+    assert {pair.well for pair in pairs} == {"B02_s1"}
+    assert [pair.z_um for pair in pairs] == [-16.0, -8.0, 8.0, 16.0]
+
+
+def stacks_that_are_wrong(root: Path) -> dict[str, tuple[str, dict]]:
+    write(root / "step/a.tif", stack())
+    write(root / "end/a.tif", stack((0, 8, 16)))
+    write(root / "one/a.tif", stack()[:1])
+    write(root / "colour/a.tif", np.zeros((5, 80, 90, 3), np.uint8), photometric="rgb")
+    write(root / "sizes/a_z0.tif", seen(8))
+    write(root / "sizes/a_z1.tif", seen(0))
+    write(root / "sizes/a_z2.tif", seen(8)[:200])
+    write(root / "pattern/a.tif", stack())
+    write(root / "noise/a.tif", stack())
+    write(root / "mixed/a.tif", np.stack([seen(8), seen(0), seen(8, OTHERS)]))
+    (root / "text").mkdir()
+    (root / "text/a.tif").write_text("no TIFF")
+    return {
+        "step": (r"a\.tif: does not say how far.*--step-um", {}),
+        "end": (r"a\.tif: the first plane of a is its sharpest", {"step_um": 8.0}),
+        "one": (r"a\.tif: .*no z-stack|a\.tif: a\.tif has 1 plane", {"step_um": 8.0}),
+        "colour": (r"a\.tif: is no z-stack", {"step_um": 8.0}),
+        "sizes": (r"a_z2\.tif: has another size", {"pattern": "{field}_z{z}.tif", "step_um": 8.0}),
+        "pattern": (r"holds no file named like", {"pattern": "{field}_z{z}.tif", "step_um": 8.0}),
+        "noise": (r"does not say where field and plane stand", {"pattern": "x.tif", "step_um": 8.0}),
+        "mixed": (r"a\.tif: does not match", {"step_um": 8.0}),
+        "text": (r"a\.tif: cannot be read", {"step_um": 8.0}),
+    }
+
+
+@pytest.mark.parametrize("case", ["step", "end", "one", "colour", "sizes", "pattern", "noise", "mixed", "text"])
+def test_stacks_that_cannot_be_used_are_refused(tmp_path, case):
+    cause, options = stacks_that_are_wrong(tmp_path)[case]
+    with pytest.raises(InputError, match=cause):
+        pairs_from_stacks(tmp_path / case, **options)
+
+
+def test_the_real_bead_stacks(shared_data):
+    pairs = pairs_from_stacks(shared_data / "beads", "{field}_z{z}.tif", 5.0, distances=[10, 20])
+    assert len(pairs) == 16  # 4 stacks, z05 the sharpest of each, planes at -20, -10, 10 and 20 um
+    assert sorted({pair.z_um for pair in pairs}) == [-20.0, -10.0, 10.0, 20.0]
