@@ -51,7 +51,7 @@ def options_in(page: Path) -> list[tuple[str, str]]:
     for line in page.read_text(encoding="utf-8").splitlines():
         for command in MODULES:
             for match in re.finditer(rf"{command}\b([^`|#]*)", line):
-                found |= {(command, option) for option in re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", match.group(1))}
+                found |= {(command, option) for option in re.findall(r"(?<!\S)(--?[a-z][a-z0-9-]*)", match.group(1))}
     return sorted(found)
 
 
