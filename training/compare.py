@@ -90,7 +90,11 @@ def train_all(
             tell(f"{name}: {target.name} is there already")
             continue
         recipe = plan(name, NEVER, seed)
-        crops = crops_of(name, recipe, sources, held_out, pairs)
+        if pairs:
+            recipe = recipe_for(pairs, recipe, build(name, 1).multiple)  # type: ignore[arg-type]
+            crops: Dataset = PairedCrops(pairs, recipe)
+        else:
+            crops = DefocusedCrops(load_pools(split_sources(sources, held_out), recipe), recipe)
         if name == DENOISER:
             start = time.monotonic()
             steps, recipe = fit_denoiser(crops, target, seconds, seed)
@@ -103,15 +107,6 @@ def train_all(
         taken = time.monotonic() - start
         tell(f"{name}: {steps} steps in {taken:.0f} s")
         record(weights, name, {"steps": steps, "batch": recipe.batch, "crop": recipe.crop, "seconds": round(taken)})
-
-
-def crops_of(
-    name: str, recipe: Recipe, sources: Sequence[Source], held_out: Sequence[str], pairs: Sequence[Pair]
-) -> Dataset:
-    """What a method is trained on."""
-    if pairs:
-        return PairedCrops(pairs, recipe_for(pairs, recipe, build(name, 1).multiple))  # type: ignore[arg-type]
-    return DefocusedCrops(load_pools(split_sources(sources, held_out), recipe), recipe)
 
 
 def seconds_per_step(crops: Dataset, recipe: Recipe, steps: int = 4) -> float:

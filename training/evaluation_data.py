@@ -33,5 +33,5 @@ def bbbc006_pairs(root: Path, distances: Sequence[int] | None = None) -> Iterato
 def _cases(root: Path, fields: Sequence[FieldId], distances: Sequence[int]) -> Iterator[Case]:
     for field in fields:
         for z in distances:
-            for i, pair in enumerate(crops(load_pair(root, field, FOCUS + round(z / STEP_UM), FOCUS))):
-                yield Case(f"{pair.name} {i + 1}", z, pair.blurred.astype(np.uint16), pair.sharp)
+            for pair in crops(load_pair(root, field, FOCUS + round(z / STEP_UM), FOCUS)):
+                yield Case(pair.name, z, np.rint(pair.blurred).clip(0, 65535).astype(np.uint16), pair.sharp)

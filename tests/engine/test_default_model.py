@@ -11,7 +11,7 @@ import pytest
 from defocus import Engine
 from defocus.engine import tiff
 from defocus.training.fields import Field, load_field
-from defocus.training.heldout import CAMERA, DISTANCES_UM, counts_pair, held_out_files
+from defocus.training.heldout import CAMERA, counts_pair, held_out_files
 from defocus.training.metrics import psnr
 from defocus.training.specimen import draw_cells
 
@@ -71,7 +71,7 @@ def test_noise_is_not_turned_into_structure(engine, level):
     assert blobs.std() < 3 * field.std() / 8
 
 
-@pytest.mark.parametrize("z", DISTANCES_UM)
+@pytest.mark.parametrize("z", [0, 10, 22, 34])
 def test_the_light_stays(engine, z):
     """Total intensity above the camera's offset within 1 %."""
     field = Field(Path("drawn.tif"), draw_cells((520, 696), np.random.default_rng(9)))
@@ -80,20 +80,20 @@ def test_the_light_stays(engine, z):
     assert light == pytest.approx((seen.astype(np.float64) - CAMERA.offset).sum(), rel=0.01)
 
 
-@pytest.mark.parametrize("tile", [None, 480])
+@pytest.mark.parametrize("tile", [None, 704])
 def test_no_checkerboard_and_no_tiles_in_the_spectrum(tile):
     """Periods of the network's strides (2 to 16 px) and of the tiles stand out nowhere from their neighbourhood."""
-    field = Field(Path("drawn.tif"), draw_cells((960, 960), np.random.default_rng(11)))
+    field = Field(Path("drawn.tif"), draw_cells((768, 768), np.random.default_rng(11)))
     seen, _ = counts_pair(field, 16)
     with Engine.load("default", backend="cpu", tile=tile) as engine:
         restored = engine(seen).astype(np.float64)
-    window = np.hanning(960)
+    window = np.hanning(768)
     spectrum = np.abs(np.fft.fft2((restored - restored.mean()) * window[:, None] * window[None, :])) ** 2
-    periods = (2, 4, 8, 16, *([480, 240] if tile else []))
+    periods = (2, 4, 8, 16, *([704 - 2 * 224] if tile else []))
     for period in periods:
-        k = 960 // period
+        k = 768 // period
         for row, column in ((0, k), (k, 0), (k, k)):
-            rows, columns = (np.arange(at - 8, at + 9) % 960 for at in (row, column))
+            rows, columns = (np.arange(at - 8, at + 9) % 768 for at in (row, column))
             around = spectrum[np.ix_(rows, columns)]
             assert around[7:10, 7:10].mean() < 8 * np.median(around), (period, row, column)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -118,3 +120,16 @@ def test_the_real_files_in_their_layout(shared_data, tmp_path):
         bbbc006.load_pair(tmp_path, ("a01", 1), 0)
     (_, path), *_ = bbbc006.files_of_plane(bbbc006.plane_folder(tmp_path, 0)).items()
     assert tifffile.imread(path).shape == bbbc006.SHAPE
+
+
+def test_defocus_evaluate_trains_and_tests_on_it(tree, tmp_path):
+    """The paper's split of six fields: five to train on, one to test, in four crops of two channels."""
+    command = [sys.executable, "-m", "defocus.training.evaluate_cli", "--bbbc006", tree, "--distance-um", "10"]
+    command += ["--train", "--minutes", "0.015", "--method", "residual-1", "--method", "rl"]
+    command += ["--weights", tmp_path / "weights", "--runs", tmp_path / "runs", "-o", tmp_path / "results"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    scores = (tmp_path / "results" / "scores.csv").read_text().splitlines()
+    assert len(scores) == 1 + 3 * 4  # input, Richardson-Lucy, U-Net
+    assert "residual-1,p24_s2_z21_4,10," in "\n".join(scores)
+    assert "BBBC006, the paper's test fields" in (tmp_path / "results" / "methods.md").read_text()
