@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -70,3 +73,9 @@ def test_the_otf_of_a_psf_wider_than_the_plane_wraps():
     otf = transfer_of(kernel, (32, 36))
     assert otf[0, 0] == pytest.approx(1, abs=1e-4)
     assert np.abs(otf).max() <= 1 + 1e-4
+
+
+def test_torch_is_not_needed():
+    imports = ", ".join(f"defocus.training.classical.{name}" for name in ("admm", "richardson_lucy", "wiener"))
+    code = f"import sys; sys.modules['torch'] = None; import {imports}"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -22,9 +24,17 @@ PARAMETERS = {
     "nah": 11_707_510,
     "rdn": 21_974_530,
     "rdn-light": 5_467_650,
+    "srn": 1_220_994,
     "mrn": 3_665_286,
     "dncnn": 557_250,
+    "denoiser": 557_826,  # 3 x 3 x 64 more, for the noise level
+    "unet": 1_942_962,
+    "concat-1": 1_942_962,
 }
+
+
+def test_every_network_is_counted():
+    assert set(PARAMETERS) == set(NAMES)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -41,18 +51,37 @@ def test_outputs_are_finest_first_and_halve(name, channels):
         network = build(name, channels)
         extra = 1 if name == "denoiser" else 0
         outputs = network(torch.empty(2, channels + extra, 64, 96))
+    assert isinstance(network.multiple, int)
     assert 64 % network.multiple == 0
     for n, output in enumerate(outputs):
         assert output.shape == (2, channels, 64 // 2**n, 96 // 2**n)
 
 
-@pytest.mark.parametrize("name", ["residual-2", "concat-3", "nah", "srn", "mrn", "dncnn"])
+@pytest.mark.parametrize("name", METHODS)
 def test_the_loss_reaches_every_parameter(name):
     torch.manual_seed(0)
     network = build(name, 1)
-    sharp = torch.rand(1, 1, 32, 32)
-    content_loss(network(torch.rand(1, 1, 32, 32)), sharp).backward()
-    assert [name for name, value in network.named_parameters() if value.grad is None] == []
+    side = max(8, 2 * cast(int, network.multiple))
+    x = torch.rand(2, 2 if name == "denoiser" else 1, side, side)
+    content_loss(network(x), torch.rand(2, 1, side, side)).backward()
+    assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", ["nah", "mrn"])
+def test_the_finest_image_alone_depends_on_every_scale(name):
+    torch.manual_seed(0)
+    network = build(name, 1)
+    network(torch.rand(1, 1, 16, 16))[0].square().sum().backward()
+    assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_any_multiple_will_do(name):
+    with torch.device("meta"):
+        network = build(name, 1)
+        side = 3 * cast(int, network.multiple)
+        output = network(torch.empty(2, 2 if name == "denoiser" else 1, side, 2 * side))[0]
+    assert output.shape == (2, 1, side, 2 * side)
 
 
 def test_the_logarithm_of_the_square_is_psnr():
