@@ -80,7 +80,7 @@ def train(blurred: np.ndarray, sharp: np.ndarray, seconds: float, seed: int) -> 
             "target_stds": [float(sharp.std())],
         },
         trainer_params={"max_time": f"00:00:{minutes:02d}:{rest:02d}"},
-        seed=seed,
+        seed=seed + 1,  # careamics takes no 0
     )
     with tempfile.TemporaryDirectory() as folder:
         careamist = careamics.CAREamist(config, work_dir=folder, enable_progress_bar=False)

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from skimage.restoration import richardson_lucy
 
 from defocus import Engine, __version__
+from defocus.training.classical.richardson_lucy import richardson_lucy
 from defocus.training.fields import Field, load_field
 from defocus.training.heldout import CAMERA, DISTANCES_UM, HELD_OUT, OPTICS, counts_pair, held_out_files
 from defocus.training.metrics import psnr, ssim
@@ -42,12 +42,8 @@ def measure(fields: Sequence[Field], engine: Engine) -> Iterator[Row]:
 
 def deconvolve(seen: np.ndarray, z_um: float) -> np.ndarray:
     """Richardson-Lucy of counts (Y, X) with the true PSF, the camera's offset taken off and put back."""
-    kernel = psf(OPTICS, z_um)
-    pad = kernel.shape[0] // 2
-    light = np.pad(np.clip(seen - CAMERA.offset, 1, None).astype(np.float32), pad, mode="reflect")
-    scale = float(light.max())
-    restored = richardson_lucy(light / scale, kernel, num_iter=30, clip=False) * scale
-    return restored[pad:-pad, pad:-pad] + CAMERA.offset
+    light = np.clip(seen - np.float32(CAMERA.offset), 0, None)
+    return richardson_lucy(light, psf(OPTICS, z_um)) + CAMERA.offset
 
 
 def table(rows: Sequence[Row]) -> str:
