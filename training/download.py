@@ -73,7 +73,7 @@ def fetch_bbbc006(
                     known_hash=known.get(name),
                     fname=name,
                     path=root,
-                    downloader=Resuming(archive, progress(name)),
+                    downloader=Resuming(archive, progress(name)),  # type: ignore[arg-type]
                 )
             except ValueError as error:
                 raise InputError(archive, "has another checksum than it should", "delete it and try again") from error

@@ -22,6 +22,7 @@ from .classical.wiener import wiener
 from .heldout import CAMERA, OPTICS
 from .networks.zoo import METHODS
 from .optics import psf
+from .restoration import multiple_of
 from .suite import Case
 
 WEIGHTS = ".pt"
@@ -82,7 +83,7 @@ def trained_network(name: str, path: Path) -> Method:
     def restore(case: Case) -> np.ndarray:
         # A network of one channel takes the channels of a case one by one.
         groups = [case.seen] if len(case.seen) == recipe.channels else [plane[None] for plane in case.seen]
-        return np.concatenate([through_network(network, planes, network.multiple) for planes in groups])
+        return np.concatenate([through_network(network, planes, multiple_of(network)) for planes in groups])
 
     return Method(name, known.title, restore, network, recipe.channels, note=known.note)
 

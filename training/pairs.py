@@ -82,8 +82,8 @@ def registered(
         blurred = np.stack([moved(plane, shift) for plane in blurred])
     rim = int(np.ceil(far)) if far >= 0.25 else 0
     inner = (slice(None), slice(rim, blurred.shape[1] - rim), slice(rim, blurred.shape[2] - rim))
-    images = (np.ascontiguousarray(image[inner], np.float32) for image in (blurred, sharp))
-    return Pair(*images, z_um, name, well or name)
+    there, here = (np.ascontiguousarray(image[inner], np.float32) for image in (blurred, sharp))
+    return Pair(there, here, z_um, name, well or name)
 
 
 def offset(blurred: np.ndarray, sharp: np.ndarray) -> tuple[np.ndarray, float]:
@@ -95,7 +95,7 @@ def offset(blurred: np.ndarray, sharp: np.ndarray) -> tuple[np.ndarray, float]:
     flat = [gaussian_filter(np.asarray(image, np.float32), BLUR_PX) for image in (sharp, blurred)]
     window = np.outer(*(np.hanning(side + 2)[1:-1] for side in sharp.shape)).astype(np.float32)
     flat = [(image - image.mean()) * window for image in flat]
-    shift, _, _ = phase_cross_correlation(*flat, upsample_factor=10, normalization=None)
+    shift, _, _ = phase_cross_correlation(*flat, upsample_factor=10, normalization=None)  # type: ignore[arg-type]
     laid = moved(flat[1], shift)
     norm = float(np.linalg.norm(flat[0]) * np.linalg.norm(laid))
     return np.asarray(shift, float), float((flat[0] * laid).sum()) / norm if norm > 0 else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +28,10 @@ def stack(distances: tuple[int, ...] = (-16, -8, 0, 8, 16)) -> np.ndarray:
     return np.stack([seen(abs(z)) for z in distances])
 
 
-def write(path: Path, data: np.ndarray, **options) -> Path:
+def write(path: Path, data: np.ndarray, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, data, **({"photometric": "minisblack"} | options))
+    options.setdefault("photometric", "minisblack")
+    tifffile.imwrite(path, data, **options)
     return path
 
 
@@ -168,4 +170,4 @@ def test_stacks_that_cannot_be_used_are_refused(tmp_path, case):
 def test_the_real_bead_stacks(shared_data):
     pairs = pairs_from_stacks(shared_data / "beads", "{field}_z{z}.tif", 5.0, distances=[10, 20])
     assert len(pairs) == 16  # 4 stacks, z05 the sharpest of each, planes at -20, -10, 10 and 20 um
-    assert sorted({pair.z_um for pair in pairs}) == [-20.0, -10.0, 10.0, 20.0]
+    assert sorted({pair.z_um or 0.0 for pair in pairs}) == [-20.0, -10.0, 10.0, 20.0]
