@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 DECLARED := pyproject.toml _version.py constraints.txt
 
-.PHONY: demo test check soak format bench results wheel clean
+.PHONY: demo test check soak format bench results compare wheel clean
 
 demo: .venv/.demo
 	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
@@ -24,22 +24,29 @@ format: .venv/.develop
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Every table and figure of docs/results from the committed weights, under 15 minutes on 2 cores. DATA holds sharp
-# fields of BBBC006 and DSB 2018 (docs/data.md); without it only what needs drawn specimens is made.
+# The tables and pictures of the default model in docs/, anew from its weights. DATA holds sharp fields of BBBC006 and
+# DSB 2018, and the bead stacks (docs/data.md).
 DATA ?= ../shared/data
 FIELDS = $(DATA)/bbbc006/infocus_w1 $(DATA)/bbbc006/infocus_w2 $(DATA)/dsb2018/520x696
-SMALL = "*_d16_*" "*_k14_*" "*_n22_*" "*_p19_*" "*__a05__*" "0*.png"
 
 results: .venv/.develop
-	rm -rf runs/suite
-	$(BIN)/python benchmarks/defocus_suite.py $(FIELDS) --only $(SMALL) --crop 260 348 -o runs/suite \
-	    --title "5 held-out wells of BBBC006, 2 DSB images; the middle 348 x 260 px"
-	$(BIN)/defocus-evaluate runs/suite --weights benchmarks/weights --figure drawn -o docs/results
 	$(BIN)/python benchmarks/heldout.py $(FIELDS) -o docs/results/heldout.md
 	$(BIN)/python benchmarks/beads.py $(DATA)/beads -o docs/results/beads.md
 	$(BIN)/python benchmarks/trust.py $(FIELDS) --fields 8 --beads $(DATA)/beads \
 	    --defocused $(DATA)/bbbc006/defocused_w1_z00 -o docs/results/trust.md
 	$(BIN)/python benchmarks/failures.py -o docs/models/default/failures.png
+
+# Every method trained for MINUTES each, then Tables 1 to 3, the figure, the scatter and the cost: runs/compare/methods.md
+MINUTES ?= 3
+SMALL = "*_d16_*" "*_k14_*" "*_n22_*" "*_p19_*" "*__a05__*" "0*.png"
+
+compare: .venv/.develop
+	[ -f runs/suite/suite.json ] || $(BIN)/python benchmarks/defocus_suite.py $(FIELDS) --only $(SMALL) \
+	    --crop 260 348 -o runs/suite --title "5 held-out wells of BBBC006, 2 DSB images; the middle 348 x 260 px"
+	$(BIN)/defocus-evaluate runs/suite --train --minutes $(MINUTES) --runs runs/compare/runs \
+	    --simulate $(DATA)/bbbc006/infocus_w2=0.45 --simulate $(DATA)/bbbc006/infocus_w1=0.12 \
+	    --simulate $(DATA)/dsb2018/520x696=0.32 --simulate $(DATA)/cellprofiler_gfp=0.11 \
+	    --weights runs/compare/weights --figure drawn -o runs/compare
 
 bench: .venv/.develop
 	$(BIN)/python benchmarks/latency.py

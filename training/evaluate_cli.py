@@ -20,7 +20,7 @@ def evaluate(
         Path | None, typer.Argument(help="Folder of a frozen suite; without it, specimens drawn by our own code.")
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")] = Path("results"),
-    weights: Annotated[Path, typer.Option(help="Folder of weights, NAME.pt each.")] = Path("benchmarks/weights"),
+    weights: Annotated[Path, typer.Option(help="Folder of weights, NAME.pt each.")] = Path("runs/compare/weights"),
     method: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Method to evaluate; may be repeated. Default: all.")
     ] = None,
@@ -42,7 +42,7 @@ def evaluate(
         list[str] | None, typer.Option(metavar="PATTERN", help="Files that --train must not see; may be repeated.")
     ] = None,
     minutes: Annotated[float, typer.Option(min=0.01, help="Training time of each method.")] = 3.0,
-    runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs/compare"),
+    runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs/compare/runs"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
 ) -> None:
     """Compare every method: Tables 1 to 3 of the paper, the figure, a scatter of all fields, and what each costs."""
@@ -87,7 +87,8 @@ def evaluate(
     if not methods:
         raise InputError(weights, "holds no weights of these methods", "train them with --train")
     figures = []
-    for name in figure or ["drawn"]:
+    # A drawn specimen has one channel, BBBC006 two.
+    for name in figure or ([chosen.fields[0]] if bbbc006 else ["drawn"]):
         owner, field = (drawn, drawn.fields[0]) if name == "drawn" else (chosen, name)
         if field not in owner.fields:
             raise InputError(name, "is no field of the suite", f"choose from {', '.join(owner.fields)}")

@@ -96,8 +96,8 @@ def fit(
     crops: Dataset
     planes: HeldOutPlanes | PairedPlanes
     if pairs:
-        recipe = recipe_for(pairs, recipe, multiple)
         train, held = split_pairs(pairs, held_out)
+        recipe = recipe_for(pairs, recipe, multiple)
         crops, planes = PairedCrops(train, recipe), PairedPlanes(held, multiple)
         record = [{"train": [pair.name for pair in train], "held_out": [pair.name for pair in held]}]
     else:

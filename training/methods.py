@@ -71,7 +71,7 @@ def available(weights: Path, names: Sequence[str] | None = None) -> Iterator[Met
         yield care(Path(weights) / "care.onnx")
     for name in METHODS:
         path = Path(weights) / f"{name}{WEIGHTS}"
-        if path.is_file() and (names is None or name in names):
+        if name != DENOISER and path.is_file() and (names is None or name in names):
             yield trained_network(name, path)
 
 
