@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..engine.errors import InputError
 from .checkpoint import load_checkpoint, save_weights
@@ -74,7 +74,7 @@ def train_all(
     tell: Callable[[str], None] = print,
     pairs: Sequence[Pair] = (),
 ) -> None:
-    """Train methods one after the other for `seconds` each; those that already have weights are left.
+    """Train methods one after the other, so many steps as each makes in `seconds`; those with weights are left.
 
     On sharp images (`sources`) or measured `pairs`. Writes `runs/NAME` (recipe, split, log, checkpoint),
     `weights/NAME.pt` in half precision, and `weights/budgets.json` with steps, crops, seconds and machine of each.
@@ -84,37 +84,45 @@ def train_all(
     if unknown:
         raise InputError(unknown[0], "is no method that can be trained", f"choose from {', '.join(METHODS)}")
     weights.mkdir(parents=True, exist_ok=True)
+    targets = {name: weights / f"{name}{WEIGHTS}" for name in names}
     for name in names:
-        target = weights / f"{name}{WEIGHTS}"
-        if target.exists():
-            tell(f"{name}: {target.name} is there already")
-            continue
-        recipe = plan(name, NEVER, seed)
-        if pairs:
-            recipe = recipe_for(pairs, recipe, build(name, 1).multiple)  # type: ignore[arg-type]
-            crops: Dataset = PairedCrops(pairs, recipe)
-        else:
-            crops = DefocusedCrops(load_pools(split_sources(sources, held_out), recipe), recipe)
+        if targets[name].exists():
+            tell(f"{name}: {targets[name].name} is there already")
+    names = [name for name in names if not targets[name].exists()]
+    recipes = {name: plan(name, NEVER, seed) for name in names}
+    if pairs:
+        recipes = {name: recipe_for(pairs, one, build(name, 1).multiple) for name, one in recipes.items()}  # type: ignore[arg-type]
+    # All speeds first, in one go: a machine that is busy later must not cost one method its steps.
+    speeds = {name: seconds_per_step(recipe) for name, recipe in recipes.items() if name != DENOISER}
+    for name in names:
+        start = time.monotonic()
         if name == DENOISER:
-            start = time.monotonic()
-            steps, recipe = fit_denoiser(crops, target, seconds, seed)
+            crops = crops_of(recipes[name], sources, held_out, pairs)
+            steps, recipe = fit_denoiser(crops, targets[name], seconds, seed)
         else:
-            steps = max(20, int(seconds / seconds_per_step(crops, recipe)))
+            steps = max(20, int(seconds / speeds[name]))
             recipe = plan(name, steps, seed)
-            start = time.monotonic()  # measuring the speed is no training
             checkpoint = fit(sources, runs / name, recipe, held_out, progress_bar=False, pairs=pairs)
-            save_weights(*load_checkpoint(checkpoint), target)
+            save_weights(*load_checkpoint(checkpoint), targets[name])
         taken = time.monotonic() - start
         tell(f"{name}: {steps} steps in {taken:.0f} s")
         record(weights, name, {"steps": steps, "batch": recipe.batch, "crop": recipe.crop, "seconds": round(taken)})
 
 
-def seconds_per_step(crops: Dataset, recipe: Recipe, steps: int = 4) -> float:
-    """Measured time of an optimizer step of a recipe, without what the data workers do beside it."""
+def crops_of(recipe: Recipe, sources: Sequence[Source], held_out: Sequence[str], pairs: Sequence[Pair]) -> Dataset:
+    """The training crops that a recipe cuts."""
+    if pairs:
+        return PairedCrops(pairs, recipe)
+    return DefocusedCrops(load_pools(split_sources(sources, held_out), recipe), recipe)
+
+
+def seconds_per_step(recipe: Recipe, steps: int = 6) -> float:
+    """Least measured time of an optimizer step of a recipe: what it takes when nothing else runs on the machine."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module = Restoration(**dataclasses.asdict(recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-6)
-    blurred = next(iter(DataLoader(crops, batch_size=recipe.batch)))[0].to(device, memory_format=torch.channels_last)
+    blurred = torch.rand(recipe.batch, recipe.channels, recipe.crop, recipe.crop)
+    blurred = blurred.to(device, memory_format=torch.channels_last)
     times = []
     for _ in range(steps):
         start = time.perf_counter()
@@ -126,7 +134,7 @@ def seconds_per_step(crops: Dataset, recipe: Recipe, steps: int = 4) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return sorted(times)[steps // 2]
+    return min(times)
 
 
 def record(weights: Path, name: str, budget: dict) -> None:
