@@ -131,9 +131,7 @@ class BindingsDevice:
 
     def capture(self, stream: _Stream, work: Callable[[], None]) -> Graph:
         # Thread-local: other threads may allocate meanwhile.
-        call(
-            driver.cuStreamBeginCapture, stream.raw, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        )
+        call(driver.cuStreamBeginCapture, stream.raw, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         try:
             work()
         except BaseException:
