@@ -113,14 +113,11 @@ class EngineCache:
         DefocusError
             Whatever `build` raises.
         """
-        found, taken = self._accepted(key, accept)
-        if found:
-            return taken  # type: ignore[return-value]
+        if found := self._accepted(key, accept):
+            return found[0]
         with self._locked(key, wait) as waited:
-            if waited:
-                found, taken = self._accepted(key, accept)
-                if found:
-                    return taken  # type: ignore[return-value]
+            if waited and (found := self._accepted(key, accept)):
+                return found[0]
             data, notes = build()
             self._keep(key, data, notes)
         return accept(data)
@@ -162,28 +159,28 @@ class EngineCache:
         with suppress(DefocusError, OSError):
             self._write(self.folder / name, data)
 
-    def _accepted(self, key: EngineKey, accept: Callable[[bytes], T]) -> tuple[bool, T | None]:
-        """(True, what accept made of the kept engine), or (False, None) after saying why it is of no use."""
+    def _accepted(self, key: EngineKey, accept: Callable[[bytes], T]) -> tuple[T] | None:
+        """What accept made of the kept engine, or None after saying why it is of no use."""
         path = self.folder / f"{key.digest}.engine"
         entry = _read_sidecar(path.with_suffix(".json"))
         try:
             if not path.is_file():
                 self._say_why_new(key)
-                return False, None
+                return None
             data = path.read_bytes()
         except OSError as error:
             self._say(f"the kept engine cannot be read ({error.strerror}): it is built again")
-            return False, None
+            return None
         if entry is None or entry.key != key or entry.sha256 != hashlib.sha256(data).hexdigest():
             self._say(f"the kept engine {path.name} is damaged: it is built again")
-            return False, None
+            return None
         try:
-            return True, accept(data)
+            return (accept(data),)
         except BackendError as error:
             if type(error) is not BackendError:  # out of memory says nothing against the engine
                 raise
             self._say(f"the kept engine {path.name} is stale ({error.cause}): it is built again")
-            return False, None
+            return None
 
     def _say_why_new(self, key: EngineKey) -> None:
         """Where an engine of the same model is kept that differs in little, name what differs."""
@@ -250,7 +247,7 @@ def _read_sidecar(path: Path) -> Entry | None:
     """What the JSON says, or None where it is missing or makes no sense."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        key = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["key"].items()}
+        key: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["key"].items()}
         engine = path.with_suffix(".engine")
         size = engine.stat().st_size if engine.exists() else 0
         return Entry(EngineKey(**key), engine, size, str(fields["sha256"]), str(fields["built"]), dict(fields["notes"]))

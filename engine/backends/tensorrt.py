@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -28,6 +29,7 @@ from .tensorrt_session import TensorRTSession
 
 _LEAST_VERSION = {"tensorrt": 11, "tensorrt_rtx": 1}
 _OTHER = "or use --backend cuda or cpu"
+_ANY = Gpu("any", (0, 0), 0, 0, (0, 0))
 Say = Callable[[str], None]
 
 
@@ -66,9 +68,7 @@ class TensorRT:
         Raises
         ------
         BackendError
-            TensorRT cannot run here, or the engine is not what was asked for.
-        ModelError
-            The graph cannot be built, or is not in the precision asked for.
+            TensorRT cannot run here, cannot build the graph, or the engine is not in the precision asked for.
         """
         card_gpu = find_gpu(self._cuda())  # raises before TensorRT is loaded
         device = gpu.open_device()
@@ -78,8 +78,9 @@ class TensorRT:
                 cache = cache or EngineCache(say=say)
                 log = make_log(trt)
                 runtime = trt.Runtime(log)
+                key = self.key(trt, card, recipe, card_gpu)
                 engine = cache.load_or_build(
-                    self.key(trt, card, recipe, card_gpu),
+                    _built_ahead(cache, key) or key,
                     lambda: self._build(trt, path, card, recipe, card_gpu, cache, say),
                     lambda data: _deserialized(trt, runtime, log, data),
                 )
@@ -91,7 +92,7 @@ class TensorRT:
                 description = f"{self._title()} {trt.__version__} on {card_gpu.name}, {share}, {device.layer}"
                 own_graphs = not hasattr(trt, "CudaGraphStrategy")
                 return TensorRTSession(
-                    trt, engine, device, recipe.profiles, log, description, context, keep, own_graphs
+                    trt, engine, device, recipe.profiles, log, description, context, keep, own_graphs, (runtime,)
                 )
         except BaseException:
             device.close()
@@ -106,8 +107,10 @@ class TensorRT:
 
         Raises
         ------
-        BackendError, ModelError
+        BackendError
             See `open_with`.
+        ModelError
+            The file is no model of ours.
         """
         card = read_card(path)
         recipe = recipe or Recipe(usual_profiles(card))
@@ -153,13 +156,9 @@ class TensorRT:
         return built.data, notes
 
     def _target(self, recipe: Recipe) -> Gpu:
-        """The card to build for: the one here, or what the recipe names."""
+        """The card to build for: any of the capabilities that the recipe names, or the one here."""
         if self.module == "tensorrt_rtx" and recipe.capabilities:
-            generic = Gpu("any", (0, 0), 0, 0, (0, 0))
-            try:
-                return find_gpu(self._cuda())
-            except BackendError:
-                return generic
+            return _ANY
         return find_gpu(self._cuda())
 
     def _extra(self, trt: Any, card_gpu: Gpu, kind: str) -> str:
@@ -204,6 +203,17 @@ class TensorRT:
 
 TENSORRT = TensorRT("tensorrt", "tensorrt")
 RTX = TensorRT("rtx", "tensorrt_rtx")
+
+
+def _built_ahead(cache: EngineCache, key: EngineKey) -> EngineKey | None:
+    """The key of an engine that was built without a card, for this one's compute capability among others."""
+    for entry in cache.entries():
+        other = entry.key
+        if other.gpu == _ANY.name and key.compute_capability in other.options:
+            same = replace(key, gpu=other.gpu, compute_capability=other.compute_capability, multiprocessors=0)
+            if other == replace(same, options=other.options):
+                return other
+    return None
 
 
 def _deserialized(trt: Any, runtime: Any, log: Any, data: bytes) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..card import Card
-from ..errors import BackendError, InputError, ModelError, OutOfMemoryError
+from ..errors import BackendError, InputError, OutOfMemoryError
 from .tensorrt_precision import HALF, Precision, network_precision, require
 from .tensorrt_recipe import Recipe
 
@@ -34,10 +34,9 @@ def build(
 
     Raises
     ------
-    ModelError
-        The parser does not take the graph, or it is not in the precision asked for.
     BackendError
-        The build failed; OutOfMemoryError where memory did.
+        The parser does not take the graph, it is not in the precision asked for, or the build failed: another backend
+        may do. OutOfMemoryError where memory ran out.
     """
     start = time.perf_counter()
     log = make_log(trt)
@@ -47,7 +46,7 @@ def build(
     if not parser.parse(path.read_bytes()):
         errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         cause = f"TensorRT cannot read it ({first_line(errors[0] if errors else log.last)})"
-        raise ModelError(path, cause, f"export it again with {HALF}")
+        raise BackendError(path, cause, f"export it again with {HALF}, or use --backend cuda or cpu")
     precision = network_precision(network)
     require(precision, recipe, path)
     config, cache = _configure(trt, builder, network, recipe, timing)
@@ -56,8 +55,10 @@ def build(
     data = builder.build_serialized_network(network, config)
     del monitor
     if data is None:
-        error = OutOfMemoryError if "memory" in log.last.lower() else BackendError
-        raise error("TensorRT", f"cannot build an engine of {path.name} ({first_line(log.last)})", "try --backend cuda")
+        error = OutOfMemoryError if out_of_memory(log.last) else BackendError
+        raise error(
+            path, f"TensorRT cannot build an engine of it ({first_line(log.last)})", "try --backend cuda or cpu"
+        )
     kept = bytes(cache.serialize()) if cache is not None else b""
     return Built(bytes(data), precision, time.perf_counter() - start), kept
 
@@ -140,6 +141,11 @@ def make_progress(trt: Any, say: Callable[[str], None], every: float = 5.0) -> A
                 self._steps.pop(phase_name, None)
 
     return Progress()
+
+
+def out_of_memory(message: str) -> bool:
+    """Whether TensorRT's message says that memory ran out."""
+    return "outofmemory" in message.lower().replace(" ", "")
 
 
 def first_line(text: str) -> str:

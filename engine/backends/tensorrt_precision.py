@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import BackendError
 from .tensorrt_recipe import Recipe
 
 HALF = "defocus-export --fp16"
@@ -78,12 +78,12 @@ def inspected(text: str) -> Precision | None:
 
 
 def require(precision: Precision, recipe: Recipe, path: Path) -> None:
-    """Raise ModelError unless the layers are in the precision asked for."""
+    """Raise BackendError unless the layers are in the precision asked for."""
     if recipe.precision == "fp16" and precision.share < _LEAST_HALF:
         cause = f"FP16 is asked for, but the graph has only {precision}, and TensorRT changes no types"
-        raise ModelError(path, cause, f"make an FP16 graph with {HALF}")
+        raise BackendError(path, cause, f"make an FP16 graph with {HALF}")
     if recipe.precision == "fp32" and precision.half:
-        raise ModelError(path, f"FP32 is asked for, but the graph has {precision}", "ask for fp16")
+        raise BackendError(path, f"FP32 is asked for, but the graph has {precision}", "ask for fp16")
 
 
 def _kind(name: str) -> str:

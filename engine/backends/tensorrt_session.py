@@ -25,7 +25,7 @@ import numpy as np
 
 from ..errors import BackendError, OutOfMemoryError
 from ..gpu import Device, Graph, Memory, Staging, Stream
-from .tensorrt_build import first_line
+from .tensorrt_build import first_line, out_of_memory
 from .tensorrt_recipe import Profile, describe
 
 Shape = tuple[int, ...]
@@ -88,6 +88,8 @@ class TensorRTSession:
         Called when the session closes, before its contexts go.
     graphs : bool
         Whether to record graphs here; TensorRT for RTX does that itself.
+    owners : tuple
+        What must live as long as the engine: its runtime.
     """
 
     def __init__(
@@ -101,8 +103,10 @@ class TensorRTSession:
         context: Callable[[], Any],
         on_close: Callable[[], None] = lambda: None,
         graphs: bool = True,
+        owners: tuple[Any, ...] = (),
     ) -> None:
         self.description, self._device, self._profiles, self._log = description, device, profiles, log
+        self._owners = owners
         self._engine, self._on_close, self._busy = engine, on_close, threading.Lock()
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._input = next(name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
@@ -251,7 +255,7 @@ class TensorRTSession:
     def _failure(self, what: str) -> BackendError:
         """An error that names TensorRT's own reason; its kind tells whether memory was short."""
         reason = first_line(self._log.last)
-        kind = OutOfMemoryError if "outofmemory" in reason.lower().replace(" ", "") else BackendError
+        kind = OutOfMemoryError if out_of_memory(reason) else BackendError
         return kind(self.description, f"{what} ({reason})", "try a smaller --tile or another --backend")
 
     def _idle(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from cuda.bindings import driver  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
 from ..errors import BackendError, OutOfMemoryError
-from . import Graph
+from . import Graph, Memory
 
 _PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: page-locked for every context
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
@@ -36,7 +36,7 @@ class _Event:
     def __init__(self) -> None:
         self.handle = call(driver.cuEventCreate, _NO_TIMING)
 
-    def record(self, stream: _Stream) -> None:
+    def record(self, stream: Any) -> None:
         call(driver.cuEventRecord, self.handle, stream.raw)
 
     def synchronize(self) -> None:
@@ -48,7 +48,7 @@ class _Stream:
         self.raw = call(driver.cuStreamCreate, _NON_BLOCKING)
         self.handle = int(self.raw)
 
-    def wait(self, event: _Event) -> None:
+    def wait(self, event: Any) -> None:
         call(driver.cuStreamWaitEvent, self.raw, event.handle, 0)
 
     def synchronize(self) -> None:
@@ -83,7 +83,7 @@ class _Graph:
     def __init__(self, graph: Any) -> None:
         self._graph, self._executable = graph, call(driver.cuGraphInstantiate, graph, 0)
 
-    def launch(self, stream: _Stream) -> None:
+    def launch(self, stream: Any) -> None:
         call(driver.cuGraphLaunch, self._executable, stream.raw)
 
     def free(self) -> None:
@@ -123,13 +123,13 @@ class BindingsDevice:
     def event(self) -> _Event:
         return _Event()
 
-    def upload(self, target: _Memory, source: np.ndarray, stream: _Stream) -> None:
+    def upload(self, target: Memory, source: np.ndarray, stream: Any) -> None:
         call(driver.cuMemcpyHtoDAsync, target.pointer, source.ctypes.data, source.nbytes, stream.raw)
 
-    def download(self, target: np.ndarray, source: _Memory, stream: _Stream) -> None:
+    def download(self, target: np.ndarray, source: Memory, stream: Any) -> None:
         call(driver.cuMemcpyDtoHAsync, target.ctypes.data, source.pointer, target.nbytes, stream.raw)
 
-    def capture(self, stream: _Stream, work: Callable[[], None]) -> Graph:
+    def capture(self, stream: Any, work: Callable[[], None]) -> Graph:
         # Thread-local: other threads may allocate meanwhile.
         call(driver.cuStreamBeginCapture, stream.raw, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         try:

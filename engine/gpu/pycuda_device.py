@@ -10,7 +10,7 @@ import numpy as np
 import pycuda.driver as driver  # pyright: ignore[reportMissingImports]
 
 from ..errors import BackendError, OutOfMemoryError
-from . import Graph
+from . import Graph, Memory
 
 
 @contextmanager
@@ -30,7 +30,7 @@ class _Event:
     def __init__(self) -> None:
         self.raw = driver.Event(driver.event_flags.DISABLE_TIMING)
 
-    def record(self, stream: _Stream) -> None:
+    def record(self, stream: Any) -> None:
         with ours():
             self.raw.record(stream.raw)
 
@@ -44,7 +44,7 @@ class _Stream:
         self.raw = driver.Stream(1)  # CU_STREAM_NON_BLOCKING
         self.handle = int(self.raw.handle)
 
-    def wait(self, event: _Event) -> None:
+    def wait(self, event: Any) -> None:
         with ours():
             self.raw.wait_for_event(event.raw)
 
@@ -109,15 +109,15 @@ class PycudaDevice:
         with ours():
             return _Event()
 
-    def upload(self, target: _Memory, source: np.ndarray, stream: _Stream) -> None:
+    def upload(self, target: Memory, source: np.ndarray, stream: Any) -> None:
         with ours():
             driver.memcpy_htod_async(target.pointer, source, stream.raw)
 
-    def download(self, target: np.ndarray, source: _Memory, stream: _Stream) -> None:
+    def download(self, target: np.ndarray, source: Memory, stream: Any) -> None:
         with ours():
             driver.memcpy_dtoh_async(target, source.pointer, stream.raw)
 
-    def capture(self, stream: _Stream, work: Callable[[], None]) -> Graph:
+    def capture(self, stream: Any, work: Callable[[], None]) -> Graph:
         raise BackendError("GPU", "pycuda has no graphs", "install cuda-bindings")
 
     def free_memory(self) -> tuple[int, int]:
