@@ -59,7 +59,7 @@ class Profile:
 
 def usual_profiles(card: Card) -> tuple[Profile, ...]:
     """What an engine accepts unless told otherwise: batches of tiles, and whole planes one at a time."""
-    least = up(64, card.multiple)
+    least = card.multiple
     tile, plane = up(max(1024, 4 * card.halo), card.multiple), up(2048, card.multiple)
     field = (up(520, card.multiple), up(696, card.multiple))
     return (
