@@ -238,10 +238,8 @@ class TensorRTSession:
         return True
 
     def _room(self, nbytes: int) -> Memory:
-        """Scratch memory of at least that size; where it grows, no context may keep the old address."""
+        """Scratch memory of at least that size; where it grew, each slot is bound anew before it runs again."""
         if self._scratch is None or self._scratch.nbytes < nbytes:
-            for slot in self._slots:
-                slot.forget()
             if self._scratch is not None:
                 self._scratch.free()
                 self._scratch = None
