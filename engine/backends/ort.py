@@ -76,6 +76,9 @@ class OnnxRuntime:
             if type(error).__name__ in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel", "InvalidArgument"):
                 cause = f"ONNX Runtime cannot read it ({_first_line(error)})"
                 raise ModelError(path, cause, "export it again with defocus-export") from error
+            if "opset" in str(error).lower():
+                cause = f"its ONNX operator set is newer than ONNX Runtime {onnxruntime.__version__} knows"
+                raise ModelError(path, cause, "upgrade onnxruntime, or export it again with defocus-export") from error
             cause = f"ONNX Runtime cannot open {path.name} ({_first_line(error)})"
             raise BackendError(f"backend {self.name}", cause, "try another --backend") from error
         running = session.get_providers()

@@ -44,8 +44,7 @@ def build(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(path.read_bytes()):
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        cause = f"TensorRT cannot read it ({first_line(errors[0] if errors else log.last)})"
+        cause = f"TensorRT cannot read it ({_why_not_read(parser) or first_line(log.last)})"
         raise BackendError(path, cause, f"export it again with {HALF}, or use --backend cuda or cpu")
     precision = network_precision(network)
     require(precision, recipe, path)
@@ -61,6 +60,14 @@ def build(
         )
     kept = bytes(cache.serialize()) if cache is not None else b""
     return Built(bytes(data), precision, time.perf_counter() - start), kept
+
+
+def _why_not_read(parser: Any) -> str:
+    """The parser's first error with the operator it is about."""
+    if not parser.num_errors:
+        return ""
+    error = parser.get_error(0)
+    return f"operator {error.node_operator()}: {first_line(error.desc())}"
 
 
 def _configure(trt: Any, builder: Any, network: Any, recipe: Recipe, timing: bytes) -> tuple[Any, Any]:

@@ -24,15 +24,18 @@ class Context:
 
     def __init__(self, gpu, log):
         self.gpu, self.log = gpu, log
-        self.profile, self.shape, self.addresses, self.memory = None, None, {}, 0
+        self.profile: Profile | None = None
+        self.shape: tuple[int, ...] = ()
+        self.addresses, self.memory = {}, 0
         self.runs, self.fails = 0, ""
 
     def set_optimization_profile_async(self, index, stream):
-        self.profile, self.shape = PROFILES[index], None
+        self.profile, self.shape = PROFILES[index], ()
         return True
 
     def set_input_shape(self, name, shape):
-        assert (name, self.profile is not None) == ("image", True)
+        assert name == "image"
+        assert self.profile is not None
         self.shape, self.memory = shape, 0
         return self.profile.holds((shape[0], *shape[2:]))
 

@@ -163,7 +163,7 @@ def test_an_opset_of_the_future_is_refused(tiny_half, tmp_path):
     model = onnx.load(tiny_half)
     model.opset_import[0].version = 99
     onnx.save(model, path := tmp_path / "future.onnx")
-    with pytest.raises(ModelError, match="opset 99") as caught:
+    with pytest.raises(ModelError, match="operator set is newer than ONNX Runtime") as caught:
         backends.open_session("auto", path, read_card(path))
     assert "\n" not in str(caught.value)
 
