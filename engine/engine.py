@@ -15,6 +15,7 @@ from .._version import __version__
 from .backends import AUTO, Opened, open_session
 from .card import DEFAULT, Card, model_path, read_card
 from .errors import BackendError, InputError
+from .fallback import Fallback, reopening
 from .intensity import Intensity, check_dtype, from_unit, measure, to_unit
 from .planes import as_groups, channel_axis, check_axes, indices
 from .tiles import Tile, cut, plan, smallest_tile, up
@@ -71,12 +72,19 @@ class Engine:
         What really runs, with version and device.
     passed_over : dict of str to str
         The backends that "auto" would rather have taken, and why each could not be.
+    gave_way : list of str
+        What was given up while running, and why: a line each for a smaller tile or another backend (`fallback`).
     """
 
-    def __init__(self, card: Card, opened: Opened, settings: Settings) -> None:
+    def __init__(self, card: Card, opened: Opened, settings: Settings, fallback: Fallback | None = None) -> None:
         self.card, self.settings = card, settings
         self.backend, self.passed_over = opened.name, opened.passed_over
         self._session, self.description = opened.session, opened.session.description
+        self._fallback = fallback
+
+    @property
+    def gave_way(self) -> list[str]:
+        return list(self._fallback.steps) if self._fallback else []
 
     @classmethod
     def load(
@@ -112,7 +120,8 @@ class Engine:
         path = model_path(model)
         card = read_card(path)
         settings = _settings(card, tile, halo, per, threads, batch)
-        return cls(card, open_session(backend, path, card, threads), settings)
+        fallback = Fallback(backend, reopening(path, card, threads), settings, card.multiple)
+        return cls(card, open_session(backend, path, card, threads), settings, fallback)
 
     def __call__(self, image: np.ndarray, axes: str | None = None, name: object = "image") -> np.ndarray:
         """Restore an image.
@@ -139,11 +148,21 @@ class Engine:
         InputError
             Wrong axes, dtype or number of channels, NaN or infinite values.
         BackendError
-            The runtime failed, or gave numbers that are none.
+            The runtime failed, or gave numbers that are none, and there was nothing to give way to: out of memory a
+            smaller tile is tried, and where the backend was left to "auto" the next one.
         """
         image = np.asarray(image)
         check_dtype(image.dtype, name)
         axes = check_axes(image.shape, axes, name)
+        while True:
+            try:
+                return self._whole(image, axes, name)
+            except BackendError as error:
+                if not self._give_way(error):
+                    raise
+
+    def _whole(self, image: np.ndarray, axes: str, name: object) -> np.ndarray:
+        """Restore an image once, from its first tile to its last."""
         result = np.empty(image.shape, image.dtype)
         source = as_groups(image, axes, self.card.channels, name)
         target = as_groups(result, axes, self.card.channels, name)
@@ -160,6 +179,7 @@ class Engine:
             "model_sha256": self.card.sha256,
             "backend": self.description,
             "settings": asdict(self.settings) | {"intensity": asdict(self.card.intensity)},
+            **({"gave_way": self.gave_way} if self.gave_way else {}),
         }
 
     def close(self) -> None:
@@ -173,6 +193,21 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _give_way(self, error: BackendError) -> bool:
+        """Go on smaller or elsewhere, from the next try on; whether there is anything left to try."""
+        if self._fallback is None:
+            return False
+        if less := self._fallback.smaller(self.settings, error):
+            self.settings = less
+            return True
+        if (taken := self._fallback.next(self.backend, error)) is None:
+            return False
+        self._session.close()
+        opened, self.settings = taken
+        self.passed_over = self.passed_over | {self.backend: error.cause}
+        self.backend, self._session, self.description = opened.name, opened.session, opened.session.description
+        return True
 
     def _pieces(self, source: np.ndarray, target: np.ndarray, axes: str, name: object) -> Iterator[_Piece]:
         """The tiles of every group (channels, Y, X) that has something to restore; the others are copied."""

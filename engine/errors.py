@@ -44,6 +44,10 @@ class BackendError(DefocusError):
     """The runtime cannot be used or failed while running."""
 
 
+class OutOfMemoryError(BackendError):
+    """The device's memory does not hold the batch: a smaller tile may do."""
+
+
 class MissingExtraError(DefocusError):
     """An optional part of defocus is not installed; the remedy is the install command."""
 

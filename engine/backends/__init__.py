@@ -67,7 +67,12 @@ class Backend(Protocol):
 
 
 # In the order in which "auto" tries them.
-_WHERE = {"cuda": ("ort", "CUDA"), "cpu": ("ort", "CPU")}
+_WHERE = {
+    "tensorrt": ("tensorrt", "TENSORRT"),
+    "rtx": ("tensorrt", "RTX"),
+    "cuda": ("ort", "CUDA"),
+    "cpu": ("ort", "CPU"),
+}
 NAMES = tuple(_WHERE)
 AUTO = "auto"
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..card import Card
 from ..cores import available_cores
-from ..errors import BackendError, ModelError
+from ..errors import BackendError, ModelError, OutOfMemoryError
 
 _FATAL = 4  # ONNX Runtime's log severity: whatever is less than fatal we report ourselves, in one line
 _GPU = 'install the CUDA build in a fresh environment with: pip install "defocus[gpu]", or use --backend cpu'
@@ -76,6 +76,9 @@ class OnnxRuntime:
             if type(error).__name__ in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel", "InvalidArgument"):
                 cause = f"ONNX Runtime cannot read it ({_first_line(error)})"
                 raise ModelError(path, cause, "export it again with defocus-export") from error
+            if "opset" in str(error).lower():
+                cause = f"its ONNX operator set is newer than ONNX Runtime {onnxruntime.__version__} knows"
+                raise ModelError(path, cause, "upgrade onnxruntime, or export it again with defocus-export") from error
             cause = f"ONNX Runtime cannot open {path.name} ({_first_line(error)})"
             raise BackendError(f"backend {self.name}", cause, "try another --backend") from error
         running = session.get_providers()
@@ -104,7 +107,8 @@ class OnnxSession:
         except Exception as error:
             shape = "x".join(map(str, batch.shape))
             cause = f"failed on a batch of {shape} ({_first_line(error)})"
-            raise BackendError(self.description, cause, "try a smaller --tile or another --backend") from error
+            kind = OutOfMemoryError if _memory(error) else BackendError
+            raise kind(self.description, cause, "try a smaller --tile or another --backend") from error
 
     def close(self) -> None:
         self._session = None
@@ -153,6 +157,13 @@ def _preload(onnxruntime: Any) -> None:
 
     with suppress(Exception), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         onnxruntime.preload_dlls()
+
+
+def _memory(error: Exception) -> bool:
+    """Whether ONNX Runtime ran out of memory; it has no error code for it (bfc_arena.cc, cuda_call.cc)."""
+    text = str(error).lower()
+    words = ("failed to allocate memory", "available memory of", "bad_alloc", "cuda failure 2:", "out of memory")
+    return isinstance(error, MemoryError) or any(word in text for word in words)
 
 
 def _first_line(error: Exception) -> str:

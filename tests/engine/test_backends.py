@@ -45,7 +45,7 @@ def test_every_backend_answers_why_not():
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(BackendError, match="choose one of: auto, cuda, cpu"):
+    with pytest.raises(BackendError, match="choose one of: auto, tensorrt, rtx, cuda, cpu"):
         backends.backend("quantum")
 
 

@@ -1,0 +1,177 @@
+"""Giving way (promise P11): sessions that fail, the real engine, pipeline and CPU backend around them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from defocus.engine import backends, fallback
+from defocus.engine.backends import ort
+from defocus.engine.engine import Engine
+from defocus.engine.errors import BackendError, OutOfMemoryError
+from defocus.engine.jobs import Job
+from defocus.engine.pipeline import process
+
+
+class Card:
+    """A backend named "cuda" whose memory holds `most` pixels a batch; beyond it runs the model on the processor."""
+
+    name = "cuda"
+
+    def __init__(self, most: int = 1 << 40, lost_after: int = 1 << 40):
+        self.most, self.lost_after = most, lost_after
+        self.description, self.shapes, self.closed = "Fake card", [], 0
+
+    def why_not(self):
+        return None
+
+    def remedy(self):
+        return "none"
+
+    def open(self, path, card, threads=None):
+        self.session = ort.CPU.open(path, card, 1)
+        return self
+
+    def run(self, batch):
+        self.shapes.append(batch.shape)
+        if len(self.shapes) > self.lost_after:
+            raise BackendError(self.description, "the GPU is lost", "restart the machine")
+        if batch.size > self.most:
+            raise OutOfMemoryError(self.description, "out of device memory", "use a smaller --tile")
+        return self.session.run(batch)
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """Put a card in the place of CUDA, first of all that "auto" tries."""
+
+    def put(card: Card) -> Card:
+        whole = backends.backend
+        names = ("cuda", "cpu")
+        for module in (backends, fallback):
+            monkeypatch.setattr(module, "NAMES", names)
+        monkeypatch.setattr(backends, "backend", lambda name: card if name == "cuda" else whole(name))
+        return card
+
+    return put
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(100, 4000, (2, 200, 260), dtype=np.uint16)
+
+
+@pytest.fixture
+def expected(tiny_model, image):
+    with Engine.load(tiny_model, backend="cpu") as engine:
+        return engine(image)
+
+
+def test_out_of_memory_makes_the_tile_smaller_and_stays(place, tiny_model, image, expected):
+    card = place(Card(most=100 * 100))
+    with Engine.load(tiny_model, tile=256, batch=4) as engine:
+        assert np.array_equal(engine(image), expected)
+        assert (engine.backend, engine.settings.batch) == ("cuda", 1)
+        assert engine.settings.tile <= 100
+        count = len(card.shapes)
+        assert np.array_equal(engine(image), expected)
+        assert all(np.prod(shape) <= card.most for shape in card.shapes[count:])  # it has learned
+        account = engine.provenance()
+    assert account["settings"]["tile"] == engine.settings.tile
+    assert account["gave_way"][0] == "Fake card: out of device memory; went on with batch 1, tile 256"
+    assert len(account["gave_way"]) == 3
+    json.dumps(account)
+
+
+def test_where_no_tile_is_small_enough_the_next_backend_takes_over(place, tiny_model, image, expected):
+    card = place(Card(most=10))
+    with Engine.load(tiny_model, tile=256) as engine:
+        assert np.array_equal(engine(image), expected)
+        assert engine.backend == "cpu"
+        assert engine.settings.tile == 256  # what was asked for: the processor has memory
+        assert engine.passed_over["cuda"] == "out of device memory"
+        assert "CPUExecutionProvider" in engine.provenance()["gave_way"][-1]
+        assert "CPUExecutionProvider" in engine.provenance()["backend"]
+    assert card.closed == 1
+
+
+def test_a_lost_card_in_the_middle_of_a_file_does_not_cost_the_file(place, tiny_model, image, expected, tmp_path):
+    place(Card(lost_after=3))
+    source, target = tmp_path / "a.tif", tmp_path / "out.tif"
+    tifffile.imwrite(source, image)
+    with Engine.load(tiny_model, tile=128) as engine:
+        outcome = process(Job(source, target), engine)
+    assert outcome.error is None
+    assert np.array_equal(tifffile.imread(target), expected)
+    with tifffile.TiffFile(target) as written:
+        assert "the GPU is lost" in written.pages.first.tags[65333].value
+
+
+def test_a_backend_that_was_named_is_not_replaced(place, tiny_model, image):
+    place(Card(lost_after=0))
+    with Engine.load(tiny_model, backend="cuda") as engine:
+        with pytest.raises(BackendError, match="the GPU is lost"):
+            engine(image)
+        assert (engine.backend, engine.gave_way) == ("cuda", [])
+
+
+def test_a_named_backend_still_gets_smaller_tiles(place, tiny_model, image, expected):
+    place(Card(most=100 * 100))
+    with Engine.load(tiny_model, backend="cuda", tile=256) as engine:
+        assert np.array_equal(engine(image), expected)
+        assert engine.backend == "cuda"
+
+
+def test_with_nothing_left_the_error_is_the_first_ones(tiny_model, image, monkeypatch):
+    with Engine.load(tiny_model, backend="auto") as engine:
+
+        def fails(batch):
+            raise OutOfMemoryError("cpu", "no memory at all", "add some")
+
+        monkeypatch.setattr(engine, "_session", replace_run(engine._session, fails))
+        engine.backend = "cpu"
+        with pytest.raises(OutOfMemoryError, match="no memory at all"):
+            engine(image)
+
+
+def replace_run(session, run):
+    session.run = run
+    return session
+
+
+def test_without_trouble_nothing_is_told(tiny_model, image):
+    with Engine.load(tiny_model, backend="cpu") as engine:
+        engine(image)
+        assert "gave_way" not in engine.provenance()
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 9", OutOfMemoryError),
+        ("Available memory of 12 is smaller than requested bytes of 99", OutOfMemoryError),
+        ("CUDA failure 2: out of memory ; GPU=0", OutOfMemoryError),
+        ("std::bad_alloc", OutOfMemoryError),
+        ("CUDA failure 719: unspecified launch failure", BackendError),
+        ("Got invalid dimensions for input", BackendError),
+    ],
+)
+def test_onnx_runtimes_own_words_tell_whether_memory_ran_out(message, kind):
+    class Session:
+        def get_inputs(self):
+            return [type("End", (), {"name": "image"})]
+
+        get_outputs = get_inputs
+
+        def run(self, names, feeds):
+            raise RuntimeError(message)
+
+    with pytest.raises(BackendError) as caught:
+        ort.OnnxSession(Session(), "ONNX Runtime").run(np.zeros((1, 1, 16, 16), np.float32))
+    assert type(caught.value) is kind
