@@ -60,6 +60,8 @@ class Card:
         distance from focus, lengths in um. None: not known.
     training_data, date, licence : str
         Where it comes from; the date is ISO 8601.
+    precision : "fp32" or "fp16"
+        What the graph's convolutions are in (FP16: all but those that were kept out of it).
     sha256 : str
         Hash of the whole file in hexadecimal; computed when the file is read, never stored in it.
     """
@@ -76,6 +78,7 @@ class Card:
     training_data: str = ""
     date: str = ""
     licence: str = ""
+    precision: str = "fp32"
     sha256: str = ""
 
     def to_json(self) -> str:
@@ -119,6 +122,7 @@ class Card:
                 training_data=str(fields.get("training_data", "")),
                 date=str(fields.get("date", "")),
                 licence=str(fields.get("licence", "")),
+                precision=str(fields.get("precision", "fp32")),
                 sha256=sha256,
             )
         except KeyError as error:

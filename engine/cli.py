@@ -38,7 +38,9 @@ def run(
         typer.Option("--output", "-o", help="Folder for the results; subfolders are mirrored. Not inside an input."),
     ],
     model: Annotated[str, typer.Option(help='"default" or an ONNX file made by defocus-export.')] = "default",
-    backend: Annotated[str, typer.Option(help="auto (the first that works), cuda or cpu.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto (the first that works), tensorrt, rtx, cuda, openvino or cpu.")
+    ] = "auto",
     tile: Annotated[
         int | None,
         typer.Option(help="Side of a tile in pixels, halo included; smaller takes less memory.", show_default="1024"),

@@ -16,7 +16,7 @@ from .backends import AUTO, Opened, open_session
 from .card import DEFAULT, Card, model_path, read_card
 from .errors import BackendError, InputError
 from .fallback import Fallback, reopening
-from .intensity import Intensity, check_dtype, from_unit, measure, to_unit
+from .intensity import Intensity, check_dtype, from_unit, limited, measure, to_unit
 from .planes import as_groups, channel_axis, check_axes, indices
 from .tiles import Tile, cut, plan, smallest_tile, up
 
@@ -237,6 +237,7 @@ class Engine:
             for channel, intensity in enumerate(intensities):
                 if not intensity.flat:
                     unit[channel] = to_unit(cut(source[channel], tile), intensity)
+        batch, beyond = limited(batch)
         restored = self._session.run(batch)
         if restored.shape != batch.shape:
             cause = f"gave shape {restored.shape} for {batch.shape}"
@@ -244,6 +245,8 @@ class Engine:
         if not np.isfinite(restored).all():
             cause = "the network gave NaN or infinite values"
             raise BackendError(self.description, cause, "try another --backend, or a model in full precision")
+        if beyond is not None:
+            restored = restored + beyond
         for unit, (source, target, intensities, tile) in zip(restored, pieces, strict=True):
             for channel, intensity in enumerate(intensities):
                 core = (channel, *tile.target)

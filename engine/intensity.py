@@ -21,8 +21,11 @@ DTYPES = tuple(
 )
 
 # Beyond this many times the percentiles' distance the brightest pixel is no outlier: the percentiles have missed the
-# specimen (a few beads on black), or the values are no image. Networks, half precision above all, stay finite below.
+# specimen (a few beads on black), or the values are no image.
 _REACH = 1e4
+# What a network is given of a value in unit range; the rest goes around it. In half precision the default network
+# overflows at a spot of 1000 (a hot pixel on a dark plane reaches 6500).
+LIMIT = 250.0
 # Percentiles of more values than this are taken from an even sample of them: sorting a copy of a long float stack
 # would double its memory.
 _SAMPLE = 1 << 24
@@ -83,6 +86,17 @@ def to_unit(plane: np.ndarray, intensity: Intensity) -> np.ndarray:
     unit -= unit.dtype.type(intensity.offset)
     unit /= unit.dtype.type(intensity.scale)
     return unit.astype(np.float32, copy=False)
+
+
+def limited(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Split float32 in unit range into what a network is given and the rest beyond +-`LIMIT`, to be added afterwards.
+
+    The rest is None where there is none, which is nearly always.
+    """
+    if unit.size == 0 or (float(unit.max()) <= LIMIT and float(unit.min()) >= -LIMIT):
+        return unit, None
+    inside = unit.clip(-LIMIT, LIMIT)
+    return inside, unit - inside
 
 
 def from_unit(unit: np.ndarray, intensity: Intensity, dtype: np.dtype) -> np.ndarray:

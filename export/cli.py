@@ -9,7 +9,6 @@ import typer
 
 from .._version import __version__
 from ..engine.edge import run
-from ..engine.errors import MissingExtraError
 
 app = typer.Typer(add_completion=False)
 
@@ -22,52 +21,129 @@ def _version(wanted: bool) -> None:
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint written by defocus-train.")],
-    out: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write.")],
+    source: Annotated[
+        str | None, typer.Argument(help='Checkpoint of defocus-train, an FP32 ONNX file, or "default".')
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="ONNX file to write.")] = None,
     name: Annotated[str, typer.Option(help="What the model is called.")] = "own",
     training_data: Annotated[str, typer.Option(help="What it was trained on.")] = "not stated",
     licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "not stated",
     halo: Annotated[int | None, typer.Option(min=0, help="Halo of a tile in pixels, not the measured default.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of real images that the proof runs as well.")] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision: not available yet.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, proven at 60 dB or better to FP32.")] = False,
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER|auto", help="Layer that stays in FP32; may be repeated. auto: those that need it."),
+    ] = None,
+    fp16_io: Annotated[bool, typer.Option("--fp16-io", help="float16 input and output too.")] = False,
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="Build the TensorRT engine of the FP16 file into the user's cache.")
+    ] = False,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]SIZE[:SIZE:SIZE]",
+            help="Shapes that the engine takes: 1x1x528x704, or least:best:most; may be repeated, or comma-separated.",
+        ),
+    ] = None,
+    capability: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SM89", help="TensorRT for RTX: build for this generation of cards, without one here."),
+    ] = None,
+    workspace_mib: Annotated[int | None, typer.Option(min=1, help="Scratch memory of the engine at most.")] = None,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="An engine for other cards of this generation and newer.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="An engine for later TensorRT versions.")
+    ] = False,
+    bioimageio: Annotated[
+        Path | None, typer.Option(metavar="FILE.zip", help="Write a bioimage.io package of the model as well.")
+    ] = None,
+    list_engines: Annotated[bool, typer.Option("--list-engines", help="List the engines in the cache.")] = False,
+    clear_engines: Annotated[bool, typer.Option("--clear-engines", help="Delete the engines in the cache.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    """Export a checkpoint to one ONNX file that describes itself, and prove that it gives what torch gives."""
-    if fp16:
-        raise typer.BadParameter("FP16 export is not available yet; export without --fp16 for an FP32 model")
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(error.name or "torch", "train", "export") from error
-    from ..engine.commit import output_error
-    from ..training.checkpoint import load_checkpoint
-    from .describe import describe
-    from .onnx_file import export_onnx
-    from .parity import TOLERANCE, compare, judge
+    """Export a checkpoint to one ONNX file that describes itself, and prove that it gives what torch gives.
 
-    network, recipe = load_checkpoint(checkpoint)
-    try:  # minutes may pass until the file is written
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(out, error) from error
-    card = describe(recipe, name=name, training_data=training_data, licence=licence, halo=halo)
-    # Proven under a name of its own: a file that fails never stands where a user would take it.
-    candidate = out.with_name(f".{out.stem}.unproven.onnx")
-    try:
-        export_onnx(network, card, candidate)
-        comparisons = []
-        for one in compare(network, candidate, images):
-            comparisons.append(one)
-            typer.echo(f"  {one.error:8.1e} of the range  {' x '.join(map(str, one.shape)):>20}  {one.name}")
-        judge(out, comparisons)
-        candidate.replace(out)
-    finally:
-        candidate.unlink(missing_ok=True)
-    typer.echo(f"{out}: equal to torch within {max(one.error for one in comparisons):.1e} (limit {TOLERANCE:g})")
+    With --fp16 the file is in half precision, and proven against FP32; with --tensorrt its engine is built as well.
+    """
+    if list_engines or clear_engines:
+        _engines(clear_engines)
+        if source is None:
+            return
+    if source is None:
+        raise typer.BadParameter("give a checkpoint, an ONNX file or default")
+    from . import steps
+
+    model = steps.is_model(source)
+    if not model and out is None:
+        raise typer.BadParameter("a checkpoint needs -o FILE.onnx")
+    if model and not (fp16 or tensorrt or bioimageio):
+        raise typer.BadParameter(f"{source} is a model already: ask for --fp16, --tensorrt or --bioimageio")
+    if fp16 and out is None:
+        raise typer.BadParameter("--fp16 needs -o FILE.onnx")
+    if (keep_fp32 or fp16_io) and not fp16:
+        raise typer.BadParameter("--keep-fp32 and --fp16-io belong to --fp16")
+    made: Path | None = None
+    if model and not fp16:
+        made = steps.source_file(source)
+    elif model:
+        assert out is not None
+        steps.export_fp16(steps.source_file(source), out, None, keep_fp32 or (), fp16_io, images, typer.echo)
+        made = out
+    else:
+        assert out is not None
+
+        def card_of(recipe):  # type: ignore[no-untyped-def]
+            from .describe import describe
+
+            return describe(recipe, name=name, training_data=training_data, licence=licence, halo=halo)
+
+        if fp16:
+            from tempfile import TemporaryDirectory
+
+            with TemporaryDirectory() as folder:
+                full = Path(folder) / "fp32.onnx"
+                exact = steps.export_fp32(Path(source), full, card_of, images, typer.echo, out)
+                steps.export_fp16(full, out, exact, keep_fp32 or (), fp16_io, images, typer.echo)
+        else:
+            with steps.unproven(out) as candidate:
+                steps.export_fp32(Path(source), candidate, card_of, images, typer.echo, out)
+        made = out
+    if tensorrt:
+        texts = [text for several in profile or () for text in several.split(",")]
+        steps.build_engine(
+            made,
+            texts,
+            typer.echo,
+            capabilities=tuple(capability or ()),
+            workspace=None if workspace_mib is None else workspace_mib * 2**20,
+            hardware_compatible=hardware_compatible,
+            version_compatible=version_compatible,
+        )
+    if bioimageio:
+        from .bioimageio import write_package
+
+        write_package(made, bioimageio, typer.echo)
+
+
+def _engines(clear: bool) -> None:
+    """List or delete what is in the engine cache."""
+    from ..engine.backends.engine_cache import EngineCache
+
+    cache = EngineCache(say=typer.echo)
+    if clear:
+        count = cache.clear()
+        typer.echo(f"{count} engine{'s' * (count != 1)} deleted from {cache.folder}")
+        return
+    entries = cache.entries()
+    for entry in entries:
+        typer.echo(str(entry))
+    if not entries:
+        typer.echo(f"no engines in {cache.folder}")
 
 
 def main() -> None:

@@ -13,8 +13,11 @@ from ..engine.errors import InputError
 from .fields import list_images, load_field
 
 LARGEST_SHIFT = 24.0  # pixels: more is another field, not a drifting stage
-LEAST_CORRELATION = 0.3  # of the two planes, blurred alike and laid over one another
-BLUR_PX = 4.0  # both planes are smoothed before they are compared: only one of them has fine structure
+# Both planes are compared between two scales: only one of them has fine structure, and slow background and the overall
+# density of cells are alike in any two fields. Real planes 34 um apart then correlate by 0.67 or more where they show
+# the same, by 0.25 at most within the largest shift where they do not.
+FINE_PX, COARSE_PX = 8.0, 24.0
+LEAST_CORRELATION = 0.5
 _REMEDY = "look at both files: do they show the same field?"
 
 
@@ -92,7 +95,8 @@ def offset(blurred: np.ndarray, sharp: np.ndarray) -> tuple[np.ndarray, float]:
     Phase correlation (Guizar-Sicairos et al., Opt. Lett. 33, 156, 2008), without whitening: of a defocused plane only
     low frequencies can be believed.
     """
-    flat = [gaussian_filter(np.asarray(image, np.float32), BLUR_PX) for image in (sharp, blurred)]
+    planes = [np.asarray(image, np.float32) for image in (sharp, blurred)]
+    flat = [gaussian_filter(plane, FINE_PX) - gaussian_filter(plane, COARSE_PX) for plane in planes]
     window = np.outer(*(np.hanning(side + 2)[1:-1] for side in sharp.shape)).astype(np.float32)
     flat = [(image - image.mean()) * window for image in flat]
     shift, _, _ = phase_cross_correlation(*flat, upsample_factor=10, normalization=None)  # type: ignore[arg-type]

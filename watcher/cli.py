@@ -31,7 +31,9 @@ def watch(
         typer.Option("-o", "--output", help="Folder for corrected files.", show_default="ACQ_corrected beside ACQ"),
     ] = None,
     model: Annotated[str, typer.Option(help='"default" or an ONNX file made by defocus-export.')] = "default",
-    backend: Annotated[str, typer.Option(help="auto (the first that works), cuda or cpu.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto (the first that works), tensorrt, rtx, cuda, openvino or cpu.")
+    ] = "auto",
     once: Annotated[bool, typer.Option("--once", help="Correct what is there, then leave.")] = False,
     polling: Annotated[bool, typer.Option("--polling", help="Look by rescans only: for network shares.")] = False,
     settle: Annotated[float, typer.Option(min=0, help="Seconds without change after which a file is complete.")] = 2.0,

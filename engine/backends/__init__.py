@@ -71,6 +71,7 @@ _WHERE = {
     "tensorrt": ("tensorrt", "TENSORRT"),
     "rtx": ("tensorrt", "RTX"),
     "cuda": ("ort", "CUDA"),
+    "openvino": ("openvino", "OPENVINO"),
     "cpu": ("ort", "CPU"),
 }
 NAMES = tuple(_WHERE)

@@ -98,12 +98,14 @@ class OnnxSession:
     def __init__(self, session: Any, description: str) -> None:
         self._session, self.description = session, description
         self._input, self._output = session.get_inputs()[0].name, session.get_outputs()[0].name
+        self._half_input = session.get_inputs()[0].type == "tensor(float16)"
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         if self._session is None:
             raise BackendError(self.description, "the session is closed", "load the engine again")
         try:
-            return self._session.run([self._output], {self._input: batch})[0]
+            image = batch.astype(np.float16) if self._half_input else batch
+            return self._session.run([self._output], {self._input: image})[0].astype(np.float32, copy=False)
         except Exception as error:
             shape = "x".join(map(str, batch.shape))
             cause = f"failed on a batch of {shape} ({_first_line(error)})"
@@ -119,7 +121,7 @@ CUDA = OnnxRuntime("cuda", "CUDAExecutionProvider")
 
 
 def _fit(path: Path, card: Card, session: Any) -> None:
-    """Check that the graph is what its card says: one float32 (N, C, H, W) in and out, N, H and W free."""
+    """Check that the graph is what its card says: one (N, C, H, W) in and out, float32 or float16, N, H and W free."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         wrong = f"{len(inputs)} inputs and {len(outputs)} outputs instead of one each"
@@ -130,8 +132,8 @@ def _fit(path: Path, card: Card, session: Any) -> None:
 
 
 def _end_problem(end: Any, card: Card) -> str | None:
-    if end.type != "tensor(float)":
-        return f"{end.name!r} is {end.type}, not float32"
+    if end.type not in ("tensor(float)", "tensor(float16)"):
+        return f"{end.name!r} is {end.type}, not float32 or float16"
     if len(end.shape) != 4:
         return f"{end.name!r} has {len(end.shape)} dimensions instead of N, C, H, W"
     if isinstance(end.shape[1], int) and end.shape[1] != card.channels:

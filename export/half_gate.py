@@ -1,0 +1,146 @@
+"""The gate of half precision: FP16 against FP32 on planes of every kind; below 60 dB an FP16 file is refused.
+
+What is compared is what a user would get: counts of a 16-bit camera, before rounding. The PSNR is over the plane's own
+range (between its percentiles, before or after restoration), so a dim plane is judged as strictly as a bright one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..engine.card import Card
+from ..engine.errors import ModelError
+from ..engine.intensity import limited, measure, to_unit
+from ..training.fields import list_images, load_field
+from ..training.heldout import CAMERA, counts_pair
+from ..training.suite import drawn_fields
+
+LEAST_DB = 60.0
+CROP = 256  # px; every plane is cut to it, so that a bisection takes seconds
+Run = Callable[[np.ndarray], np.ndarray]  # float32 (N, C, H, W) in unit range -> the same
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One plane through both: PSNR in dB, the largest difference in counts, and whether all values are finite."""
+
+    name: str
+    shape: tuple[int, int]
+    psnr: float
+    worst: float
+    finite: bool
+
+    @property
+    def passes(self) -> bool:
+        return self.finite and self.psnr >= LEAST_DB
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        found = f"{self.psnr:6.1f} dB  {self.worst:8.2f} counts" if self.finite else "not a number or infinite"
+        return f"{found}  {size:>9}  {self.name}"
+
+
+def planes(images: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and planes, uint16 (Y, X), for the gate: drawn ones of every kind, then those of the folder `images`.
+
+    Raises
+    ------
+    InputError
+        `images` is missing or holds no image.
+    """
+    cells, fine = drawn_fields(2)
+    near, far = (counts_pair(cells, z)[0] for z in (10, 34))
+    yield "10 um out of focus", near
+    yield "34 um out of focus", far
+    yield "another field, 16 um", counts_pair(fine, 16)[0]
+    light = near.astype(np.float32) - CAMERA.offset
+    rng = np.random.default_rng(0)
+    yield "dim: 3 % of the light", CAMERA.expose(np.clip(light, 0, None).astype(np.float64) * 0.03, rng)
+    yield "bright: up to 65535 counts", np.rint(light.clip(0) * (65000 / light.max()) + CAMERA.offset).astype(np.uint16)
+    yield "saturated: a tenth of the pixels", np.minimum(near, np.percentile(near, 90)).astype(np.uint16)
+    empty = CAMERA.expose(np.zeros(near.shape), rng)
+    yield "empty: noise of the camera", empty
+    hot = empty.copy()
+    hot[hot.shape[0] // 2, hot.shape[1] // 2] = 65535
+    yield "empty with a hot pixel of 65535", hot
+    if images is not None:
+        for path in list_images(images):
+            data = load_field(path).data
+            yield f"real {path.name[:40]}", np.clip(np.rint(data), 0, 65535).astype(np.uint16)
+
+
+def compare(exact: Run, half: Run, card: Card, chosen: Iterable[tuple[str, np.ndarray]]) -> Iterator[Verdict]:
+    """Run planes through both; one verdict each, as it is made."""
+    for name, plane in chosen:
+        plane = _middle(plane, card.multiple)
+        intensity = measure(plane, card.intensity)
+        if intensity.flat:
+            continue  # the engine gives a flat plane back without the network
+        unit, _ = limited(to_unit(plane, intensity))
+        batch = np.repeat(unit[None, None], card.channels, axis=1)
+        expected = exact(batch).astype(np.float64) * intensity.scale
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = half(batch).astype(np.float64) * intensity.scale
+            difference = np.abs(found - expected)
+        finite = bool(np.isfinite(found).all())
+        error = float(np.sqrt(np.mean(difference**2))) if finite else np.inf
+        span = max(intensity.scale, measure(expected, card.intensity).scale)
+        psnr = 20 * np.log10(span / error) if 0 < error < np.inf else (np.inf if finite else -np.inf)
+        yield Verdict(name, plane.shape, float(psnr), float(difference.max()) if finite else np.inf, finite)
+
+
+def judge(path: Path, verdicts: Sequence[Verdict], culprits: Sequence[str] = ()) -> None:
+    """Raise ModelError unless every plane passes; `culprits` are the layers to keep in FP32, named as the remedy."""
+    worst = min(verdicts, key=lambda one: one.psnr if one.finite else -np.inf)
+    if worst.passes:
+        return
+    found = f"reaches only {worst.psnr:.1f} dB" if worst.finite else "gives values that are no numbers"
+    cause = f'half precision {found} on "{worst.name}", {LEAST_DB:g} dB is the least'
+    keep = " ".join(f"--keep-fp32 {name}" for name in culprits)
+    raise ModelError(path, cause, f"export with {keep}" if keep else "use the FP32 model")
+
+
+def culprits(layers: Sequence[str], passes: Callable[[Sequence[str]], bool]) -> tuple[str, ...]:
+    """A smallest set of layers (none of it can be left out) that must stay in FP32 for the gate to pass.
+
+    Bisection by QuickXplain (U. Junker, AAAI 2004, 167): a few tests for each layer found, however many there are.
+    `passes(kept)` says whether the graph with those layers in FP32 passes. Empty if not even all of them suffice.
+    """
+    if passes(()) or not passes(layers):
+        return ()
+
+    def explain(known: tuple[str, ...], added: bool, suspects: tuple[str, ...]) -> tuple[str, ...]:
+        if added and passes(known):
+            return ()
+        if len(suspects) == 1:
+            return suspects
+        first, second = suspects[: len(suspects) // 2], suspects[len(suspects) // 2 :]
+        of_second = explain(known + first, True, second)
+        of_first = explain(known + of_second, bool(of_second), first)
+        return of_first + of_second
+
+    return explain((), False, tuple(layers))
+
+
+def on_cpu(model: Any) -> Run:
+    """A graph (onnx.ModelProto) in ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+
+
+def _middle(plane: np.ndarray, multiple: int) -> np.ndarray:
+    """The middle of a plane, `CROP` px at most, sides cut to the multiple (reflected to one where they are smaller)."""
+    parts = [min(CROP, side) // multiple * multiple or multiple for side in plane.shape]
+    grown = np.pad(
+        plane, [(0, max(0, part - side)) for side, part in zip(plane.shape, parts, strict=True)], "symmetric"
+    )
+    starts = [(side - part) // 2 for side, part in zip(grown.shape, parts, strict=True)]
+    return grown[starts[0] : starts[0] + parts[0], starts[1] : starts[1] + parts[1]]

@@ -1,0 +1,213 @@
+"""What `defocus-export` does, a function a step: FP32 file, FP16 file, TensorRT engine; each proven before it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..engine.backends import backend, open_session
+from ..engine.backends.engine_cache import EngineCache, EngineKey
+from ..engine.backends.tensorrt import RTX, TENSORRT, TensorRT
+from ..engine.backends.tensorrt_recipe import Profile, Recipe, usual_profiles
+from ..engine.card import Card, model_path, read_card
+from ..engine.commit import output_error
+from ..engine.errors import BackendError, InputError, MissingExtraError
+from .half_gate import Run
+
+AUTO = "auto"
+ONNX_SUFFIX = ".onnx"
+_ON_GPU = ("tensorrt", "rtx", "cuda")  # where half precision is really computed in half
+Tell = Callable[[str], None]
+
+
+def is_model(source: str) -> bool:
+    """Whether a source is a model file already ("default" or ONNX) and not a checkpoint."""
+    return source == "default" or Path(source).suffix.lower() == ONNX_SUFFIX
+
+
+@contextmanager
+def unproven(out: Path) -> Iterator[Path]:
+    """A name beside `out` to write to: it becomes `out` if the block ends well, else it goes.
+
+    A file that fails its proof never stands where a user would take it. Raises OutputError.
+    """
+    try:  # minutes may pass until the file is written
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(out, error) from error
+    candidate = out.with_name(f".{out.stem}.unproven{out.suffix}")
+    try:
+        yield candidate
+        candidate.replace(out)
+    finally:
+        candidate.unlink(missing_ok=True)
+
+
+def export_fp32(
+    checkpoint: Path, out: Path, describe: Callable[..., Card], images: Path | None, tell: Tell, name: Path
+) -> Run:
+    """Write a checkpoint as FP32 ONNX to `out`, prove it, and return the torch network as a `Run`.
+
+    `describe(recipe)` makes the card, `name` stands in messages.
+
+    Raises
+    ------
+    MissingExtraError, ModelError, InputError, OutputError
+        torch is missing; the checkpoint, the images or the result cannot be used.
+    """
+    _require("onnx", "onnxscript", "torch")
+    import torch
+
+    from ..training.checkpoint import load_checkpoint
+    from .onnx_file import export_onnx
+    from .parity import TOLERANCE, compare, judge
+
+    network, recipe = load_checkpoint(checkpoint)
+    export_onnx(network, describe(recipe), out)
+    comparisons = []
+    for one in compare(network, out, images):
+        comparisons.append(one)
+        tell(f"  {one.error:8.1e} of the range  {' x '.join(map(str, one.shape)):>20}  {one.name}")
+    judge(name, comparisons)
+    tell(f"{name}: equal to torch within {max(one.error for one in comparisons):.1e} (limit {TOLERANCE:g})")
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(np.ascontiguousarray(batch)))[0].numpy()
+
+    return run
+
+
+def export_fp16(
+    source: Path,
+    out: Path,
+    exact: Run | None,
+    keep: Sequence[str],
+    half_ends: bool,
+    images: Path | None,
+    tell: Tell,
+) -> None:
+    """Write an FP32 ONNX file in half precision, if it passes the gate.
+
+    Parameters
+    ----------
+    exact : callable or None
+        What it is compared with: the torch network; None: the FP32 file itself.
+    keep : sequence of str
+        Layers that stay in FP32; "auto" among them: those that the gate needs, found by bisection.
+    images : path, optional
+        Folder of real, defocused images that the gate runs as well.
+
+    Raises
+    ------
+    ModelError
+        The gate fails (the layers to keep are named), or the source is no FP32 model of ours.
+    InputError, MissingExtraError, OutputError
+        A layer's name or the images cannot be used; a package is missing; the file cannot be written.
+    """
+    _require("onnx", "torch")
+    import onnx
+
+    from .half import chosen, half_share, layers, rounded_like_half, save_half, to_half
+    from .half_gate import LEAST_DB, compare, culprits, judge, on_cpu, planes
+
+    card = read_card(source)
+    if card.precision != "fp32":
+        raise InputError(source, f"is {card.precision} already", "give the checkpoint, or the FP32 file")
+    model = onnx.load(str(source))
+    exact = exact or on_cpu(model)
+    known = layers(model)
+    kept = chosen([name for name in keep if name != AUTO], known)
+
+    def verdicts(kept: Sequence[str], among):  # type: ignore[no-untyped-def]
+        # Half ends are left out here: a Cast in front rounds the input alike.
+        return list(compare(exact, on_cpu(rounded_like_half(to_half(model, kept))), card, among))
+
+    every = list(planes(images))
+    found = verdicts(kept, every)
+    wrong = [plane for plane, verdict in zip(every, found, strict=True) if not verdict.passes]
+    if wrong:
+        tell(f"{len(wrong)} of {len(every)} planes fail in half precision: looking for the layers that need FP32")
+        free = [name for name in known if name not in kept]
+        needed = culprits(free, lambda some: all(one.passes for one in verdicts((*kept, *some), wrong)))
+        if AUTO in keep and needed:
+            kept = (*kept, *needed)
+            found = verdicts(kept, every)
+            tell(f"kept in FP32: {', '.join(needed)}")
+        else:
+            _table(found, tell)
+            judge(out, found, needed)
+    _table(found, tell)
+    judge(out, found)
+    half = to_half(model, kept, half_ends)
+    with unproven(out) as candidate:
+        save_half(half, card, candidate)
+        for name in ("cpu", *(name for name in _ON_GPU if backend(name).why_not() is None)):
+            opened = open_session(name, candidate, card)
+            try:
+                real = list(compare(exact, opened.session.run, card, every))
+            finally:
+                opened.session.close()
+            judge(out, real)
+            tell(f"{name}: {min(one.psnr for one in real):.1f} dB or better ({opened.session.description})")
+    count, total = half_share(half)
+    tell(
+        f"{out}: {count} of {total} convolutions in half precision ({100 * count / total:.0f} %), "
+        f"{min(one.psnr for one in found):.1f} dB to FP32 or better (limit {LEAST_DB:g})"
+    )
+
+
+def build_engine(model: Path, texts: Sequence[str], tell: Tell, **settings: object) -> EngineKey:
+    """Build the TensorRT engine of an FP16 model into the user's cache.
+
+    `texts` are profiles (`Profile.parse`), () for the usual ones; `settings` are fields of `Recipe`. TensorRT is taken
+    where it runs, else TensorRT for RTX, which needs no GPU if `capabilities` are given.
+
+    Raises
+    ------
+    BackendError, ModelError, InputError
+        Neither is installed or can build here; the model is not FP16; a profile cannot be read.
+    """
+    card = read_card(model)
+    profiles = tuple(Profile.parse(text, card) for text in texts) or usual_profiles(card)
+    recipe = replace(Recipe(profiles), **settings)  # type: ignore[arg-type]
+    key = _flavour(recipe).build_ahead(model, recipe, say=tell)
+    tell(f"engine {key.digest} of {model.name} is in {EngineCache().folder}")
+    return key
+
+
+def source_file(source: str) -> Path:
+    """The file behind "default" or a path. Raises ModelError."""
+    return model_path(source)
+
+
+def _flavour(recipe: Recipe) -> TensorRT:
+    reasons = {one.name: one.why_not() for one in (TENSORRT, RTX)}
+    if reasons["tensorrt"] is None:
+        return TENSORRT
+    installed = "not installed" not in (reasons["rtx"] or "")
+    if reasons["rtx"] is None or (installed and recipe.capabilities):
+        return RTX
+    if not installed:
+        raise BackendError("TensorRT", "is not installed", 'install it with: pip install "defocus[rtx]"')
+    remedy = "build on the machine with the card, or name its generation: --capability SM89"
+    raise BackendError("TensorRT", f"cannot build for a card that is not here ({reasons['rtx']})", remedy)
+
+
+def _table(found, tell: Tell) -> None:  # type: ignore[no-untyped-def]
+    for verdict in found:
+        tell(f"  {verdict}")
+
+
+def _require(*packages: str) -> None:
+    from importlib import import_module
+
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise MissingExtraError(error.name or package, "train", "export") from error
