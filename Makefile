@@ -66,7 +66,7 @@ wheel: .venv/.develop
 	touch $@
 
 .venv/.develop: .venv/src/defocus $(DECLARED)
-	$(PIP) install --constraint constraints.txt --editable ".[cpu,rtx,openvino,train,demo,test,dev]"
+	$(PIP) install --constraint constraints.txt --editable ".[cpu,rtx,openvino,bioimageio,train,demo,test,dev]"
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""What `defocus-export` does, a function a step: FP32 file, FP16 file, TensorRT engine; each proven before it stands."""
+"""The steps of `defocus-export`: FP32 file, FP16 file, TensorRT engine; each is proven before it stands."""
 
 from __future__ import annotations
 

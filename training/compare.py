@@ -19,6 +19,7 @@ from .data import DefocusedCrops
 from .denoiser import fit_denoiser
 from .fields import Source
 from .fit import default_precision, fit, load_pools, split_sources
+from .heldout import OPTICS
 from .methods import DENOISER, WEIGHTS
 from .networks.zoo import METHODS, build
 from .paired_data import PairedCrops, recipe_for
@@ -33,6 +34,22 @@ NEVER = 1_000_000
 # Networks that work at full resolution throughout cost 10 to 200 times as much a pixel as a U-Net: in the same time
 # they see smaller crops, or they would make a handful of steps.
 HEAVY = {"crop": 96, "margin": 48, "batch": 2, "learning_rate": 3e-4}
+# Simulated with the optics that the suite (training/heldout.py) is made with: methods are compared, not how wide a
+# training distribution each of them can learn in the time.
+SUITE_OPTICS = {
+    "na": (OPTICS.na, OPTICS.na),
+    "wavelength_um": (OPTICS.wavelength_um, OPTICS.wavelength_um),
+    "pixel_um": (OPTICS.pixel_um, OPTICS.pixel_um),
+    "defocus_um": (8.0, 36.0),
+    "near_power": 1.0,
+    "sharp_share": 0.1,
+    "peak_photons": (2000.0, 9000.0),
+    "haze": (0.0, 0.0),
+    "wide_share": 0.0,
+    "thick_share": 0.0,
+    "empty_share": 0.0,
+    "aberration_waves": 0.0,
+}
 PLANS: dict[str, dict] = dict.fromkeys(("nah", "rdn", "rdn-light", "srn", "mrn", "dncnn", DENOISER), HEAVY)
 TABLE_METHODS = (
     *(f"residual-{n}" for n in (1, 2, 3, 4)),
@@ -59,6 +76,7 @@ def plan(name: str, steps: int, seed: int) -> Recipe:
         ema_from_step=steps // 3,
         validate_every=NEVER,
         seed=seed,
+        **SUITE_OPTICS,
         **PLANS.get(name, {}),
     )
 
