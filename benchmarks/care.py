@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from defocus.training.compare import record
+from defocus.training.compare import SUITE_OPTICS, record
 from defocus.training.data import DefocusedCrops
 from defocus.training.fields import Source
 from defocus.training.fit import load_pools, split_sources
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    recipe = Recipe(crop=CROP, batch=BATCH, seed=options.seed)
+    recipe = Recipe(crop=CROP, batch=BATCH, seed=options.seed, **SUITE_OPTICS)
     pools = load_pools(split_sources([Source.parse(text) for text in options.simulate], options.hold_out), recipe)
     crops = DefocusedCrops(pools, recipe)
     pairs = np.stack([torch.cat(crops[i]).numpy() for i in range(options.crops)])
