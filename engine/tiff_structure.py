@@ -17,6 +17,7 @@ from .quiet import quiet_tifffile
 
 _AGAIN = "wait until it is complete, or write it again"
 _NOT_TIFF = "give a TIFF file"
+_TAIL = 1 << 16  # bytes
 _DENSEST = 10**6  # no compression makes pixels this many times smaller: width or height are damaged
 _TYPE_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # others: 1 byte
 
@@ -160,3 +161,18 @@ def _check_values(directory: bytes, entry: str, size: int, path: Path, page: int
         length = count * _TYPE_SIZES.get(kind, 1)
         if length > inline and offset + length > size:
             raise InputError(path, f"truncated: tag {code} of page {page} lies beyond the end of the file", _AGAIN)
+
+
+def ends_in_zeros(path: str | os.PathLike[str]) -> bool:
+    """Whether the last strip or tile of a whole, uncompressed TIFF holds nothing but zeros.
+
+    So does a file that was given its final size before its pixels came. Raises InputError.
+    """
+    path = Path(path)
+    with naming(path), quiet_tifffile(), tifffile.TiffFile(path, _multifile=False) as tif:
+        page = tif.pages[-1]
+        if page.compression != 1 or not page.dataoffsets:
+            return False
+        offset, count = page.dataoffsets[-1], page.databytecounts[-1]
+        tif.filehandle.seek(offset + max(0, count - _TAIL))
+        return not any(tif.filehandle.read(min(count, _TAIL)))

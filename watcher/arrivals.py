@@ -66,6 +66,7 @@ def arrivals(
     pace: Pace | None = None,
     until: Callable[[], bool] | None = None,
     warn: Callable[[str], None] = lambda text: None,
+    beat: Callable[[bool], None] = lambda reachable: None,
 ) -> Iterator[Arrival]:
     """Yield each complete file below `folder`, oldest first, until `stop` is set.
 
@@ -78,6 +79,8 @@ def arrivals(
         Asked before each rescan; if it says yes and the rescan finds nothing that is not known, that is the end.
     warn : function (str)
         Told, in a line, when the folder cannot be reached or is not observed.
+    beat : function (bool)
+        Called each time around, with whether the folder can be reached.
     """
     pace = pace or Pace()
     waiting: dict[Path, Waiting] = {}
@@ -95,6 +98,7 @@ def arrivals(
                 if may_end and eyes.reachable and not waiting:
                     return
                 next_scan = now + pace.rescan
+            beat(eyes.reachable)
             yield from _ready(folder, waiting, pace)
             due = min((one.due(pace.settle) for one in waiting.values()), default=next_scan)
             eyes.hints.wait(min(max(due, now + 0.02), next_scan, now + LONGEST_WAIT) - time.monotonic())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .._version import __version__
 from ..engine import edge
 from ..engine.cli import SHARP
+
+if TYPE_CHECKING:
+    from .config import Config
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -25,25 +29,94 @@ def _version(wanted: bool) -> None:
 
 @app.command()
 def watch(
-    acquisition: Annotated[Path, typer.Argument(metavar="ACQ", help="Folder that the microscope writes to.")],
+    acquisition: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="ACQ", help="Folder that the microscope writes to; several may be given."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Folder for corrected files.", show_default="ACQ_corrected beside ACQ"),
     ] = None,
-    model: Annotated[str, typer.Option(help='"default" or an ONNX file made by defocus-export.')] = "default",
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Settings; what is given here as well goes before.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help='"default" or an ONNX file made by defocus-export.', show_default="default")
+    ] = None,
     backend: Annotated[
-        str, typer.Option(help="auto (the first that works), tensorrt, rtx, cuda, openvino or cpu.")
-    ] = "auto",
+        str | None,
+        typer.Option(help="auto (the first that works), tensorrt, rtx, cuda, openvino or cpu.", show_default="auto"),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Correct what is there, then leave.")] = False,
-    polling: Annotated[bool, typer.Option("--polling", help="Look by rescans only: for network shares.")] = False,
-    settle: Annotated[float, typer.Option(min=0, help="Seconds without change after which a file is complete.")] = 2.0,
-    rescan: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at the whole folder.")] = 5.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done with what is there; change nothing.")
+    ] = False,
+    polling: Annotated[
+        bool | None, typer.Option("--polling", help="Look by rescans only: for network shares.", show_default=False)
+    ] = None,
+    settle: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds without change after which a file is complete.", show_default="2"),
+    ] = None,
+    rescan: Annotated[
+        float | None, typer.Option(min=0.05, help="Seconds between two looks at the whole folder.", show_default="5")
+    ] = None,
     patience: Annotated[
-        float, typer.Option(min=0, help="Seconds without change after which a broken file is set aside.")
-    ] = 30.0,
-    retries: Annotated[int, typer.Option(min=1, help="Tries before a file that fails is set aside.")] = 3,
+        float | None,
+        typer.Option(min=0, help="Seconds without change after which a broken file is set aside.", show_default="30"),
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option(min=1, help="Tries before a file that fails is set aside.", show_default="3")
+    ] = None,
     only_defocused: Annotated[
-        bool, typer.Option("--only-defocused", help=f"Copy planes that are sharp already {SHARP}.")
+        bool | None,
+        typer.Option("--only-defocused", help=f"Copy planes that are sharp already {SHARP}.", show_default=False),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option(help="oldest or newest: which of the waiting files is next.", show_default="oldest")
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Only files like this (*_w1*); may be repeated.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="No files like this; may be repeated.")
+    ] = None,
+    max_age: Annotated[
+        float | None,
+        typer.Option(min=0, help="Leave files alone that are older than so many seconds.", show_default="any age"),
+    ] = None,
+    min_free_mb: Annotated[
+        float | None,
+        typer.Option(min=0, help="Wait while the output's disk has fewer MB free.", show_default="200"),
+    ] = None,
+    keep_days: Annotated[
+        float | None,
+        typer.Option(min=0, help="Forget files that are gone after so many days.", show_default="never"),
+    ] = None,
+    log_json: Annotated[
+        bool | None, typer.Option("--log-json", help="One JSON object a line.", show_default=False)
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option(metavar="[HOST:]PORT", help="Serve a status page; on this machine only by default.")
+    ] = None,
+    status_token: Annotated[
+        str | None,
+        typer.Option(metavar="TOKEN", envvar="DEFOCUS_STATUS_TOKEN", help="What a visitor from elsewhere must know."),
+    ] = None,
+    notify_command: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Run when focus drifts or files fail; JSON on its stdin.")
+    ] = None,
+    notify_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Told (POST, JSON; or any URL of apprise) of the same.")
+    ] = None,
+    drift_px: Annotated[
+        float | None, typer.Option(min=0, help="Blur in px over which focus has drifted; 0: never.", show_default="0")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings as a file for --config.")
+    ] = False,
+    install_service: Annotated[
+        bool, typer.Option("--install-service", help="Print how to run this command as a service.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
@@ -52,44 +125,92 @@ def watch(
     """Correct every TIFF that a microscope writes out of focus into a folder, as soon as it is complete.
 
     Corrected files appear in the output folder under the same name. The acquisition folder is only read. Ctrl-C (or
-    SIGTERM) finishes the file in hand and leaves; the next start goes on where this one stopped. The exit code is 1
-    with --once if a file was set aside.
+    SIGTERM) finishes the file in hand and leaves; the next start goes on where this one stopped. SIGHUP reads the file
+    of --config anew. The exit code is 1 with --once if a file was set aside.
     """
-    from .arrivals import Pace
-    from .daemon import WatchSettings, check_folders, default_out
-    from .daemon import watch as run
+    from ..engine.errors import InputError
+    from .config import Config, Folder
 
-    out = out if out is not None else default_out(acquisition)
-    check_folders(acquisition, out)
-    from ..engine.engine import Engine
-    from .live import Live
+    if out is not None and len(acquisition or ()) != 1:
+        raise InputError(out, "is one output folder", "give one ACQ with -o, or [[folders]] in the file of --config")
 
-    stop = threading.Event()
-    _stop_on_signals(stop)
-    live = Live()
-    settings = WatchSettings(acquisition, out, Pace(settle, rescan, patience, polling), retries, once, only_defocused)
-    with Engine.load(model, backend) as engine:
-        live.say(f"watching {acquisition} -> {out}, model {engine.card.name}, {engine.description}")
-        with live.running():
-            aside = run(settings, engine, stop, live.show)
-    if aside:
-        live.say(f"set aside ({len(aside)}):")
-        for entry in aside:
-            live.say(f"  {entry.relative}: {entry.reason}")
-    return edge.FAILED if once and aside else 0
+    def settled() -> Config:
+        found = Config.load(config) if config is not None else Config()
+        folders = tuple(Folder(str(one), str(out) if out is not None else "") for one in acquisition or ())
+        return found.given(
+            folders=folders or None,
+            model=model,
+            backend=backend,
+            polling=polling,
+            settle=settle,
+            rescan=rescan,
+            patience=patience,
+            retries=retries,
+            only_defocused=only_defocused,
+            order=order,
+            include=tuple(include) if include else None,
+            exclude=tuple(exclude) if exclude else None,
+            max_age=max_age,
+            min_free_mb=min_free_mb,
+            keep_days=keep_days,
+            log_json=log_json,
+            status=status,
+            status_token=status_token,
+            notify_command=notify_command,
+            notify_url=notify_url,
+            drift_px=drift_px,
+        ).checked()
+
+    chosen = settled()
+    if print_config:
+        print(chosen.to_toml(), end="")
+        return 0
+    if install_service:
+        from .service import instructions
+
+        arguments = [one for one in sys.argv[1:] if one != "--install-service"]
+        print(instructions(arguments), end="")
+        return 0
+    if dry_run:
+        return _dry_run(chosen)
+    from .run import run
+
+    asked = _Signals()
+    return run(chosen, settled, asked.stop, asked.reload, once)
 
 
-def _stop_on_signals(stop: threading.Event) -> None:
-    """The first signal asks to stop after the file in hand; a second Ctrl-C does not wait."""
+def _dry_run(config: Config) -> int:
+    from ..engine.card import model_path, read_card
+    from .daemon import check_folders
+    from .plan import plan
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
+    card = read_card(model_path(config.model))
+    for settings in config.settings():
+        check_folders(settings.acquisition, settings.out)
+        for relative, what in plan(settings, card):
+            print(f"{settings.acquisition / relative}: {what}")
+    return 0
+
+
+class _Signals:
+    """The first signal asks to stop after the file in hand; a second Ctrl-C does not wait. SIGHUP asks to reload."""
+
+    def __init__(self) -> None:
+        self.stop, self.reload = threading.Event(), threading.Event()
+        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # SIGBREAK: Windows
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._ask)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, self._ask_reload)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.set()
+        self.stop.set()
 
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # SIGBREAK: Windows
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), ask)
+    def _ask_reload(self, number: int, frame: FrameType | None) -> None:
+        self.reload.set()
+        self.stop.set()
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..engine.batch import SUFFIXES
 from ..engine.errors import InputError
 from ..engine.pipeline import Stat, stat_of
-from ..engine.tiff_structure import check_whole
+from ..engine.tiff_structure import check_whole, ends_in_zeros
 
 
 class State(Enum):
@@ -88,12 +88,18 @@ def look(path: Path, waiting: Waiting, now: float, settle: float, patience: floa
         return State.WAITING
     if not waiting.closed and now - waiting.since < settle:
         return State.WAITING
+    long = max(patience, settle)
     try:
         check_whole(path)
+        # Given its final size before its pixels came, and its writer is slow? Unless the system said that it is closed,
+        # pixels that end in zeros are believed only after our whole patience.
+        if not waiting.closed and now - waiting.since < long and ends_in_zeros(path):
+            waiting.retry(now, settle)
+            return State.WAITING
     except InputError as problem:
         # Also a file that another program holds open without sharing, as cameras' software on Windows does.
         waiting.problem, waiting.closed = problem, False
-        if now - waiting.since >= max(patience, settle):
+        if now - waiting.since >= long:
             return State.BAD
         waiting.retry(now, settle)
         return State.WAITING

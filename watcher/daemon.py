@@ -1,16 +1,17 @@
 """The daemon: arrivals become jobs, jobs go through the pipeline, outcomes go into the journal.
 
-Two threads: one finds files, the calling one restores them. Between them stands a bounded queue (promise P10).
+A thread for each folder finds files, the calling one restores them. Between them stands the line (promise P10).
 """
 
 from __future__ import annotations
 
 import json
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ..engine.batch import is_done
@@ -21,11 +22,14 @@ from ..engine.jobs import Job, Outcome
 from ..engine.pipeline import Stat, pipeline
 from ..engine.report import summary
 from .arrivals import Arrival, Pace, arrivals
+from .health import Health
 from .journal import Entry, Journal, State
+from .line import Line, Order
+from .owner import Ownership
+from .room import missing_room
 from .versions import digest
 
-QUEUE = 256  # files found and not yet taken
-OUTPUT_PAUSE = 5.0  # s after an output could not be written
+OUTPUT_PAUSE = 5.0  # s after an output could not be written, and between two looks at a disk without room
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,17 @@ class WatchSettings:
         End when everything that is there has been dealt with.
     only_defocused : bool
         Copy planes that are sharp already as they are.
+    order : Order
+        Which of the waiting files comes next.
+    include, exclude : tuple of str
+        Patterns (`*_w1*`, `plate2/*`) of paths below the folder, or of names: only those included (all if there are
+        none) and not excluded are corrected.
+    max_age : float
+        Files that were last written more seconds ago than this are left alone; 0: none.
+    min_free_mb : float
+        Nothing is written while the output's disk has less room than this; 0: not looked at.
+    keep_days : float
+        Files of which nothing is left in the acquisition folder leave the journal after so many days; 0: never.
     """
 
     acquisition: Path
@@ -52,6 +67,21 @@ class WatchSettings:
     retries: int = 3
     once: bool = False
     only_defocused: bool = False
+    order: Order = Order.OLDEST
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_age: float = 0.0
+    min_free_mb: float = 0.0
+    keep_days: float = 0.0
+
+    def wants(self, relative: Path, mtime_ns: int) -> bool:
+        """Whether a file is to be corrected, by its name and age."""
+        names = (relative.as_posix(), relative.name)
+        if self.include and not any(fnmatch(name, pattern) for name in names for pattern in self.include):
+            return False
+        if any(fnmatch(name, pattern) for name in names for pattern in self.exclude):
+            return False
+        return not self.max_age or time.time() - mtime_ns / 1e9 <= self.max_age
 
 
 @dataclass(frozen=True)
@@ -69,6 +99,10 @@ class Event:
         s from the close of the file to its corrected file.
     queued : int
         Files found and not yet taken.
+    outcome : Outcome or None
+        With "done": stages' times and what is known of each plane.
+    folder : Path or None
+        The acquisition folder.
     """
 
     kind: str
@@ -77,6 +111,7 @@ class Event:
     latency: float = 0.0
     queued: int = 0
     outcome: Outcome | None = None
+    folder: Path | None = None
 
 
 def default_out(acquisition: Path) -> Path:
@@ -109,50 +144,107 @@ def check_folders(acquisition: Path, out: Path) -> None:
 
 
 def watch(
-    settings: WatchSettings,
+    settings: WatchSettings | Sequence[WatchSettings],
     engine: Engine,
     stop: threading.Event,
     report: Callable[[Event], None] = lambda event: None,
+    health: Health | None = None,
 ) -> list[Entry]:
     """Correct every file that arrives until `stop` is set (or, with `once`, until nothing is left; it is set then).
 
-    The file in hand is finished when `stop` is set (promise P12). Returns the files that are set aside, with reasons.
+    One engine serves all folders. The file in hand is finished when `stop` is set (promise P12). Returns the files that
+    are set aside, with reasons.
 
     Raises
     ------
     InputError, OutputError
-        Folders that cannot work; a journal that cannot be written.
+        Folders that cannot work, or that another daemon writes to (P13); a journal that cannot be written.
     DefocusError
         The thread that finds files died: the process must end, never watch in silence (promise P8).
     """
-    check_folders(settings.acquisition, settings.out)
-    with Journal(settings.out) as journal:
-        if journal.warning:
-            report(Event("warning", text=journal.warning))
-        sweep(settings.out)  # what a killed process left half-written
-        desk = _Desk(settings, engine, journal, report)
-        finder = _Finder(settings, desk, stop, report)
-        finder.start()
+    watched = [settings] if isinstance(settings, WatchSettings) else list(settings)
+    health = health or Health()
+    for one in watched:
+        check_folders(one.acquisition, one.out)
+    with ExitStack() as stack:
+        line: Line[tuple[_Desk, Arrival]] = Line(watched[0].order, drop=lambda item: item[0].forget(item[1]))
+        finders = []
+        for one in watched:
+            stack.enter_context(Ownership(one.out))
+            journal = stack.enter_context(Journal(one.out))
+            if journal.warning:
+                report(Event("warning", text=journal.warning, folder=one.acquisition))
+            if one.keep_days:
+                journal.prune(one.acquisition, one.keep_days)
+            sweep(one.out)  # what a killed process left half-written
+            desk = _Desk(one, engine, journal, report, health)
+            finders.append(_Finder(one, desk, line, stop, report, health))
+        for finder in finders:
+            finder.start()
+        desks: dict[Path, _Desk] = {}
         try:
-            for outcome in pipeline(desk.jobs(finder), engine, settings.only_defocused):
-                desk.settle(outcome, stop)
+            jobs = _jobs(line, finders, desks, stop, health)
+            for outcome in pipeline(jobs, engine, watched[0].only_defocused):
+                desks.pop(outcome.job.source).settle(outcome, stop)
+                health.working(None)
         finally:
-            finder.end()
-        return journal.quarantined()
+            health.ended("engine")
+            for finder in finders:
+                finder.end()
+        return [entry for finder in finders for entry in finder.desk.journal.quarantined()]
+
+
+def _jobs(
+    line: Line[tuple[_Desk, Arrival]],
+    finders: Sequence[_Finder],
+    desks: dict[Path, _Desk],
+    stop: threading.Event,
+    health: Health,
+) -> Iterator[Job]:
+    """The jobs of all folders until the stop; raises what ended a thread that finds files."""
+    while not stop.is_set():
+        health.beat("engine")
+        # Asked in this order: what is put before the end is seen after it.
+        over = all(finder.ended for finder in finders)
+        item = line.get(timeout=0.0 if over else 0.1)
+        if item is None:
+            if over or any(finder.error for finder in finders):
+                break
+            continue
+        desk, arrival = item
+        if not desk.wait_for_room(stop, len(line)):
+            break
+        job = desk.job(arrival, len(line))
+        if job is not None:
+            desks[job.source] = desk
+            health.working(arrival.relative.as_posix())
+            yield job
+    for finder in finders:
+        finder.check()
 
 
 class _Finder(threading.Thread):
-    """Runs `arrivals` and queues what it yields."""
+    """Runs `arrivals` of one folder and puts what it yields into the line."""
 
     def __init__(
-        self, settings: WatchSettings, desk: _Desk, stop: threading.Event, report: Callable[[Event], None]
+        self,
+        settings: WatchSettings,
+        desk: _Desk,
+        line: Line[tuple[_Desk, Arrival]],
+        stop: threading.Event,
+        report: Callable[[Event], None],
+        health: Health,
     ) -> None:
         super().__init__(name="defocus-finder", daemon=True)
-        self._settings, self._desk, self._report = settings, desk, report
-        self._asked = stop
-        self._ended = threading.Event()
-        self._queue: queue.Queue[Arrival] = queue.Queue(QUEUE)
-        self._error: BaseException | None = None
+        self.desk = desk
+        self.error: BaseException | None = None
+        self._settings, self._line, self._asked, self._report = settings, line, stop, report
+        self._health, self._loop = health, f"looking for files in {settings.acquisition}"
+        self._over = threading.Event()
+
+    @property
+    def ended(self) -> bool:
+        return self._over.is_set()
 
     def run(self) -> None:
         settings = self._settings
@@ -163,58 +255,58 @@ class _Finder(threading.Thread):
             found = arrivals(
                 settings.acquisition,
                 self._asked,
-                self._desk.known,
+                self.desk.known,
                 pace,
-                until=self._desk.idle if settings.once else None,
-                warn=lambda text: self._report(Event("warning", text=text)),
+                until=self.desk.idle if settings.once else None,
+                warn=lambda text: self._report(Event("warning", text=text, folder=settings.acquisition)),
+                beat=self._beat,
             )
             for arrival in found:
-                self._desk.offer(arrival)
-                while not self._asked.is_set():
-                    try:
-                        self._queue.put(arrival, timeout=0.5)
-                        break
-                    except queue.Full:
-                        continue
+                self.desk.offer(arrival)
+                self._line.put((self.desk, arrival), arrival.stat[1] / 1e9, self._asked)
         except BaseException as error:
-            self._error = error
+            self.error = error
         finally:
-            self._ended.set()
+            self._health.ended(self._loop)
+            self._over.set()
 
-    def __iter__(self) -> Iterator[tuple[Arrival, int]]:
-        """Arrivals and how many are queued behind each, until the stop; raises what ended the thread."""
-        while not self._asked.is_set():
-            try:
-                arrival = self._queue.get(timeout=0.1)
-            except queue.Empty:
-                if self._ended.is_set() and self._queue.empty():
-                    break
-                continue
-            yield arrival, self._queue.qsize()
-        if self._error is not None:
-            cause = f"looking for files failed ({type(self._error).__name__}: {self._error})"
-            raise DefocusError(self._settings.acquisition, cause, "start defocus-watch again") from self._error
+    def check(self) -> None:
+        """Raise what ended the thread."""
+        if self.error is not None:
+            cause = f"looking for files failed ({type(self.error).__name__}: {self.error})"
+            raise DefocusError(self._settings.acquisition, cause, "start defocus-watch again") from self.error
 
     def end(self) -> None:
         self._asked.set()
         self.join(10)
+
+    def _beat(self, reachable: bool) -> None:
+        self._health.beat(self._loop)
+        folder = self._settings.acquisition
+        self._health.trouble(str(folder), None if reachable else f"{folder}: cannot be reached")
 
 
 class _Desk:
     """Decides what becomes of arrivals and outcomes, and keeps the journal."""
 
     def __init__(
-        self, settings: WatchSettings, engine: Engine, journal: Journal, report: Callable[[Event], None]
+        self,
+        settings: WatchSettings,
+        engine: Engine,
+        journal: Journal,
+        report: Callable[[Event], None],
+        health: Health,
     ) -> None:
-        self._settings, self._card, self._journal, self._report = settings, engine.card, journal, report
+        self.journal, self._health = journal, health
+        self._settings, self._card, self._tell = settings, engine.card, report
         self._offered: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
         self._in_hand: dict[Path, tuple[Arrival, str, int]] = {}
 
     def known(self, relative: Path, stat: Stat, hinted: bool) -> bool:
         """Whether a version needs nothing more; called from the finder's thread."""
-        if self._offered.get(relative) == stat:
+        if self._offered.get(relative) == stat or not self._settings.wants(relative, stat[1]):
             return True
-        entry = self._journal.find(relative)
+        entry = self.journal.find(relative)
         if entry is None or entry.stat != stat or entry.model != self._card.sha256 or entry.state is State.FAILED:
             return False
         if not hinted:
@@ -231,25 +323,49 @@ class _Desk:
     def offer(self, arrival: Arrival) -> None:
         self._offered[arrival.relative] = arrival.stat
 
-    def jobs(self, finder: _Finder) -> Iterator[Job]:
-        """The jobs that arrivals give; bad files and files already done give none."""
-        for arrival, queued in finder:
-            if arrival.problem is not None:
-                self._quarantine(arrival, _digest(arrival.path), str(arrival.problem), queued)
-                continue
-            found = _digest(arrival.path)
-            job = Job(arrival.path, self._settings.out / arrival.relative, arrival.stat)
-            try:
-                done = self._done_before(job, arrival)
-            except OutputError as error:  # somebody else's file is in its place
-                self._quarantine(arrival, found, str(error), queued)
-                continue
-            if done:
-                self._record(arrival, found, State.DONE)
-                self._report(Event("skipped", arrival.relative.as_posix(), queued=queued))
-                continue
-            self._in_hand[job.source] = (arrival, found, queued)
-            yield job
+    def forget(self, arrival: Arrival) -> None:
+        """Leave an arrival to the next rescan."""
+        self._offered.pop(arrival.relative, None)
+
+    def wait_for_room(self, stop: threading.Event, queued: int) -> bool:
+        """Wait while the output's disk is too full (promise P9); False if the stop came first.
+
+        Raises OutputError with `once`: nobody would come to make room.
+        """
+        out, told = self._settings.out, False
+        while reason := missing_room(out, self._settings.min_free_mb):
+            if self._settings.once:
+                raise OutputError(out, reason.partition(": ")[2].partition(";")[0], "make room")
+            self._health.trouble(f"{out} room", reason)
+            if not told:
+                self._say(Event("paused", text=reason, queued=queued))
+            told = True
+            self._health.beat("engine")
+            if stop.wait(OUTPUT_PAUSE):
+                return False
+        if told:
+            self._health.trouble(f"{out} room", None)
+            self._say(Event("warning", text=f"{out}: room again", queued=queued))
+        return True
+
+    def job(self, arrival: Arrival, queued: int) -> Job | None:
+        """The job that an arrival gives; None for a bad file and for one that is done already."""
+        if arrival.problem is not None:
+            self._quarantine(arrival, _digest(arrival.path), str(arrival.problem), queued)
+            return None
+        found = _digest(arrival.path)
+        job = Job(arrival.path, self._settings.out / arrival.relative, arrival.stat)
+        try:
+            done = self._done_before(job, arrival)
+        except OutputError as error:  # somebody else's file is in its place
+            self._quarantine(arrival, found, str(error), queued)
+            return None
+        if done:
+            self._record(arrival, found, State.DONE)
+            self._say(Event("skipped", arrival.relative.as_posix(), queued=queued))
+            return None
+        self._in_hand[job.source] = (arrival, found, queued)
+        return job
 
     def settle(self, outcome: Outcome, stop: threading.Event) -> None:
         """Write down what became of a job."""
@@ -258,13 +374,13 @@ class _Desk:
         if error is None:
             latency = time.monotonic() - arrival.seen
             self._record(arrival, found, State.DONE, report=json.dumps(summary(outcome.reports)))
-            self._report(Event("done", name, latency=latency, queued=queued, outcome=outcome))
+            self._say(Event("done", name, latency=latency, queued=queued, outcome=outcome))
         elif isinstance(error, ChangedError):
             # Not complete after all: it is found again as another version.
             self._offered.pop(arrival.relative, None)
         elif isinstance(error, OutputError):
             # Not the file's fault: nothing is written down, the next rescan finds it again.
-            self._report(Event("paused", name, str(error), queued=queued))
+            self._say(Event("paused", name, str(error), queued=queued))
             if self._settings.once:
                 raise error
             stop.wait(OUTPUT_PAUSE)
@@ -273,7 +389,7 @@ class _Desk:
             self._retry(arrival, found, str(error), queued)
 
     def _retry(self, arrival: Arrival, found: str, reason: str, queued: int) -> None:
-        entry = self._journal.find(arrival.relative)
+        entry = self.journal.find(arrival.relative)
         attempts = 1
         if entry is not None and (entry.stat, entry.state) == (arrival.stat, State.FAILED):
             attempts += entry.attempts
@@ -281,29 +397,32 @@ class _Desk:
             self._quarantine(arrival, found, reason, queued, attempts)
             return
         self._record(arrival, found, State.FAILED, attempts, reason)
-        self._report(Event("retry", arrival.relative.as_posix(), reason, queued=queued))
+        self._say(Event("retry", arrival.relative.as_posix(), reason, queued=queued))
 
     def _quarantine(self, arrival: Arrival, found: str, reason: str, queued: int, attempts: int = 1) -> None:
         self._record(arrival, found, State.QUARANTINED, attempts, reason)
-        self._report(Event("quarantined", arrival.relative.as_posix(), reason, queued=queued))
+        self._say(Event("quarantined", arrival.relative.as_posix(), reason, queued=queued))
 
     def _record(
         self, arrival: Arrival, found: str, state: State, attempts: int = 1, reason: str = "", report: str = ""
     ) -> None:
         relative = arrival.relative.as_posix()
         try:
-            self._journal.record(
+            self.journal.record(
                 Entry(relative, arrival.stat, found, self._card.sha256, state, attempts, reason, report)
             )
         except OutputError as error:  # a full disk: the next rescan finds the file again, and its output done
             if self._settings.once:  # nobody would come to make room
                 raise
-            self._report(Event("warning", relative, str(error)))
+            self._say(Event("warning", relative, str(error)))
         self._offered.pop(arrival.relative, None)
+
+    def _say(self, event: Event) -> None:
+        self._tell(replace(event, folder=self._settings.acquisition))
 
     def _done_before(self, job: Job, arrival: Arrival) -> bool:
         """Whether the output is there already: committed by a process that was killed before it wrote that down."""
-        entry = self._journal.find(arrival.relative)
+        entry = self.journal.find(arrival.relative)
         if entry is not None and entry.stat == arrival.stat and entry.model == self._card.sha256:
             return False  # the journal knows this version: its content changed, or it failed before
         return is_done(job, self._card)

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -115,6 +115,54 @@ class Journal:
                 (State.QUARANTINED.value,),
             ).fetchall()
         return [_entry(row) for row in rows]
+
+    def forget(self, relative: str) -> bool:
+        """Take a path out, so that its file is dealt with anew; whether it was there. Raises OutputError."""
+        try:
+            with self._lock, self._connection:
+                cursor = self._connection.execute("DELETE FROM files WHERE relative = ?", (relative,))
+                return cursor.rowcount > 0
+        except sqlite3.OperationalError as error:
+            raise output_error(self.path, OSError(0, str(error))) from error
+
+    def prune(self, acquisition: Path, days: float) -> int:
+        """Drop what was dealt with over `days` ago and is no longer in the acquisition folder, and shrink the file.
+
+        What is still there stays known, or it would be done again. Returns how many went. Raises OutputError.
+        """
+        limit = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
+        try:
+            with self._lock:
+                rows = self._connection.execute("SELECT relative FROM files WHERE updated < ?", (limit,)).fetchall()
+                gone = [row for row in rows if not os.path.lexists(acquisition / row[0])]
+                with self._connection:
+                    self._connection.executemany("DELETE FROM files WHERE relative = ?", gone)
+                if gone:
+                    self._connection.execute("VACUUM")
+            return len(gone)
+        except sqlite3.OperationalError as error:
+            raise output_error(self.path, OSError(0, str(error))) from error
+
+    def recent(self, count: int) -> list[tuple[str, str, str]]:
+        """The files that were done last, newest first: (relative, time in UTC, report as JSON)."""
+        with self._lock:
+            return self._connection.execute(
+                "SELECT relative, updated, report FROM files WHERE state = ? ORDER BY updated DESC, relative LIMIT ?",
+                (State.DONE.value, count),
+            ).fetchall()
+
+    @staticmethod
+    def peek(out: Path) -> list[Entry]:
+        """The files that are set aside below `out`, without opening its journal for writing; [] if there is none."""
+        path = Path(out) / FOLDER / NAME
+        if not path.is_file():
+            return []
+        query = f"{_KNOWN} WHERE state = ? ORDER BY relative"
+        try:
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+                return [_entry(row) for row in connection.execute(query, (State.QUARANTINED.value,))]
+        except sqlite3.Error:
+            return []  # busy or damaged: the daemon itself tells
 
     def counts(self) -> dict[State, int]:
         """How many paths are in each state."""

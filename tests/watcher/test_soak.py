@@ -35,3 +35,93 @@ def test_sixty_kills_at_random_moments_lose_and_double_nothing(folders, start, t
     assert start("-o", str(clean), "--once", "--settle", "0.1").process.wait(120) == 0
     for name in outputs(clean):
         np.testing.assert_array_equal(tiff.read(out / name).data, tiff.read(clean / name).data)
+
+
+COMMIT_STEPS = ("tiff.write", "fsync", "replace", "fsync_folder", "record")
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_at_every_step_of_the_commit_give_the_set_of_a_clean_run(tmp_path, tiny_model):
+    """The process kills itself with SIGKILL at the n-th call of one step; 40 rounds for each of five steps."""
+    import subprocess
+    import sys
+
+    acquisition, out, clean = (tmp_path / name for name in ("acq", "out", "clean"))
+    acquisition.mkdir()
+    for index in range(8):
+        write_tiff(acquisition / f"{index}.tif", index)
+    script = tmp_path / "suicide.py"
+    script.write_text(SUICIDE)
+    arguments = ["--model", str(tiny_model), "--backend", "cpu", "--once", "--settle", "0.05", "--rescan", "0.1"]
+
+    def run(folder, step="never", call=0) -> int:
+        line = [sys.executable, str(script), step, str(call), str(acquisition), "-o", str(folder), *arguments]
+        return subprocess.run(line, capture_output=True, timeout=60).returncode
+
+    assert run(clean) == 0
+    killed = 0
+    for round_ in range(200):
+        step, call = COMMIT_STEPS[round_ % len(COMMIT_STEPS)], round_ // len(COMMIT_STEPS) % 8
+        if call == 0:
+            for path in sorted(out.rglob("*"), reverse=True):
+                path.unlink() if path.is_file() else path.rmdir()
+        killed += run(out, step, call) == -9
+        assert not [name for name in outputs(out) if not (clean / name).exists()]
+    assert killed >= 100  # after a few rounds little is left to be killed in
+    assert run(out) == 0
+    assert outputs(out) == outputs(clean) == outputs(acquisition)
+    assert list(out.rglob(f"{PREFIX}*{SUFFIX}")) == []
+    for name in outputs(clean):
+        ours, theirs = (_without_times(folder / name) for folder in (out, clean))
+        assert ours == theirs, name
+
+
+SUICIDE = '''
+"""defocus-watch that dies by SIGKILL at the n-th call of a step: STEP N ARGUMENTS."""
+import os, signal, sys
+step, call = sys.argv[1], int(sys.argv[2])
+sys.argv[1:3] = []
+import defocus.engine.commit as commit
+import defocus.engine.tiff as tiff
+import defocus.watcher.journal as journal
+seen = {"n": 0}
+
+def deadly(owner, name, after=False):
+    whole = getattr(owner, name)
+    def call_it(*a, **k):
+        n = seen["n"]
+        seen["n"] += 1
+        if n == call and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = whole(*a, **k)
+        if n == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(owner, name, call_it)
+
+if step == "tiff.write":
+    deadly(tiff, "write", after=True)
+elif step == "fsync":
+    deadly(os, "fsync")
+elif step == "replace":
+    deadly(os, "replace")
+elif step == "fsync_folder":
+    deadly(os, "replace", after=True)
+elif step == "record":
+    deadly(journal.Journal, "record")
+from defocus.watcher.cli import main
+main()
+'''
+
+
+def _without_times(path):
+    """A file's bytes without the numbers that differ between any two runs: none do, but for times of making."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as tif:
+        tags = {
+            tag.code: tag.value
+            for tag in tif.pages[0].tags
+            if tag.name not in ("StripOffsets", "StripByteCounts", "DateTime")
+        }
+        return str(tags).encode() + tif.asarray().tobytes()

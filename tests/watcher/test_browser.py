@@ -1,0 +1,122 @@
+"""The status page in a real browser: Debian's Chromium, headless. Its pictures are those of docs/status.md.
+
+DEFOCUS_SCREENSHOTS=FOLDER keeps the pictures.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from defocus.engine.card import model_path
+
+from .conftest import Watching, wait_for
+from .test_status import EVIL, free_port
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+expect = playwright.expect
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium"),
+]
+
+
+@pytest.fixture
+def browser():
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+def drawn(path: Path, z_um: float, seed: int) -> None:
+    """A drawn specimen out of focus, as the camera writes it."""
+    from defocus.training.fields import Field
+    from defocus.training.heldout import counts_pair
+    from defocus.training.specimen import draw_cells, draw_filaments
+
+    rng = np.random.default_rng(seed)
+    shape = (384, 512)
+    sharp = draw_cells(shape, rng, 24, 13.0) + 0.3 * draw_filaments(shape, rng, 12)
+    field = Field(Path(path.name), np.rint(1000 * sharp).astype(np.float32))
+    tifffile.imwrite(path, counts_pair(field, z_um)[0])
+
+
+def keep(page, name: str) -> None:
+    if folder := os.environ.get("DEFOCUS_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+@pytest.fixture
+def lab():
+    """A folder whose path may be seen in a picture."""
+    with tempfile.TemporaryDirectory(prefix="microscope-") as folder:
+        yield Path(folder)
+
+
+def test_the_page_lives(browser, lab):
+    acquisition, out = lab / "acquisition", lab / "corrected"
+    acquisition.mkdir()
+    port = free_port()
+    quick = ("--settle", "0.1", "--rescan", "0.3", "--patience", "0.3", "--status", str(port))
+    watching = Watching(acquisition, out, model_path(), lab / "log", *quick)
+    try:
+        watching.ready()
+        page = browser.new_page(viewport={"width": 900, "height": 1000})
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
+        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        page.goto(f"http://127.0.0.1:{port}/")
+        expect(page.locator("#state")).to_have_text("watching", timeout=30_000)
+        assert page.locator("#nothing").is_visible()
+        keep(page, "idle")
+
+        for number in range(12):  # drift: each is further out of focus
+            drawn(acquisition / f"t{number:02d}.tif", 2.0 * number, number)
+        page.wait_for_selector("#stage:not([hidden])", timeout=30_000)  # it came without a reload
+        expect(page.locator("#state")).to_have_text("busy", timeout=30_000)
+        keep(page, "busy")
+        expect(page.locator("#name")).to_have_text("t11.tif", timeout=60_000)
+        wait_for(lambda: page.locator("#after").evaluate("node => node.naturalWidth") == 512)
+
+        before = page.locator("#before")
+        assert before.evaluate("node => getComputedStyle(node).clipPath") == "inset(0px 50% 0px 0px)"
+        page.locator("#slider").fill("20")
+        assert before.evaluate("node => getComputedStyle(node).clipPath") == "inset(0px 80% 0px 0px)"
+        points = page.locator("#plot polyline").get_attribute("points") or ""
+        assert len(points.split()) == 12
+        heights = [float(point.split(",")[1]) for point in points.split()]
+        assert heights[-1] < heights[1]  # upwards is more blur
+
+        (acquisition / EVIL).write_bytes(b"not a TIFF")
+        (acquisition / "short.tif").write_bytes((acquisition / "t00.tif").read_bytes()[:5000])
+        expect(page.locator("#failures button")).to_have_count(2, timeout=30_000)
+        assert EVIL in page.locator("#failures").inner_text()  # as text, not as an image
+        assert page.locator("#failures img").count() == 0
+        acquisition.rename(lab / "away")
+        expect(page.locator("#state")).to_have_text("in trouble", timeout=30_000)
+        page.locator("#slider").fill("50")
+        keep(page, "trouble")
+        (lab / "away").rename(acquisition)
+        expect(page.locator("#state")).to_have_text("watching", timeout=30_000)
+
+        (acquisition / "short.tif").write_bytes((acquisition / "t00.tif").read_bytes())
+        wait_for(lambda: (out / "short.tif").exists(), 30)
+        page.locator("#failures button").first.click()
+        expect(page.locator("#failures button").first).to_have_text("will be tried")
+
+        page.set_viewport_size({"width": 375, "height": 700})  # a phone
+        assert page.evaluate("document.documentElement.scrollWidth <= 375")
+        assert not errors
+        watching.stop()
+        expect(page.locator("#state")).to_have_text("the daemon does not answer", timeout=30_000)
+    finally:
+        watching.kill()

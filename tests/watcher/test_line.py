@@ -1,0 +1,55 @@
+"""The line between finding and restoring: order, bounds, and what leaves it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from defocus.watcher.line import Line, Order
+
+
+@pytest.mark.parametrize(("order", "expected"), [(Order.OLDEST, "abcd"), (Order.NEWEST, "dcba")])
+def test_order_is_that_of_the_times(order, expected):
+    line: Line[str] = Line(order)
+    stop = threading.Event()
+    for name, written in (("c", 3.0), ("a", 1.0), ("d", 4.0), ("b", 2.0)):
+        line.put(name, written, stop)
+    assert "".join(line.get(0) or "" for _ in range(4)) == expected
+    assert line.get(0.01) is None
+
+
+def test_oldest_waits_while_full_and_gives_up_with_the_stop():
+    line: Line[int] = Line(Order.OLDEST, length=2)
+    stop = threading.Event()
+    done = []
+
+    def fill():
+        for number in range(4):
+            line.put(number, number, stop)
+            done.append(number)
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    time.sleep(0.1)
+    assert done == [0, 1]
+    assert line.get(1) == 0
+    for _ in range(100):
+        if len(done) == 3:
+            break
+        time.sleep(0.01)
+    assert done == [0, 1, 2]
+    assert len(line) == 2
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_newest_lets_the_oldest_go_and_tells():
+    gone: list[int] = []
+    line: Line[int] = Line(Order.NEWEST, length=3, drop=gone.append)
+    for number in range(10):
+        line.put(number, number, threading.Event())
+    assert gone == [0, 1, 2, 3, 4, 5, 6]
+    assert [line.get(0) for _ in range(3)] == [9, 8, 7]

@@ -1,0 +1,116 @@
+"""Notifications for real: a command that runs, a server that is told, and neither in the way."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from defocus.engine.errors import InputError, MissingExtraError
+from defocus.engine.jobs import Job, Outcome
+from defocus.engine.report import PlaneReport
+from defocus.watcher.daemon import Event
+from defocus.watcher.notify import RECENT, Notifier, by_command, by_url
+
+from .conftest import wait_for
+
+
+def done(blur: float | None) -> Event:
+    outcome = Outcome(Job(Path("a"), Path("b")), reports=(PlaneReport(blur_px=blur),))
+    return Event("done", "a.tif", outcome=outcome, folder=Path("/acq"))
+
+
+def test_drift_is_told_once_it_lasts():
+    told = []
+    with Notifier([told.append], drift_px=5) as notifier:
+        for blur in (9, 1, None, 9, 1, 1):  # odd images are no drift
+            notifier.see(done(blur))
+        time.sleep(0.05)
+        assert told == []
+        for _ in range(RECENT):
+            notifier.see(done(8.0))
+        wait_for(lambda: told)
+    (message,) = told
+    assert message["kind"] == "drift"
+    assert "blurred by 8.0 px, more than 5" in message["text"]
+    assert message["folder"] == "/acq"
+
+
+def test_many_failures_are_two_messages():
+    told = []
+    with Notifier([told.append], pause=0.2) as notifier:
+        for number in range(50):
+            notifier.see(Event("quarantined", f"{number}.tif", "truncated"))
+        time.sleep(0.25)
+        notifier.see(Event("quarantined", "last.tif", "truncated"))
+    assert [message["file"] for message in told] == ["0.tif", "last.tif"]
+    assert "(and 49 more since the last message)" in told[1]["text"]
+
+
+def test_a_command_gets_json_on_its_stdin(tmp_path):
+    script = tmp_path / "tell.py"
+    script.write_text(f"import sys; open({str(tmp_path / 'said')!r}, 'w').write(sys.stdin.read())")
+    with Notifier([by_command(f'"{sys.executable}" "{script}"')]) as notifier:
+        notifier.see(Event("quarantined", "x y.tif", "truncated"))
+    assert json.loads((tmp_path / "said").read_text())["file"] == "x y.tif"
+    with pytest.raises(InputError, match="cannot be read"):
+        by_command('"unclosed')
+
+
+def test_a_command_that_fails_is_a_line_and_no_more():
+    said = []
+    with Notifier([by_command("false"), by_command("no-such-program-anywhere")], say=said.append) as notifier:
+        notifier.see(Event("quarantined", "x.tif", "truncated"))
+    assert len(said) == 2
+    assert all(line.startswith("nobody could be told") and "\n" not in line for line in said)
+
+
+def test_a_server_is_told():
+    got = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with Notifier([by_url(f"http://127.0.0.1:{server.server_port}/hook")]) as notifier:
+            notifier.see(Event("quarantined", "x.tif", "truncated"))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert got[0]["kind"] == "failed"
+
+
+def test_seeing_never_waits():
+    hold = threading.Event()
+    notifier = Notifier([lambda message: hold.wait(20)], pause=0)
+    notifier._thread.start()
+    start = time.monotonic()
+    for number in range(500):
+        notifier.see(Event("quarantined", f"{number}.tif", "truncated"))
+    assert time.monotonic() - start < 1
+    hold.set()
+    notifier.__exit__(None, None, None)
+
+
+def test_another_kind_of_url_needs_apprise():
+    try:
+        import apprise  # noqa: F401
+    except ImportError:
+        with pytest.raises(MissingExtraError, match="notify"):
+            by_url("mailto://lab@example.org")
+    else:
+        with pytest.raises(InputError, match="none that apprise knows"):
+            by_url("nonsense")

@@ -1,0 +1,297 @@
+"""Promises that a real defocus-watch keeps: one daemon a folder, room on the disk, order, patterns, reload, service."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from defocus.engine import tiff
+from defocus.engine.errors import InputError, OutputError
+from defocus.watcher import daemon, room
+from defocus.watcher.arrivals import Pace
+from defocus.watcher.daemon import WatchSettings
+from defocus.watcher.health import FILE_STUCK, LOOP_STUCK, Health
+from defocus.watcher.journal import Entry, Journal, State
+from defocus.watcher.owner import Ownership
+from defocus.watcher.service import tell_systemd, watchdog
+
+from .conftest import outputs, wait_for, write_tiff
+
+QUICK = ("--settle", "0.1", "--rescan", "0.2")
+
+
+def test_p13_a_second_daemon_is_refused_and_named(folders, start, tiny_model):
+    acquisition, out = folders
+    first = start(*QUICK).ready()
+    wait_for(lambda: (out / ".defocus" / "daemon.json").is_file())
+    line = [sys.executable, "-m", "defocus.watcher.cli", str(acquisition), "-o", str(out), "--model", str(tiny_model)]
+    second = subprocess.run([*line, "--backend", "cpu"], capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert f"another defocus-watch writes there (process {first.process.pid} on " in second.stderr
+    assert second.stderr.count("\n") == 1
+    first.kill()  # the system frees the lock of a process that was killed
+    third = subprocess.run([*line, "--backend", "cpu", "--once"], capture_output=True, text=True, timeout=60)
+    assert third.returncode == 0, third.stderr
+
+
+def test_p13_holds_within_a_process_too(tmp_path):
+    with Ownership(tmp_path), pytest.raises(InputError, match="another defocus-watch"), Ownership(tmp_path):
+        pass
+    with Ownership(tmp_path):
+        pass
+
+
+def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, monkeypatch):
+    from defocus import Engine
+
+    acquisition, out = folders
+    write_tiff(acquisition / "a.tif")
+    free = [10]
+    usage = type("Usage", (), {"free": property(lambda self: free[0] * room.MEGABYTE)})
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage())
+    monkeypatch.setattr(daemon, "OUTPUT_PAUSE", 0.05)
+    events, stop, health = [], threading.Event(), Health()
+    settings = WatchSettings(acquisition, out, Pace(0.05, 0.1), min_free_mb=100)
+    with Engine.load(tiny_model, backend="cpu") as engine:
+        thread = threading.Thread(target=daemon.watch, args=(settings, engine, stop, events.append, health))
+        thread.start()
+        wait_for(lambda: any(event.kind == "paused" for event in events))
+        assert any("only 10 MB free, waiting for 100 MB" in problem for problem in health.problems())
+        assert not health.stuck()
+        assert outputs(out) == []
+        free[0] = 5000
+        wait_for(lambda: outputs(out) == ["a.tif"])
+        assert health.problems() == []
+        stop.set()
+        thread.join(10)
+        free[0] = 10
+        write_tiff(acquisition / "b.tif")
+        with pytest.raises(OutputError, match="only 10 MB free"):
+            daemon.watch(
+                WatchSettings(acquisition, out, Pace(0, 0.1), once=True, min_free_mb=100), engine, stop.__class__()
+            )
+
+
+def test_a_file_preallocated_with_zeros_is_waited_for(folders, start):
+    """Polling, so that nothing tells of the close: the whole file is there, its pixels come much later."""
+    acquisition, out = folders
+    image = np.random.default_rng(0).integers(100, 3000, (64, 64), dtype=np.uint16)
+    path = acquisition / "slow.tif"
+    tifffile.imwrite(path, image)
+    whole = path.read_bytes()
+    path.unlink()
+    with tifffile.TiffFile(_memory(whole)) as tif:
+        offset = tif.pages[0].dataoffsets[0]
+    watching = start(*QUICK, "--polling", "--patience", "20").ready()
+    path.write_bytes(whole[:offset] + b"\0" * (len(whole) - offset))
+    time.sleep(1.5)
+    assert outputs(out) == [], watching.said()
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(whole[offset:])
+    wait_for(lambda: outputs(out) == ["slow.tif"])
+    assert json.loads((out / ".defocus" / "daemon.json").read_text())["pid"] == watching.process.pid
+
+
+def test_a_black_image_is_taken_after_our_patience(folders, start):
+    acquisition, out = folders
+    tifffile.imwrite(acquisition / "black.tif", np.zeros((64, 64), np.uint16))
+    start(*QUICK, "--polling", "--patience", "0.8").ready()
+    wait_for(lambda: outputs(out) == ["black.tif"])
+    assert not tiff.read(out / "black.tif").data.any()
+
+
+def test_newest_first_patterns_and_age(folders, start):
+    acquisition, out = folders
+    (acquisition / "plate").mkdir()
+    now = time.time()
+    for index in range(6):
+        path = acquisition / f"{index}_w1.tif"
+        write_tiff(path, index)
+        os.utime(path, (now - 60 + index, now - 60 + index))
+    write_tiff(acquisition / "0_w2.tif")
+    write_tiff(acquisition / "plate" / "thumb_w1.tif")
+    write_tiff(acquisition / "old_w1.tif")
+    os.utime(acquisition / "old_w1.tif", (now - 9999, now - 9999))
+    done = start(
+        *QUICK, "--once", "--order", "newest", "--include", "*_w1*", "--exclude", "*thumb*", "--max-age", "600"
+    )
+    assert done.process.wait(60) == 0, done.said()
+    lines = [line.split(":")[0] for line in done.said().splitlines() if "corrected in" in line]
+    assert outputs(out) == sorted(lines) == [f"{index}_w1.tif" for index in range(6)]
+    # The engine takes what comes first while the others are still being found.
+    assert lines[2:] == sorted(lines[2:], reverse=True)
+
+
+def test_dry_run_tells_and_changes_nothing(folders, start):
+    acquisition, out = folders
+    write_tiff(acquisition / "a.tif")
+    write_tiff(acquisition / "b_w2.tif")
+    (acquisition / "bad.tif").write_bytes(b"II*\0broken")
+    done = start("--dry-run", "--exclude", "*_w2*")
+    assert done.process.wait(30) == 0
+    said = done.said()
+    assert "a.tif: correct" in said
+    assert "b_w2.tif: left alone" in said
+    assert "bad.tif: set aside: " in said
+    assert not out.exists() or list(out.iterdir()) == []
+
+
+def test_two_folders_in_one_daemon(tmp_path, tiny_model):
+    folders = [(tmp_path / f"acq{index}", tmp_path / f"out{index}") for index in range(2)]
+    text = f'model = "{tiny_model.as_posix()}"\nbackend = "cpu"\nsettle = 0.1\nrescan = 0.2\nlog_json = true\n'
+    for index, (acquisition, out) in enumerate(folders):
+        acquisition.mkdir()
+        for number in range(3):
+            write_tiff(acquisition / f"{number}.tif", 10 * index + number)
+        text += f'[[folders]]\nacquisition = "{acquisition.as_posix()}"\noutput = "{out.as_posix()}"\n'
+    (tmp_path / "defocus.toml").write_text(text)
+    line = [sys.executable, "-m", "defocus.watcher.cli", "--config", str(tmp_path / "defocus.toml"), "--once"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(text) for text in done.stdout.splitlines()]
+    finished = {(event["folder"], event["file"]) for event in events if event["event"] == "done"}
+    assert finished == {(str(acquisition), f"{number}.tif") for acquisition, _ in folders for number in range(3)}
+    for event in events:
+        assert event["time"].endswith("+00:00")
+        if event["event"] == "done":
+            assert event["seconds"]["infer"] > 0
+            assert event["planes"][0]["verdict"]
+    for acquisition, out in folders:
+        assert outputs(out) == outputs(acquisition)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+def test_sighup_takes_new_settings_and_keeps_the_old_if_they_are_wrong(tmp_path, tiny_model):
+    acquisition, out, path = tmp_path / "acq", tmp_path / "out", tmp_path / "defocus.toml"
+    acquisition.mkdir()
+    base = f'model = "{tiny_model.as_posix()}"\nbackend = "cpu"\nsettle = 0.1\nrescan = 0.2\nlog_json = true\n'
+    folder = f'[[folders]]\nacquisition = "{acquisition.as_posix()}"\noutput = "{out.as_posix()}"\n'
+    path.write_text(base + 'exclude = ["*_w2*"]\n' + folder)
+    log = tmp_path / "log"
+    with open(log, "w") as file:
+        line = [sys.executable, "-m", "defocus.watcher.cli", "--config", str(path)]
+        process = subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        write_tiff(acquisition / "a_w1.tif")
+        write_tiff(acquisition / "a_w2.tif")
+        wait_for(lambda: outputs(out) == ["a_w1.tif"])
+        path.write_text("nonsense = 1\n")
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "going on with the settings from before" in log.read_text())
+        write_tiff(acquisition / "b_w1.tif")
+        wait_for(lambda: "b_w1.tif" in outputs(out))
+        path.write_text(base + folder)
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: outputs(out) == ["a_w1.tif", "a_w2.tif", "b_w1.tif"])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+def test_systemd_is_told_of_start_life_and_end(folders, tiny_model, tmp_path):
+    acquisition, out = folders
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+        link.bind(address)
+        link.settimeout(30)
+        environment = os.environ | {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
+        line = [
+            sys.executable,
+            "-m",
+            "defocus.watcher.cli",
+            str(acquisition),
+            "-o",
+            str(out),
+            "--model",
+            str(tiny_model),
+        ]
+        process = subprocess.Popen([*line, "--backend", "cpu"], env=environment, stdout=subprocess.DEVNULL)
+        try:
+            seen = {link.recv(100).decode()}
+            while not {"READY=1", "WATCHDOG=1"} <= seen:
+                seen.add(link.recv(100).decode())
+            process.send_signal(signal.SIGTERM)
+            while "STOPPING=1" not in seen:
+                seen.add(link.recv(100).decode())
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_daemon_that_hangs_pings_no_more(monkeypatch, tmp_path):
+    sent = []
+    monkeypatch.setattr("defocus.watcher.service.tell_systemd", sent.append)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "x"))
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    stop, hangs = threading.Event(), threading.Event()
+    thread = watchdog(hangs.is_set, stop)
+    assert thread is not None
+    wait_for(lambda: len(sent) >= 3)
+    hangs.set()
+    time.sleep(0.1)
+    before = len(sent)
+    time.sleep(0.15)
+    assert len(sent) == before
+    stop.set()
+    thread.join(5)
+    assert tell_systemd("READY=1", {}) is False
+
+
+def test_health_tells_what_hangs():
+    now = [0.0]
+    health = Health(lambda: now[0])
+    health.beat("engine")
+    health.beat("finder")
+    assert health.problems() == []
+    now[0] = LOOP_STUCK + 1
+    health.beat("finder")
+    assert health.problems() == [f"engine: no sign of life for {LOOP_STUCK + 1:.0f} s"]
+    assert health.stuck()
+    health.working("big.tif")
+    assert health.problems() == []  # the engine's loop is busy with a file
+    now[0] += FILE_STUCK + 1
+    health.beat("finder")
+    assert health.problems() == [f"big.tif: in hand for {FILE_STUCK + 1:.0f} s"]
+    health.working(None)
+    health.beat("engine")
+    health.trouble("share", "the share is gone")
+    assert health.problems() == ["the share is gone"]
+    assert not health.stuck()  # no restart brings it back
+    health.trouble("share", None)
+    health.ended("finder")
+    assert health.problems() == []
+
+
+def test_the_journal_forgets_what_is_gone_and_keeps_what_is_there(tmp_path):
+    acquisition = tmp_path / "acq"
+    acquisition.mkdir()
+    (acquisition / "here.tif").write_bytes(b"x")
+    with Journal(tmp_path / "out") as journal:
+        for name in ("here.tif", "gone.tif"):
+            journal.record(Entry(name, (1, 1), "d", "m", State.DONE))
+        assert journal.prune(acquisition, 1) == 0  # too young
+        assert journal.prune(acquisition, -1) == 1
+        assert journal.find(Path("here.tif")) is not None
+        assert journal.find(Path("gone.tif")) is None
+
+
+def _memory(content: bytes):  # type: ignore[no-untyped-def]
+    import io
+
+    return io.BytesIO(content)

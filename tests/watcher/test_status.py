@@ -1,0 +1,269 @@
+"""The status page over real HTTP, with a real daemon behind it: what it tells, and what it refuses."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from defocus.engine.errors import InputError
+from defocus.watcher.config import Config, Folder
+from defocus.watcher.health import Health
+from defocus.watcher.status.page import Page, is_loopback
+from defocus.watcher.status.previews import previews
+from defocus.watcher.status.server import ASSETS
+from defocus.watcher.status.state import Histogram, kind_of
+
+from .conftest import outputs, wait_for, write_tiff
+
+QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.3")
+EVIL = "<img src=x onerror=alert(1)>.tif"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ask(port: int, path: str, body: object = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of an answer."""
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    data = None if body is None else (body if isinstance(body, bytes) else json.dumps(body).encode())
+    try:
+        link.request(
+            "GET" if data is None else "POST", path, data, {name.replace("_", "-"): v for name, v in headers.items()}
+        )
+        answer = link.getresponse()
+        return answer.status, dict(answer.headers), answer.read()
+    finally:
+        link.close()
+
+
+def state(port: int) -> dict:
+    return json.loads(ask(port, "/api/state")[2])
+
+
+@pytest.fixture
+def quiet(tmp_path):
+    """A page without a daemon: (page, port, folder of outputs)."""
+    port = free_port()
+    (tmp_path / "acq").mkdir()
+    config = Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),), status=str(port))
+    page = Page.of(config, config.settings(), Health())
+    assert page is not None
+    with page:
+        yield page, port
+
+
+def test_a_running_daemon_seen_from_outside(folders, start):
+    acquisition, out = folders
+    port = free_port()
+    begun = time.monotonic()
+    watching = start(*QUICK, "--status", str(port))
+    wait_for(lambda: _listens(port), 10)
+    assert state(port)["phase"] in ("starting", "watching")
+    assert time.monotonic() - begun < 10  # 2 s on an idle machine; this one may be busy
+    watching.ready()
+    assert f"status page at http://127.0.0.1:{port}/" in watching.said()
+    write_tiff(acquisition / "a.tif")
+    (acquisition / EVIL).write_bytes(b"not a TIFF")
+    wait_for(lambda: outputs(out) == ["a.tif"])
+    wait_for(lambda: state(port)["failed"] == 1)
+    seen = state(port)
+    assert (seen["done"], seen["last"]["file"], seen["problems"]) == (1, "a.tif", [])
+    assert seen["latency_p50_s"] > 0
+    assert seen["model"] == "tiny"
+    assert seen["failures"][0]["file"] == EVIL
+    assert len(seen["focus"]) == 1
+    for which in ("before", "after"):
+        status, headers, png = ask(port, f"/api/{which}.png")
+        assert (status, headers["Content-Type"], png[:8]) == (200, "image/png", b"\x89PNG\r\n\x1a\n")
+    status, _, body = ask(port, "/healthz")
+    assert (status, json.loads(body)) == (200, {"healthy": True, "problems": []})
+    # Repaired, but with its old time and size: nothing would tell, so it is asked for.
+    retry = {"folder": 0, "file": EVIL}
+    assert ask(port, "/api/retry", retry, X_Defocus=seen["csrf"])[0] == 200
+    text = ask(port, "/metrics")[2].decode()
+    assert 'defocus_files_total{outcome="done"} 1' in text
+    assert "defocus_latency_seconds_count 1" in text
+    assert 'defocus_stage_seconds_bucket{stage="infer",le="+Inf"} 1' in text
+    assert "defocus_up 1" in text
+    acquisition.rename(acquisition.with_name("away"))
+    wait_for(lambda: ask(port, "/healthz")[0] == 503)
+    assert "cannot be reached" in json.loads(ask(port, "/healthz")[2])["problems"][0]
+    acquisition.with_name("away").rename(acquisition)
+    wait_for(lambda: ask(port, "/healthz")[0] == 200)
+
+
+def test_a_retry_takes_the_file_again(folders, start):
+    acquisition, out = folders
+    port = free_port()
+    start(*QUICK, "--status", str(port)).ready()
+    somebody = out / "b.tif"
+    out.mkdir(exist_ok=True)
+    somebody.write_bytes(b"not ours")
+    write_tiff(acquisition / "b.tif")
+    wait_for(lambda: state(port)["failed"] == 1)
+    somebody.unlink()
+    time.sleep(0.5)
+    assert outputs(out) == []  # set aside is set aside
+    answer = ask(port, "/api/retry", {"folder": 0, "file": "b.tif"}, X_Defocus=state(port)["csrf"])
+    assert (answer[0], json.loads(answer[2])) == (200, {"retried": True})
+    wait_for(lambda: outputs(out) == ["b.tif"])
+    wait_for(lambda: state(port)["failed"] == 0)
+
+
+def test_a_retry_needs_the_page(quiet):
+    _, port = quiet
+    csrf = state(port)["csrf"]
+    body = {"folder": 0, "file": "a.tif"}
+    assert ask(port, "/api/retry", body)[0] == 403
+    assert ask(port, "/api/retry", body, X_Defocus="guess")[0] == 403
+    assert ask(port, "/api/retry", body, X_Defocus=csrf, Origin="http://evil.example")[0] == 403
+    assert ask(port, "/api/retry", {"folder": 7, "file": "a"}, X_Defocus=csrf)[0] == 400
+    assert ask(port, "/api/retry", {"folder": True, "file": "a"}, X_Defocus=csrf)[0] == 400
+    assert ask(port, "/api/retry", b"[]", X_Defocus=csrf)[0] == 400
+    assert ask(port, "/api/retry", b"x" * 100_000, X_Defocus=csrf)[0] == 400
+    assert ask(port, "/api/retry")[0] == 404  # a GET changes nothing
+    assert ask(port, "/api/retry", body, X_Defocus=csrf, Origin=f"http://127.0.0.1:{port}")[0] in (404, 503)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../pyproject.toml", "/assets/index.html", "/%2e%2e/etc/passwd", "//etc/passwd", "/api/before.png/../x", "/x"],
+)
+def test_no_other_path_leads_anywhere(quiet, path):
+    assert ask(quiet[1], path)[0] == 404
+
+
+def test_another_sites_name_is_refused(quiet):
+    _, port = quiet
+    assert ask(port, "/api/state", Host="evil.example")[0] == 403
+    assert ask(port, "/api/state", Host=f"localhost:{port}")[0] == 200
+
+
+def test_the_page_needs_nothing_from_elsewhere(quiet):
+    _, port = quiet
+    for path in ASSETS:
+        status, headers, body = ask(port, path)
+        assert status == 200
+        assert b"http://" not in body.replace(b"http://www.w3.org/2000/svg", b"")
+        assert b"https://" not in body
+        assert b"innerHTML" not in body
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert state(port)["last"] is None
+    assert ask(port, "/api/after.png")[0] == 404
+
+
+def test_beyond_this_machine_a_token_is_needed(tmp_path):
+    (tmp_path / "acq").mkdir()
+    folder = (Folder(str(tmp_path / "acq"), str(tmp_path / "out")),)
+    port = free_port()
+    open_to_all = Config(folders=folder, status=f"0.0.0.0:{port}")
+    with pytest.raises(InputError, match="can be reached from other machines; add --status-token"):
+        Page.of(open_to_all, open_to_all.settings(), Health())
+    config = open_to_all.given(status_token="open sesame")
+    page = Page.of(config, config.settings(), Health())
+    assert page is not None
+    with page:
+        assert ask(port, "/api/state")[0] == 401
+        assert ask(port, "/metrics", Authorization="Bearer wrong")[0] == 401
+        assert ask(port, "/metrics", Authorization="Bearer open sesame")[0] == 200
+        status, headers, _ = ask(port, "/?token=open%20sesame")
+        assert status == 200
+        assert "HttpOnly" in headers["Set-Cookie"]
+        assert "SameSite=Strict" in headers["Set-Cookie"]
+
+
+@pytest.mark.parametrize("text", ["here", "127.0.0.1:", "127.0.0.1:99999"])
+def test_an_address_that_makes_no_sense(tmp_path, text):
+    config = Config(folders=(Folder(str(tmp_path)),), status=text)
+    with pytest.raises(InputError, match="no port in it"):
+        Page.of(config, config.settings(), Health())
+
+
+def test_a_port_that_is_taken_is_one_line(quiet, tmp_path):
+    _, port = quiet
+    config = Config(folders=(Folder(str(tmp_path)),), status=str(port))
+    with pytest.raises(InputError, match="cannot be listened at") as caught:
+        Page.of(config, config.settings(), Health())
+    assert "\n" not in str(caught.value)
+
+
+def test_loopback():
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.1", "lab")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("shape", [(64, 80), (2000, 1500), (5, 64, 80), (64, 80, 3)])
+def test_previews_are_small_and_on_one_scale(tmp_path, shape):
+    import imagecodecs
+
+    ramp = np.linspace(0, 4000, shape[-2] if shape[-1] == 3 else shape[-1])
+    after = np.broadcast_to(ramp[:, None] if shape[-1] == 3 else ramp, shape).astype(np.uint16)
+    photometric = "rgb" if shape[-1] == 3 else "minisblack"
+    tifffile.imwrite(tmp_path / "after.tif", after, photometric=photometric)
+    tifffile.imwrite(tmp_path / "before.tif", after // 2, photometric=photometric)
+    first, second = (imagecodecs.png_decode(png) for png in previews(tmp_path / "before.tif", tmp_path / "after.tif"))
+    assert first.shape == second.shape
+    assert max(first.shape) <= 900
+    assert abs(float(second.mean()) / max(float(first.mean()), 1) - 2) < 0.2
+
+
+def test_a_file_that_has_gone_has_no_preview(tmp_path):
+    with pytest.raises(InputError):
+        previews(tmp_path / "a.tif", tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("x.tif: truncated: the chain", "truncated"),
+        ("x.tif: not a TIFF; give", "not_tiff"),
+        ("x: no permission to read", "permission"),
+        ("what?", "other"),
+    ],
+)
+def test_reasons_have_few_labels(reason, kind):
+    assert kind_of(reason) == kind
+
+
+def test_a_histogram_counts_all_that_is_below():
+    histogram = Histogram()
+    for seconds in (0.01, 0.3, 1000.0):
+        histogram.add(seconds)
+    assert histogram.counts[0] == 1
+    assert histogram.counts[-1] == 2
+    assert (histogram.count, histogram.total) == (3, 1000.31)
+
+
+def _listens(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def test_the_assets_are_in_the_package():
+    from importlib.resources import files
+
+    for name, _ in ASSETS.values():
+        assert (Path(str(files("defocus.watcher.status"))) / "assets" / name).is_file()

@@ -1,0 +1,169 @@
+"""All settings of the daemon in one place: the flags of `defocus-watch`, and the keys of `defocus.toml`."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..engine.errors import InputError
+from .arrivals import Pace
+from .daemon import WatchSettings, default_out
+from .line import Order
+
+_REMEDY = "see defocus-watch --print-config for one that works"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """An acquisition folder and where its corrected files go ("": ACQ_corrected beside it)."""
+
+    acquisition: str
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting, with its default. Times in seconds unless the name says otherwise; see `--help` for each."""
+
+    folders: tuple[Folder, ...] = ()
+    model: str = "default"
+    backend: str = "auto"
+    settle: float = 2.0
+    rescan: float = 5.0
+    patience: float = 30.0
+    polling: bool = False
+    retries: int = 3
+    only_defocused: bool = False
+    order: str = "oldest"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_age: float = 0.0
+    min_free_mb: float = 200.0
+    keep_days: float = 0.0
+    log_json: bool = False
+    status: str = ""
+    status_token: str = ""
+    notify_command: str = ""
+    notify_url: str = ""
+    drift_px: float = 0.0
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Read a TOML file.
+
+        Raises
+        ------
+        InputError
+            Missing, no TOML, an unknown key (the nearest known one is named), a value of another kind or out of range.
+        """
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(path, f"cannot be read ({error.strerror})", "check the path") from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(path, f"is no TOML ({error})", _REMEDY) from error
+        known = {one.name: one.default for one in fields(cls)}
+        _check_names(values, known, path, "")
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            found[name] = _folders(value, path) if name == "folders" else _value(name, value, known[name], path)
+        return cls(**found).checked(path)
+
+    def checked(self, thing: object = "command line") -> Config:
+        """The same, if its values make sense; raises InputError."""
+        if self.order not in {order.value for order in Order}:
+            raise InputError(thing, f'order is "{self.order}"', 'write order = "oldest" or "newest"')
+        for name in ("settle", "patience", "max_age", "min_free_mb", "keep_days", "drift_px"):
+            if getattr(self, name) < 0:
+                raise InputError(thing, f"{name} is {getattr(self, name):g}", "use 0 or more")
+        if self.rescan < 0.05:
+            raise InputError(thing, f"rescan is {self.rescan:g}", "use 0.05 or more")
+        if self.retries < 1:
+            raise InputError(thing, f"retries is {self.retries}", "use 1 or more")
+        return self
+
+    def given(self, **changes: Any) -> Config:
+        """The same with the `changes` that are not None."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def settings(self, once: bool = False) -> list[WatchSettings]:
+        """What `watch` takes: one for each folder. Raises InputError if there is none."""
+        if not self.folders:
+            raise InputError("defocus-watch", "no folder to watch", "give ACQ, or [[folders]] in the file of --config")
+        pace = Pace(self.settle, self.rescan, self.patience, self.polling)
+        return [
+            WatchSettings(
+                Path(folder.acquisition),
+                Path(folder.output) if folder.output else default_out(Path(folder.acquisition)),
+                pace,
+                self.retries,
+                once,
+                self.only_defocused,
+                Order(self.order),
+                self.include,
+                self.exclude,
+                self.max_age,
+                self.min_free_mb,
+                self.keep_days,
+            )
+            for folder in self.folders
+        ]
+
+    def to_toml(self) -> str:
+        """The settings as a file that `load` reads; secrets are left out."""
+        lines = ["# Settings of defocus-watch: defocus-watch --config defocus.toml", ""]
+        for one in fields(self):
+            if one.name not in ("folders", "status_token"):
+                lines.append(f"{one.name} = {_toml(getattr(self, one.name))}")
+        for folder in self.folders or (Folder("ACQ"),):
+            mark = "" if self.folders else "# "
+            lines += ["", f"{mark}[[folders]]", f"{mark}acquisition = {_toml(folder.acquisition)}"]
+            lines.append(f"{mark}output = {_toml(folder.output)}  # empty: ACQ_corrected beside it")
+        return "\n".join(lines) + "\n"
+
+
+def _folders(value: Any, path: Path) -> tuple[Folder, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise InputError(path, "folders is no list of tables", "write [[folders]] and acquisition = '...' below it")
+    found = []
+    for one in value:
+        _check_names(one, [part.name for part in fields(Folder)], path, "folders.")
+        if not isinstance(one.get("acquisition"), str) or not isinstance(one.get("output", ""), str):
+            raise InputError(path, "a folder without its acquisition path", "write acquisition = '/path/to/folder'")
+        found.append(Folder(**one))
+    return tuple(found)
+
+
+def _check_names(values: dict[str, Any], known: Iterable[str], path: Path, prefix: str) -> None:
+    known = list(known)
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f'did you mean "{prefix}{near[0]}"?' if near else "remove it"
+            raise InputError(path, f'unknown key "{prefix}{name}"', hint)
+
+
+def _value(name: str, value: Any, example: Any, path: Path) -> Any:
+    """A value of the kind of its default; whole numbers pass for others."""
+    if isinstance(example, tuple) and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    if isinstance(example, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(example):
+        raise InputError(path, f"{name} is {value!r}", f"write something like {name} = {_toml(example)}")
+    return value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(one) for one in value)}]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)

@@ -1,0 +1,52 @@
+"""Log lines for machines: one JSON object a line (`--log-json`)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TextIO
+
+from ..engine.report import summary
+from .daemon import Event
+
+
+class JsonLog:
+    """Writes events as JSON lines; takes the place of `live.Live`. Its methods may be called from any thread."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream, self._lock = stream or sys.stdout, threading.Lock()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """For the sake of `Live`, which shows a line meanwhile."""
+        yield
+
+    def show(self, event: Event) -> None:
+        """Write an event: time, event, and whichever of folder, file, text, latency, queued, seconds, planes it has."""
+        line: dict[str, object] = {"event": event.kind}
+        if event.folder is not None:
+            line["folder"] = str(event.folder)
+        if event.relative:
+            line["file"] = event.relative
+        if event.text:
+            line["text"] = event.text
+        if event.kind == "done":
+            line["latency"] = round(event.latency, 4)
+        line["queued"] = event.queued
+        if event.outcome is not None:
+            line["seconds"] = {stage: round(value, 4) for stage, value in event.outcome.seconds.items()}
+            line["planes"] = summary(event.outcome.reports)
+        self._write(line)
+
+    def say(self, text: str) -> None:
+        """Write a line that is about no file."""
+        self._write({"event": "info", "text": text})
+
+    def _write(self, line: dict[str, object]) -> None:
+        stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **line}
+        with self._lock:
+            print(json.dumps(stamped), file=self._stream, flush=True)

@@ -1,0 +1,62 @@
+"""One daemon per output folder (promise P13): a lock that the system frees when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from ..engine.commit import output_error
+from ..engine.errors import InputError
+from .journal import FOLDER
+
+LOCK, WHO = "daemon.lock", "daemon.json"
+
+
+class Ownership:
+    """Holds an output folder; a context manager.
+
+    Raises
+    ------
+    InputError
+        Another defocus-watch holds it; the message says which process, on which machine, since when.
+    OutputError
+        The folder cannot be written.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = Path(out)
+        self._lock = FileLock(self._out / FOLDER / LOCK, timeout=0)
+
+    def __enter__(self) -> Ownership:
+        folder = self._out / FOLDER
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            about = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat("T", "seconds")}
+            (folder / WHO).write_text(json.dumps(about), encoding="utf-8")
+        except Timeout as error:
+            remedy = "stop it first, or choose another folder with -o"
+            raise InputError(self._out, f"another defocus-watch writes there ({_who(folder)})", remedy) from error
+        except OSError as error:
+            self._lock.release()
+            raise output_error(folder, error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+def _who(folder: Path) -> str:
+    try:
+        about = json.loads((folder / WHO).read_text(encoding="utf-8"))
+        return f"process {about['pid']} on {about['host']}, since {about['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "which one cannot be told"

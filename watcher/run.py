@@ -1,0 +1,98 @@
+"""A daemon's life: page, model, watching; again when the settings change; the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from ..engine import edge
+from ..engine.errors import DefocusError
+from .config import Config
+from .daemon import Event, check_folders
+from .daemon import watch as watch_folders
+from .health import Health
+from .log import JsonLog
+from .service import tell_systemd, watchdog
+
+
+def run(
+    config: Config,
+    settled: Callable[[], Config],
+    stop: threading.Event,
+    reload: threading.Event,
+    once: bool = False,
+) -> int:
+    """Watch with the settings of `config` until `stop`; when `reload` is set as well, with those of `settled()`.
+
+    Returns the exit code. Raises what `watch` raises.
+    """
+    health = Health()
+    ended = threading.Event()
+    watchdog(health.stuck, ended)
+    try:
+        while True:
+            code = _watch(config, stop, once, health)
+            if not reload.is_set():
+                return code
+            reload.clear()
+            stop.clear()
+            tell_systemd("RELOADING=1")
+            try:
+                config = settled()
+                for settings in config.settings():
+                    check_folders(settings.acquisition, settings.out)
+            except DefocusError as error:
+                _shown(config).say(f"{error}; going on with the settings from before")
+    finally:
+        tell_systemd("STOPPING=1")
+        ended.set()
+
+
+def _watch(config: Config, stop: threading.Event, once: bool, health: Health) -> int:
+    """One stretch of watching with the same settings."""
+    from .notify import Notifier
+    from .status.page import Page
+
+    watched = config.settings(once)
+    for settings in watched:
+        check_folders(settings.acquisition, settings.out)
+    shown = _shown(config)
+    with ExitStack() as stack:
+        page = Page.of(config, watched, health)
+        if page is not None:  # before the model is loaded: whoever looks sees that it starts
+            stack.enter_context(page)
+            shown.say(f"status page at {page.address}")
+        notifier = stack.enter_context(Notifier.of(config, shown.say))
+        from ..engine.engine import Engine
+
+        with Engine.load(config.model, config.backend) as engine:
+            for settings in watched:
+                folders = f"watching {settings.acquisition} -> {settings.out}"
+                shown.say(f"{folders}, model {engine.card.name}, {engine.description}")
+            if page is not None:
+                page.started(engine)
+            tell_systemd("READY=1")
+
+            def report(event: Event) -> None:
+                shown.show(event)
+                notifier.see(event)
+                if page is not None:
+                    page.see(event)
+
+            with shown.running():
+                aside = watch_folders(watched, engine, stop, report, health)
+    if aside:
+        shown.say(f"set aside ({len(aside)}):")
+        for entry in aside:
+            shown.say(f"  {entry.relative}: {entry.reason}")
+    return edge.FAILED if once and aside else 0
+
+
+def _shown(config: Config):  # type: ignore[no-untyped-def]
+    """Where events are shown: lines for people, or JSON for machines."""
+    if config.log_json:
+        return JsonLog()
+    from .live import Live
+
+    return Live()

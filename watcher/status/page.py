@@ -1,0 +1,84 @@
+"""The page as the daemon uses it: made from the settings, started before the model, told of events."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+from ...engine.engine import Engine
+from ...engine.errors import InputError
+from ..config import Config
+from ..daemon import Event, WatchSettings
+from ..health import Health
+from .server import Server, serve
+from .state import State
+
+_REMEDY = "write --status 8765, or --status 0.0.0.0:8765 with --status-token"
+
+
+class Page:
+    """A server in a thread of its own; a context manager.
+
+    Attributes
+    ----------
+    address : str
+        Where a browser finds it.
+    """
+
+    def __init__(self, host: str, port: int, token: str, state: State) -> None:
+        self._state = state
+        self._server: Server = serve(host, port, token, state)
+        shown = f"[{host}]" if ":" in host else host
+        self.address = f"http://{shown}:{self._server.server_port}/"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="defocus-status", daemon=True
+        )
+
+    @classmethod
+    def of(cls, config: Config, folders: Sequence[WatchSettings], health: Health) -> Page | None:
+        """The page that the settings ask for; None if they ask for none.
+
+        Raises
+        ------
+        InputError
+            No such address, a port that is taken, or an address beyond this machine without a token.
+        """
+        if not config.status:
+            return None
+        host, _, port = config.status.rpartition(":")
+        host = host.strip("[]") or "127.0.0.1"
+        if not port.isdecimal() or int(port) > 65535:
+            raise InputError(f"status {config.status!r}", "no port in it", _REMEDY)
+        if not is_loopback(host) and not config.status_token:
+            raise InputError(f"status {config.status!r}", "can be reached from other machines", "add --status-token")
+        return cls(host, int(port), config.status_token, State(folders, health))
+
+    def started(self, engine: Engine) -> None:
+        """The model is loaded."""
+        self._state.begin(engine)
+
+    def see(self, event: Event) -> None:
+        """Take an event in."""
+        self._state.see(event)
+
+    def __enter__(self) -> Page:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,43 @@
+"""Small pictures of a file before and after, as PNG, on the same grey scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import tifffile
+
+from ...engine.errors import InputError
+from ...engine.quiet import quiet_tifffile
+from ...engine.tiff_structure import naming
+
+SIDE = 900  # px at most
+LARGEST = 1 << 28  # pixels of a page; a larger one is not read for a preview
+LOW, HIGH = 0.5, 99.8  # percentiles of the corrected plane
+
+
+def previews(before: Path, after: Path) -> tuple[bytes, bytes]:
+    """PNGs of the middle plane of both files. Raises InputError if one of them cannot be read."""
+    planes = [_plane(path) for path in (before, after)]
+    low, high = np.percentile(planes[1], (LOW, HIGH))
+    scale = 255 / max(float(high - low), 1e-9)
+    first, second = (imagecodecs.png_encode(np.clip((p - low) * scale, 0, 255).astype(np.uint8)) for p in planes)
+    return bytes(first), bytes(second)
+
+
+def _plane(path: Path) -> np.ndarray:
+    """The middle page of a file, grey, averaged down to `SIDE` px, float32 (Y, X)."""
+    with naming(path), quiet_tifffile(), tifffile.TiffFile(path) as tif:
+        page = tif.pages[len(tif.pages) // 2]
+        if page.size > LARGEST:
+            raise InputError(path, "too large for a preview", "look at it in a viewer")
+        data = page.asarray()
+    data = np.asarray(data, np.float32)
+    if data.ndim > 2:  # colours, or samples in front
+        data = data.mean(axis=-1) if data.shape[-1] <= 4 else data.reshape(-1, *data.shape[-2:])[0]
+    step = -(-max(data.shape) // SIDE)
+    if step > 1:
+        height, width = (side // step * step for side in data.shape)
+        data = data[:height, :width].reshape(height // step, step, width // step, step).mean(axis=(1, 3))
+    return data
