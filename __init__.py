@@ -1,8 +1,10 @@
 """defocus: a sharper TIFF for every one that a microscope wrote out of focus.
 
->>> import defocus
->>> with defocus.Engine.load() as engine:  # doctest: +SKIP
-...     sharp = engine(image, axes="ZYX")
+>>> import numpy as np, defocus
+>>> image = np.random.default_rng(0).integers(100, 4000, (3, 64, 64), dtype=np.uint16)
+>>> sharp = defocus.deblur(image, axes="ZYX")
+>>> sharp.shape, sharp.dtype
+((3, 64, 64), dtype('uint16'))
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from .engine.errors import (
 )
 
 if TYPE_CHECKING:
+    from .engine.api import deblur
     from .engine.engine import Engine
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "__version__",
+    "deblur",
 ]
 
 
@@ -41,4 +45,8 @@ def __getattr__(name: str) -> Any:
         from .engine.engine import Engine
 
         return Engine
+    if name == "deblur":
+        from .engine.api import deblur
+
+        return deblur
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .card import Card
     from .engine import Engine
 
+AHEAD = 2  # files read before their turn
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2")  # what a folder is searched for, in either case
 
 
@@ -41,6 +42,11 @@ class Result:
     status: Status
     outcome: Outcome | None = None
     error: DefocusError | None = None
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Result:
+        """The result of a job that went through the pipeline."""
+        return cls(outcome.job, Status.FAILED if outcome.error else Status.DONE, outcome, outcome.error)
 
     def to_json(self) -> str:
         """One line of JSON with the same keys for every status."""
@@ -97,8 +103,11 @@ def restore(
     load: Callable[[], Engine],
     overwrite: bool = False,
     only_defocused: bool = False,
+    memory: int = 0,
 ) -> Iterator[Result]:
     """Restore the files that are not done yet; results come as they are there, skipped ones first.
+
+    Reading and writing go on beside the engine, with up to `memory` bytes of pixels in hand (0: not limited).
 
     A file is done when its target says that it was made with this model from this version (size and time) of this
     file. A target made from something else is made anew; one that is not defocus's work is never replaced, unless
@@ -110,7 +119,19 @@ def restore(
     ModelError, BackendError, MissingExtraError
         Only from `load`: the trouble of one file is in its result.
     """
-    todo = []
+    todo: list[Job] = []
+    yield from settled(jobs, card, overwrite, todo)
+    if not todo:
+        return
+    from .pipeline import pipeline
+
+    with load() as engine:
+        for outcome in pipeline(todo, engine, only_defocused, AHEAD, memory):
+            yield Result.of(outcome)
+
+
+def settled(jobs: Iterable[Job], card: Card, overwrite: bool, todo: list[Job]) -> Iterator[Result]:
+    """The results of jobs that need no engine, done or hopeless; the others are put into `todo`."""
     for job in jobs:
         try:
             done = not overwrite and is_done(job, card)
@@ -121,14 +142,6 @@ def restore(
             yield Result(job, Status.SKIPPED)
         else:
             todo.append(job)
-    if not todo:
-        return
-    from .pipeline import pipeline
-
-    with load() as engine:
-        for outcome in pipeline(todo, engine, only_defocused):
-            status = Status.FAILED if outcome.error else Status.DONE
-            yield Result(outcome.job, status, outcome, outcome.error)
 
 
 def is_done(job: Job, card: Card) -> bool:

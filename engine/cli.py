@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,6 +50,14 @@ def run(
     per_stack: Annotated[
         bool, typer.Option("--per-stack", help="One intensity scale for each channel of a stack, not for each plane.")
     ] = False,
+    memory_gb: Annotated[
+        float,
+        typer.Option("--memory", min=0, help="GB of pixels in hand at most; 0: three to five files, of whatever size."),
+    ] = 0.0,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|local:N|slurm", help="Share the files out over the workers of dask.distributed."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make everything anew, and replace files that defocus did not make.")
@@ -82,7 +91,15 @@ def run(
 
         return Engine.load(model, backend, tile, halo, "stack" if per_stack else "plane", threads)
 
-    counts = _show(restore(jobs, card, load, overwrite, only_defocused), len(jobs), json)
+    if dask is not None:
+        from .dask_run import Task, restore_on
+
+        path = str(model_path(model).resolve())
+        task = Task(path, card.sha256, backend, tile, halo, "stack" if per_stack else "plane", threads, only_defocused)
+        results = restore_on(dask, jobs, card, task, overwrite, lambda line: print(line, file=sys.stderr))
+    else:
+        results = restore(jobs, card, load, overwrite, only_defocused, round(memory_gb * 1e9))
+    counts = _show(results, len(jobs), json)
     return edge.FAILED if counts["failed"] else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from types import TracebackType
@@ -160,6 +160,20 @@ class Engine:
             except BackendError as error:
                 if not self._give_way(error):
                     raise
+
+    def map(self, images: Iterable[np.ndarray], axes: str | None = None) -> Iterator[np.ndarray]:
+        """Restore images as they come: lazy, in order, one in memory at a time.
+
+        Parameters are those of a call. Whatever an image raises ends the stream.
+
+        >>> import numpy as np, defocus
+        >>> planes = (np.random.default_rng(i).integers(0, 4000, (64, 64), dtype=np.uint16) for i in range(3))
+        >>> with defocus.Engine.load() as engine:
+        ...     [plane.shape for plane in engine.map(planes)]
+        [(64, 64), (64, 64), (64, 64)]
+        """
+        for number, image in enumerate(images):
+            yield self(image, axes, name=f"image {number}")
 
     def _whole(self, image: np.ndarray, axes: str, name: object) -> np.ndarray:
         """Restore an image once, from its first tile to its last."""

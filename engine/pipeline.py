@@ -1,4 +1,4 @@
-"""The pipeline: jobs go in, outcomes come out, one file at a time. The daemon and the batch command both drive it.
+"""The pipeline: jobs go in, outcomes come out. The daemon and the batch command both drive it.
 
 read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> judge -> write -> commit
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -21,25 +21,63 @@ from .judge import judge
 from .report import summary
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .engine import Engine
 
 Stat = tuple[int, int]
 
 
-def pipeline(jobs: Iterable[Job], engine: Engine, only_defocused: bool = False) -> Iterator[Outcome]:
-    """Restore each job's file with `engine`; lazy: a job is taken when its outcome is asked for.
+def pipeline(
+    jobs: Iterable[Job], engine: Engine, only_defocused: bool = False, ahead: int = 0, memory: int = 0
+) -> Iterator[Outcome]:
+    """Restore each job's file with `engine`.
 
     A bad file never ends it: whatever goes wrong with a job is the `error` of its outcome, an `InputError` where the
     file is to blame, an `OutputError` where the target cannot be written, a `BackendError` where the runtime failed.
     Until the commit nothing is seen beside the target, and the source is only read. With `only_defocused`, planes that
     are sharp already are written as they came.
+
+    Parameters
+    ----------
+    ahead : int
+        How many files are read before their turn, and how many may wait to be written, each in threads of their own
+        while the engine works. 0: nothing overlaps, a job is taken when its outcome is asked for.
+    memory : int
+        With `ahead`, bytes of pixels that may be in hand, inputs and outputs together; one file is always let in. 0:
+        not limited.
     """
+    if ahead:
+        from .stages import overlapped
+
+        yield from overlapped(jobs, engine, only_defocused, ahead, memory)
+        return
     for job in jobs:
         yield process(job, engine, only_defocused)
 
 
 def process(job: Job, engine: Engine, only_defocused: bool = False) -> Outcome:
     """Restore one file; never raises but for KeyboardInterrupt and the like."""
+    return write_stage(infer_stage(read_stage(job), engine), engine, only_defocused)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file on its way: what is known of it, and its pixels as far as it has come. With an error it is carried on."""
+
+    outcome: Outcome
+    version: Stat = (0, 0)
+    stack: tiff.Stack | None = None
+    restored: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of pixels that it holds, or will when it is restored."""
+        return 0 if self.stack is None else 2 * self.stack.data.nbytes
+
+
+def read_stage(job: Job) -> Piece:
+    """Read a job's file; whatever goes wrong is the outcome's error."""
     outcome = Outcome(job)
     try:
         with _naming(job.source, "reading"):
@@ -52,17 +90,41 @@ def process(job: Job, engine: Engine, only_defocused: bool = False) -> Outcome:
             finally:
                 check_unchanged(job.source, version)  # also if it could not be read: half a file is not a bad file
             outcome.seconds["read"] = perf_counter() - start
-        shape = stack.data.shape
-        planes = stack.data.size // max(1, _plane_size(shape, stack.axes))
-        outcome = replace(outcome, planes=planes, shape=shape, dtype=stack.data.dtype.name, axes=stack.axes)
-        with _naming(job.source, "restoring"):
+    except DefocusError as error:
+        return Piece(replace(outcome, error=error))
+    shape = stack.data.shape
+    planes = stack.data.size // max(1, _plane_size(shape, stack.axes))
+    outcome = replace(outcome, planes=planes, shape=shape, dtype=stack.data.dtype.name, axes=stack.axes)
+    return Piece(outcome, version, stack)
+
+
+def infer_stage(piece: Piece, engine: Engine) -> Piece:
+    """Run the engine on what was read."""
+    stack, outcome = piece.stack, piece.outcome
+    if stack is None:
+        return piece
+    try:
+        with _naming(outcome.job.source, "restoring"):
             start = perf_counter()
-            restored = engine(stack.data, stack.axes, name=job.source)
+            restored = engine(stack.data, stack.axes, name=outcome.job.source)
             outcome.seconds["infer"] = perf_counter() - start
+    except DefocusError as error:
+        return Piece(replace(outcome, error=error))
+    return replace(piece, restored=restored)
+
+
+def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:
+    """Judge what was restored, write and commit it."""
+    stack, restored, outcome = piece.stack, piece.restored, piece.outcome
+    job = outcome.job
+    if stack is None or restored is None:
+        return outcome
+    try:
+        with _naming(job.source, "restoring"):
             start = perf_counter()
             outcome = replace(outcome, reports=judge(stack.data, restored, stack.axes, only_defocused))
             outcome.seconds["judge"] = perf_counter() - start
-        account = provenance(engine, job.source, version)
+        account = provenance(engine, job.source, piece.version)
         account |= {"only_defocused": only_defocused, "planes": summary(outcome.reports)}
         with _naming(job.target, "writing"):
             start = perf_counter()

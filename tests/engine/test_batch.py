@@ -203,7 +203,7 @@ def test_one_line_for_what_cannot_start(folder, tmp_path, tiny_model):
         ([folder, "-o", file, *model], 1, "a file is in the place of a folder"),
         ([folder, "-o", tmp_path / "o", "--model", tmp_path / "no.onnx"], 1, "no.onnx: no such model file"),
         ([folder, "-o", tmp_path / "o", "--model", folder / "b.tif"], 1, "b.tif: not an ONNX file"),
-        ([folder, "-o", tmp_path / "o", *model, "--backend", "quantum"], 1, "choose one of: auto, cuda, cpu"),
+        ([folder, "-o", tmp_path / "o", *model, "--backend", "quantum"], 1, "choose one of: auto, tensorrt, rtx"),
         ([folder, "-o", tmp_path / "o", *model, "--tile", "20"], 1, "tile 20: leaves no core"),
         ([folder, *model], 2, "Missing option"),
         (["-o", tmp_path / "o"], 2, "Missing argument 'INPUT'"),

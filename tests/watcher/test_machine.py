@@ -15,7 +15,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from defocus.engine import tiff
 from defocus.engine.commit import PREFIX, SUFFIX
@@ -29,7 +29,6 @@ class Microscope(RuleBasedStateMachine):
     """`files` is the model: what is in the acquisition folder, None for a file that is broken."""
 
     model: Path
-    names = Bundle("names")
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,13 +85,13 @@ class Microscope(RuleBasedStateMachine):
         self._path(name).unlink(missing_ok=True)
         self.files.pop(name, None)
 
-    @rule(source=st.sampled_from(NAMES), target=st.sampled_from(NAMES))
-    def rename(self, source: str, target: str) -> None:
-        if source not in self.files or source == target or {source, target} & self.growing.keys():
+    @rule(source=st.sampled_from(NAMES), to=st.sampled_from(NAMES))
+    def rename(self, source: str, to: str) -> None:
+        if source not in self.files or source == to or {source, to} & self.growing.keys():
             return
-        self._path(source).replace(self._path(target))
-        self.files[target] = self.files.pop(source)
-        self.ever.add(target)
+        self._path(source).replace(self._path(to))
+        self.files[to] = self.files.pop(source)
+        self.ever.add(to)
 
     @rule()
     def kill(self) -> None:

@@ -1,0 +1,46 @@
+"""One call for one array."""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+
+import numpy as np
+
+from .backends import AUTO
+from .card import DEFAULT
+from .engine import Engine
+
+_LOCK = threading.Lock()  # an engine serves one thread at a time
+
+
+def deblur(image: np.ndarray, axes: str | None = None, *, model: str = DEFAULT, backend: str = AUTO) -> np.ndarray:
+    """Restore an image that was recorded out of focus.
+
+    The engine of the last model is kept for the next call. For many images, or settings of its own, use `Engine`.
+
+    Parameters
+    ----------
+    image : array
+        Any shape with a Y and an X axis, any dtype that `Engine` takes. It is not changed.
+    axes : str, optional
+        One letter a dimension, such as "TCYX"; by default the last two are Y and X.
+    model, backend
+        See `Engine.load`.
+
+    Returns
+    -------
+    array of the same shape and dtype.
+
+    Raises
+    ------
+    DefocusError
+        What `Engine.load` and an engine raise.
+    """
+    with _LOCK:
+        return _engine(str(model), backend)(image, axes)
+
+
+@lru_cache(maxsize=1)
+def _engine(model: str, backend: str) -> Engine:
+    return Engine.load(model, backend)

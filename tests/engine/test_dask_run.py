@@ -1,0 +1,104 @@
+"""Files over real Dask workers: one of them killed half-way, the same submitted twice, and addresses that are none."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from defocus.engine import tiff
+from defocus.engine.batch import Status, find
+from defocus.engine.card import read_card
+from defocus.engine.dask_run import Task, restore_on
+from defocus.engine.errors import InputError
+
+pytest.importorskip("distributed", reason='needs dask: pip install ".[dask]"')
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "in").mkdir()
+    for index in range(40):
+        image = np.random.default_rng(index).integers(100, 3000, (256, 256), dtype=np.uint16)
+        tifffile.imwrite(tmp_path / "in" / f"{index:02d}.tif", image)
+    (tmp_path / "in" / "bad.tif").write_bytes(b"II*\0 no image")
+    return tmp_path
+
+
+def run(folder: Path, model: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "defocus.engine.cli", str(folder / "in"), "-o", str(folder / "out")]
+    line += ["--model", str(model), "--backend", "cpu", "--json", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_two_workers_one_killed_half_way_lose_and_double_nothing(folder, tiny_model):
+    from distributed import Client, LocalCluster
+
+    jobs = find([folder / "in"], folder / "out")
+    (folder / "out").mkdir()
+    card = read_card(tiny_model)
+    task = Task(str(tiny_model), card.sha256, "cpu", None, None, "plane", 1, False)
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        with Client(cluster) as client:
+            first = client.scheduler_info()["workers"]
+            pids = list(client.run(os.getpid).values())
+        assert len(first) == 2
+        results = []
+
+        def kill():
+            while len(results) < 8:
+                time.sleep(0.005)
+            os.kill(pids[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        for result in restore_on(cluster.scheduler_address, jobs, card, task):
+            results.append(result)
+        killer.join()
+    assert sorted(result.job.source for result in results) == sorted(job.source for job in jobs)
+    failed = [result for result in results if result.status is Status.FAILED]
+    assert [result.job.source.name for result in failed] == ["bad.tif"]
+    outputs = sorted(path.name for path in (folder / "out").rglob("*") if path.is_file())
+    assert outputs == sorted(job.source.name for job in jobs if job.source.name != "bad.tif")  # no temporaries either
+    for name in outputs:
+        assert tiff.read(folder / "out" / name).data.shape == (256, 256)
+
+
+@pytest.mark.slow
+def test_the_command_shares_out_and_a_second_submission_does_nothing(folder, tiny_model):
+    done = run(folder, tiny_model, "--dask", "local:2")
+    assert done.returncode == 1, done.stderr  # bad.tif
+    assert "dashboard: http" in done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(line["status"] for line in lines) == ["done"] * 40 + ["failed"]
+    times = {path: path.stat().st_mtime_ns for path in (folder / "out").iterdir()}
+    again = run(folder, tiny_model, "--dask", "local:1")
+    assert "40 skipped" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in (folder / "out").iterdir()} == times
+
+
+def test_an_address_that_makes_no_sense_is_one_line(tmp_path, tiny_model):
+    tifffile.imwrite(tmp_path / "a.tif", np.eye(64, dtype=np.uint16))
+    jobs = find([tmp_path / "a.tif"], tmp_path / "out")
+    card = read_card(tiny_model)
+    task = Task(str(tiny_model), card.sha256, "cpu", None, None, "plane", 1, False)
+    with pytest.raises(InputError, match="write local:2"):
+        list(restore_on("local:many", jobs, card, task))
+
+
+def test_a_worker_with_another_model_says_so(tmp_path, tiny_model):
+    from defocus.engine.dask_run import _engine
+
+    task = Task(str(tiny_model), "0" * 64, "cpu", None, None, "plane", 1, False)
+    with pytest.raises(InputError, match="another model on this worker"):
+        _engine(task)
