@@ -35,15 +35,18 @@ results: .venv/.develop
 	$(BIN)/python benchmarks/trust.py $(FIELDS) --fields 8 --beads $(DATA)/beads \
 	    --defocused $(DATA)/bbbc006/defocused_w1_z00 -o docs/results/trust.md
 	$(BIN)/python benchmarks/failures.py -o docs/models/default/failures.png
+	[ -f runs/small/suite.json ] || $(SMALL_SUITE)
+	$(BIN)/defocus-evaluate runs/small --weights benchmarks/weights --figure drawn -o docs/results/methods
 
 # Every method trained for MINUTES each, then Tables 1 to 3, the figure, the scatter and the cost: runs/compare/methods.md
 MINUTES ?= 3
-SMALL = "*_d16_*" "*_k14_*" "*_n22_*" "*_p19_*" "*__a05__*" "0*.png"
+SMALL = "*_d16_*" "*_n22_*" "*_p19_*" "*__a05__*" "0e*.png"
+SMALL_SUITE = $(BIN)/python benchmarks/defocus_suite.py $(FIELDS) --only $(SMALL) --crop 192 256 -o runs/small \
+	--title "4 held-out wells of BBBC006, a DSB image; the middle 256 x 192 px"
 
 compare: .venv/.develop
-	[ -f runs/suite/suite.json ] || $(BIN)/python benchmarks/defocus_suite.py $(FIELDS) --only $(SMALL) \
-	    --crop 260 348 -o runs/suite --title "5 held-out wells of BBBC006, 2 DSB images; the middle 348 x 260 px"
-	$(BIN)/defocus-evaluate runs/suite --train --minutes $(MINUTES) --runs runs/compare/runs \
+	[ -f runs/small/suite.json ] || $(SMALL_SUITE)
+	$(BIN)/defocus-evaluate runs/small --train --minutes $(MINUTES) --runs runs/compare/runs \
 	    --simulate $(DATA)/bbbc006/infocus_w2=0.45 --simulate $(DATA)/bbbc006/infocus_w1=0.12 \
 	    --simulate $(DATA)/dsb2018/520x696=0.32 --simulate $(DATA)/cellprofiler_gfp=0.11 \
 	    --weights runs/compare/weights --figure drawn -o runs/compare
@@ -66,7 +69,7 @@ wheel: .venv/.develop
 	touch $@
 
 .venv/.develop: .venv/src/defocus $(DECLARED)
-	$(PIP) install --constraint constraints.txt --editable ".[cpu,rtx,openvino,bioimageio,train,demo,test,dev]"
+	$(PIP) install --constraint constraints.txt --editable ".[cpu,rtx,openvino,bioimageio,dask,train,demo,test,dev]"
 	touch $@
 
 clean:

@@ -18,6 +18,7 @@ MODULES = {
     "defocus-train": "defocus.training.cli",
     "defocus-data": "defocus.training.data_cli",
     "defocus-evaluate": "defocus.training.evaluate_cli",
+    "defocus-doctor": "defocus.engine.doctor_cli",
     "defocus-export": "defocus.export.cli",
 }
 

@@ -20,7 +20,7 @@ from .denoiser import fit_denoiser
 from .fields import Source
 from .fit import default_precision, fit, load_pools, split_sources
 from .heldout import OPTICS
-from .methods import DENOISER, WEIGHTS
+from .methods import DENOISER, SHIPPED, WEIGHTS
 from .networks.zoo import METHODS, build
 from .paired_data import PairedCrops, recipe_for
 from .recipe import Recipe
@@ -167,7 +167,7 @@ def budgets(weights: Path) -> dict[str, str]:
     """What budgets.json says of each method, as text for a table."""
     path = weights / BUDGETS
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {
+    return {SHIPPED: "docs/models/default.md"} | {
         name: f"{one['steps']:,} steps of {one['batch']} x {one['crop']} px, {one['seconds']} s"
         for name, one in known.items()
     }

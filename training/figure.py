@@ -103,6 +103,6 @@ def _save(figure, out: Path, name: str) -> list[Path]:
     for path in paths:
         # Without the date the same figures give the same file.
         metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
-        figure.savefig(path, dpi=110, metadata=metadata)
+        figure.savefig(path, dpi=60, metadata=metadata)
     plt.close(figure)
     return paths

@@ -26,6 +26,7 @@ from .restoration import multiple_of
 from .suite import Case
 
 WEIGHTS = ".pt"
+SHIPPED = "default"  # the model inside the package
 DENOISER = "denoiser"  # the network within Liu's ADMM
 Restore = Callable[[Case], np.ndarray]  # (C, Y, X) counts of a case -> (C, Y, X) float32 counts
 
@@ -73,6 +74,8 @@ def available(weights: Path, names: Sequence[str] | None = None) -> Iterator[Met
         path = Path(weights) / f"{name}{WEIGHTS}"
         if name != DENOISER and path.is_file() and (names is None or name in names):
             yield trained_network(name, path)
+    if names is None or SHIPPED in names:
+        yield shipped()
 
 
 def trained_network(name: str, path: Path) -> Method:
@@ -133,6 +136,19 @@ def plug_and_play(path: Path) -> Method:
         return deconvolve(case, lambda light, kernel: admm(light, kernel, denoise), 1.0)
 
     return Method("admm", "Liu (plug-and-play ADMM, true PSF)", restore, network, channels=2, knows_psf=True)
+
+
+def shipped() -> Method:
+    """The model inside the package, as the engine runs it."""
+    from ..engine.engine import Engine
+
+    engine = Engine.load(backend="cpu")
+
+    def restore(case: Case) -> np.ndarray:
+        return engine(case.seen, axes="CYX").astype(np.float32)
+
+    note = "blind and trained far longer than the others, over wide optics (docs/models/default.md)."
+    return Method(SHIPPED, "defocus, the model in the package", restore, note=note)
 
 
 def care(path: Path) -> Method:

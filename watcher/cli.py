@@ -181,8 +181,8 @@ def watch(
 
 def _dry_run(config: Config) -> int:
     from ..engine.card import model_path, read_card
-    from .daemon import check_folders
     from .plan import plan
+    from .settings import check_folders
 
     card = read_card(model_path(config.model))
     for settings in config.settings():

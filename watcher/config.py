@@ -11,8 +11,8 @@ from typing import Any
 
 from ..engine.errors import InputError
 from .arrivals import Pace
-from .daemon import WatchSettings, default_out
 from .line import Order
+from .settings import WatchSettings, default_out
 
 _REMEDY = "see defocus-watch --print-config for one that works"
 

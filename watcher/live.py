@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.status import Status
 
 from ..engine.jobs import Outcome
-from .daemon import Event
+from .settings import Event
 
 RATE_WINDOW = 30.0  # s over which the rate is taken
 

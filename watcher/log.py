@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from ..engine.report import summary
-from .daemon import Event
+from .settings import Event
 
 
 class JsonLog:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..engine.errors import InputError, MissingExtraError
 from .config import Config
-from .daemon import Event
+from .settings import Event
 
 PAUSE = 600.0  # s between two messages about the same thing
 LIMIT = 30.0  # s that a command or a server may take

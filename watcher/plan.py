@@ -12,7 +12,7 @@ from ..engine.jobs import Job
 from ..engine.pipeline import stat_of
 from ..engine.tiff_structure import check_whole
 from .arrivals import scan
-from .daemon import WatchSettings
+from .settings import WatchSettings
 
 
 def plan(settings: WatchSettings, card: Card) -> Iterator[tuple[Path, str]]:

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from ..engine import edge
 from ..engine.errors import DefocusError
 from .config import Config
-from .daemon import Event, check_folders
 from .daemon import watch as watch_folders
 from .health import Health
 from .log import JsonLog
 from .service import tell_systemd, watchdog
+from .settings import Event, check_folders
 
 
 def run(

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,10 +50,12 @@ def test_two_workers_one_killed_half_way_lose_and_double_nothing(folder, tiny_mo
     card = read_card(tiny_model)
     task = Task(str(tiny_model), card.sha256, "cpu", None, None, "plane", 1, False)
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
-        with Client(cluster) as client:
+        with Client(cluster) as connected:
+            client: Any = connected
             first = client.scheduler_info()["workers"]
             pids = list(client.run(os.getpid).values())
         assert len(first) == 2
+        address = getattr(cluster, "scheduler_address")  # noqa: B009
         results = []
 
         def kill():
@@ -62,7 +65,7 @@ def test_two_workers_one_killed_half_way_lose_and_double_nothing(folder, tiny_mo
 
         killer = threading.Thread(target=kill)
         killer.start()
-        for result in restore_on(cluster.scheduler_address, jobs, card, task):
+        for result in restore_on(str(address), jobs, card, task):
             results.append(result)
         killer.join()
     assert sorted(result.job.source for result in results) == sorted(job.source for job in jobs)

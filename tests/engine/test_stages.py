@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_what_the_jobs_raise_is_raised(engine):
 
 def test_leaving_early_ends_the_threads_and_leaves_whole_files(tmp_path, engine, jobs):
     (tmp_path / "out").mkdir()
-    outcomes = pipeline(jobs, engine, ahead=2)
+    outcomes: Any = pipeline(jobs, engine, ahead=2)
     next(outcomes)
     outcomes.close()
     assert not [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ def predicted(package, plane: np.ndarray) -> np.ndarray:
     from bioimageio.core import load_model_description, predict
 
     model = load_model_description(package, perform_io_checks=False)
-    sample = predict(model=model, inputs={"image": plane[None, None].astype(np.float32)})
-    return np.asarray(sample.members["restored"].data)[0, 0]
+    inputs: Any = {"image": plane[None, None].astype(np.float32)}
+    members: Any = predict(model=model, inputs=inputs).members
+    return np.asarray(members["restored"].data)[0, 0]
 
 
 def check(model, tmp_path) -> None:

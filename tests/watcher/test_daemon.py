@@ -10,10 +10,11 @@ import pytest
 from defocus import Engine
 from defocus.engine import pipeline as pipeline_module
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, OutputError
-from defocus.watcher import daemon
+from defocus.watcher import daemon, desk
 from defocus.watcher.arrivals import Pace
-from defocus.watcher.daemon import Event, WatchSettings, default_out, watch
+from defocus.watcher.daemon import watch
 from defocus.watcher.journal import Journal, State
+from defocus.watcher.settings import Event, WatchSettings, default_out
 
 from .conftest import outputs, write_tiff
 
@@ -92,7 +93,7 @@ def test_a_file_that_changed_while_read_is_no_failure(folders, run, monkeypatch)
 def test_a_full_disk_pauses_and_sets_nothing_aside(folders, tiny_model, monkeypatch):
     write_tiff(folders[0] / "a.tif")
     failing(monkeypatch, [OutputError("out", "the disk is full", "free some space")])
-    monkeypatch.setattr(daemon, "OUTPUT_PAUSE", 0.05)
+    monkeypatch.setattr(desk, "OUTPUT_PAUSE", 0.05)
     stop, events = threading.Event(), []
 
     def report(event):

@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from defocus.watcher.daemon import Event
 from defocus.watcher.live import Live
+from defocus.watcher.settings import Event
 
 
 def console(terminal: bool) -> tuple[Console, io.StringIO]:

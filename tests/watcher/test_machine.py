@@ -151,7 +151,7 @@ def check(model: Path, runs: int, steps: int) -> None:
         deadline=None,
         derandomize=True,
         database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
     )
     run_state_machine_as_test(machine, settings=chosen)
 

@@ -14,8 +14,8 @@ import pytest
 from defocus.engine.errors import InputError, MissingExtraError
 from defocus.engine.jobs import Job, Outcome
 from defocus.engine.report import PlaneReport
-from defocus.watcher.daemon import Event
 from defocus.watcher.notify import RECENT, Notifier, by_command, by_url
+from defocus.watcher.settings import Event
 
 from .conftest import wait_for
 
@@ -95,7 +95,7 @@ def test_a_server_is_told():
 
 def test_seeing_never_waits():
     hold = threading.Event()
-    notifier = Notifier([lambda message: hold.wait(20)], pause=0)
+    notifier = Notifier([lambda message: print(hold.wait(20))], pause=0)
     notifier._thread.start()
     start = time.monotonic()
     for number in range(500):
@@ -107,7 +107,7 @@ def test_seeing_never_waits():
 
 def test_another_kind_of_url_needs_apprise():
     try:
-        import apprise  # noqa: F401
+        import apprise  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         with pytest.raises(MissingExtraError, match="notify"):
             by_url("mailto://lab@example.org")

@@ -18,13 +18,13 @@ import tifffile
 
 from defocus.engine import tiff
 from defocus.engine.errors import InputError, OutputError
-from defocus.watcher import daemon, room
+from defocus.watcher import daemon, desk, room
 from defocus.watcher.arrivals import Pace
-from defocus.watcher.daemon import WatchSettings
 from defocus.watcher.health import FILE_STUCK, LOOP_STUCK, Health
 from defocus.watcher.journal import Entry, Journal, State
 from defocus.watcher.owner import Ownership
 from defocus.watcher.service import tell_systemd, watchdog
+from defocus.watcher.settings import WatchSettings
 
 from .conftest import outputs, wait_for, write_tiff
 
@@ -60,7 +60,7 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
     free = [10]
     usage = type("Usage", (), {"free": property(lambda self: free[0] * room.MEGABYTE)})
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage())
-    monkeypatch.setattr(daemon, "OUTPUT_PAUSE", 0.05)
+    monkeypatch.setattr(desk, "OUTPUT_PAUSE", 0.05)
     events, stop, health = [], threading.Event(), Health()
     settings = WatchSettings(acquisition, out, Pace(0.05, 0.1), min_free_mb=100)
     with Engine.load(tiny_model, backend="cpu") as engine:

@@ -10,8 +10,8 @@ from types import TracebackType
 from ...engine.engine import Engine
 from ...engine.errors import InputError
 from ..config import Config
-from ..daemon import Event, WatchSettings
 from ..health import Health
+from ..settings import Event, WatchSettings
 from .server import Server, serve
 from .state import State
 

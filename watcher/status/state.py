@@ -15,9 +15,9 @@ from typing import Any
 from ...engine.engine import Engine
 from ...engine.errors import DefocusError
 from ...engine.gpu.driver import find_gpu, why_no_gpu
-from ..daemon import Event, WatchSettings
 from ..health import Health
 from ..journal import Journal
+from ..settings import Event, WatchSettings
 
 HISTORY = 2000  # files of the focus plot
 RATE_WINDOW = 60.0  # s

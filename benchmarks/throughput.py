@@ -1,0 +1,126 @@
+"""How near `defocus-run` comes to its floor: the processor time of decode, inference and encode over the cores.
+
+    python benchmarks/throughput.py [-n 40] [--backend cpu --backend openvino] [-o docs/throughput.md]
+
+Drawn planes of 520 x 696, 16-bit, LZW. Each repetition measures, one after the other: decode, inference and encode of
+the same files in bare loops (their processor time over the cores is the floor), the pipeline with its stages side by
+side as `defocus-run` drives it, and one stage after the other. Ratios are of one repetition; their median stands in
+the table. The judging of every plane (focus score and fidelity, docs/trust.md) is no part of the floor: it is shown by
+itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import tifffile
+
+from defocus import Engine
+from defocus.engine import tiff
+from defocus.engine.batch import AHEAD
+from defocus.engine.cores import available_cores
+from defocus.engine.jobs import Job
+from defocus.engine.judge import judge
+from defocus.engine.pipeline import pipeline
+from defocus.training.heldout import counts_pair
+from defocus.training.suite import drawn_fields
+
+SHAPE = (520, 696)
+
+
+def write_files(folder: Path, count: int) -> list[Path]:
+    """Drawn planes out of focus, LZW, each another part of the same specimen."""
+    plane = counts_pair(drawn_fields(1)[0], 22)[0]
+    plane = np.pad(
+        plane, [(0, max(0, want - have)) for want, have in zip(SHAPE, plane.shape, strict=True)], "symmetric"
+    )
+    paths = []
+    for index in range(count):
+        paths.append(folder / f"{index:03d}.tif")
+        tifffile.imwrite(paths[-1], np.roll(plane[: SHAPE[0], : SHAPE[1]], 7 * index, 1), compression="lzw")
+    return paths
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds of a piece of work."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def repetition(engine: Engine, paths: list[Path], folder: Path) -> dict[str, float]:
+    """Seconds a file of everything that is compared."""
+    stacks = [tiff.read(path) for path in paths]
+    restored = [engine(stack.data, stack.axes) for stack in stacks]
+    cores, count = available_cores(), len(paths)
+    _, decode = timed(lambda: [tiff.read(path) for path in paths])
+    infer_wall, infer = timed(lambda: [engine(stack.data, stack.axes) for stack in stacks])
+    _, encode = timed(lambda: [tiff.write(stack, folder / "bare.tif", engine.provenance()) for stack in stacks])
+    _, judged = timed(
+        lambda: [judge(stack.data, image, stack.axes, False) for stack, image in zip(stacks, restored, strict=True)]
+    )
+    found = {
+        "decode": decode / count,
+        "inference": infer / count,
+        "inference, wall": infer_wall / count,
+        "encode": encode / count,
+        "judge": judged / count,
+        "floor": (decode + infer + encode) / cores / count,
+    }
+    for name, ahead in (("side by side", AHEAD), ("one after the other", 0)):
+        with tempfile.TemporaryDirectory() as out:
+            jobs = [Job(path, Path(out) / path.name) for path in paths]
+            wall, processor = timed(lambda jobs=jobs, ahead=ahead: _all_done(pipeline(jobs, engine, ahead=ahead)))
+        found[name] = wall / count
+        found[f"{name}, processor"] = processor / count
+    return found
+
+
+def _all_done(outcomes) -> None:  # type: ignore[no-untyped-def]
+    for outcome in outcomes:
+        if outcome.error:
+            raise outcome.error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("-n", type=int, default=30, help="files")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--backend", action="append")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    rows = []
+    for name in options.backend or ["cpu", "openvino"]:
+        with tempfile.TemporaryDirectory() as folder, Engine.load(options.model, name) as engine:
+            paths = write_files(Path(folder), options.n)
+            repetition(engine, paths[:2], Path(folder))
+            runs = [repetition(engine, paths, Path(folder)) for _ in range(options.repetitions)]
+            rows.append((engine.description, runs))
+    lines = [
+        "| backend | decode, ms | inference, ms | encode, ms | judge, ms | floor over side by side | spread | "
+        "floor over one after the other |",
+        "| --- " * 8 + "|",
+    ]
+    for description, runs in rows:
+        stages = [f"{1e3 * median(run[key] for run in runs):.1f}" for key in ("decode", "inference", "encode", "judge")]
+        ratios = sorted(run["floor"] / run["side by side"] for run in runs)
+        serial = median(run["floor"] / run["one after the other"] for run in runs)
+        lines.append(
+            f"| {description} | {' | '.join(stages)} | {median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} | "
+            f"{serial:.2f} |"
+        )
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What is watched and how, what happened, and the folders that cannot work."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+from ..engine.errors import InputError
+from ..engine.jobs import Outcome
+from .arrivals import Pace
+from .line import Order
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """What to watch and how.
+
+    Attributes
+    ----------
+    acquisition, out : Path
+        The folder that is watched, and where corrected files go (subfolders are mirrored).
+    pace : Pace
+        Settling, rescan, patience, polling.
+    retries : int
+        How often a file that cannot be read is tried before it is set aside.
+    once : bool
+        End when everything that is there has been dealt with.
+    only_defocused : bool
+        Copy planes that are sharp already as they are.
+    order : Order
+        Which of the waiting files comes next.
+    include, exclude : tuple of str
+        Patterns (`*_w1*`, `plate2/*`) of paths below the folder, or of names: only those included (all if there are
+        none) and not excluded are corrected.
+    max_age : float
+        Files that were last written more seconds ago than this are left alone; 0: none.
+    min_free_mb : float
+        Nothing is written while the output's disk has less room than this; 0: not looked at.
+    keep_days : float
+        Files of which nothing is left in the acquisition folder leave the journal after so many days; 0: never.
+    """
+
+    acquisition: Path
+    out: Path
+    pace: Pace = field(default_factory=Pace)
+    retries: int = 3
+    once: bool = False
+    only_defocused: bool = False
+    order: Order = Order.OLDEST
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_age: float = 0.0
+    min_free_mb: float = 0.0
+    keep_days: float = 0.0
+
+    def wants(self, relative: Path, mtime_ns: int) -> bool:
+        """Whether a file is to be corrected, by its name and age."""
+        names = (relative.as_posix(), relative.name)
+        if self.include and not any(fnmatch(name, pattern) for name in names for pattern in self.include):
+            return False
+        if any(fnmatch(name, pattern) for name in names for pattern in self.exclude):
+            return False
+        return not self.max_age or time.time() - mtime_ns / 1e9 <= self.max_age
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, for whoever shows it.
+
+    Attributes
+    ----------
+    kind : "done", "skipped", "retry", "quarantined", "paused" or "warning"
+    relative : str
+        The file concerned, below the acquisition folder.
+    text : str
+        The reason, in a line.
+    latency : float
+        s from the close of the file to its corrected file.
+    queued : int
+        Files found and not yet taken.
+    outcome : Outcome or None
+        With "done": stages' times and what is known of each plane.
+    folder : Path or None
+        The acquisition folder.
+    """
+
+    kind: str
+    relative: str = ""
+    text: str = ""
+    latency: float = 0.0
+    queued: int = 0
+    outcome: Outcome | None = None
+    folder: Path | None = None
+
+
+def default_out(acquisition: Path) -> Path:
+    """`ACQ_corrected` beside ACQ."""
+    resolved = acquisition.resolve()
+    return resolved.with_name(f"{resolved.name}_corrected")
+
+
+def check_folders(acquisition: Path, out: Path) -> None:
+    """Refuse folders that cannot work (promise P1), before anything is made.
+
+    Raises
+    ------
+    InputError
+        No such folder, or one of the two lies inside the other.
+    """
+    if not acquisition.exists():
+        raise InputError(acquisition, "no such folder", "give the folder that the microscope writes to")
+    if not acquisition.is_dir():
+        raise InputError(acquisition, "a file, not a folder", "give the folder that the microscope writes to")
+    try:
+        next(acquisition.iterdir(), None)
+    except OSError as error:
+        raise InputError(acquisition, f"cannot be read ({error.strerror})", "check its permissions") from error
+    inside, outside = out.resolve(), acquisition.resolve()
+    if inside == outside or outside in inside.parents:
+        raise InputError(out, f"lies inside the acquisition folder {acquisition}", "choose another folder with -o")
+    if inside in outside.parents:
+        raise InputError(acquisition, f"lies inside the output folder {out}", "choose another folder with -o")
