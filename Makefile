@@ -53,6 +53,8 @@ compare: .venv/.develop
 
 bench: .venv/.develop
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/peers/peers.py
 
 wheel: .venv/.develop
 	$(BIN)/python -m build --wheel
