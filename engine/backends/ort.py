@@ -64,6 +64,8 @@ class OnnxRuntime:
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = count = threads or available_cores()
         options.inter_op_num_threads = 1
+        # Threads that spin while they wait take the cores from reading and writing (docs/performance.md).
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_mem_pattern = False  # a plan kept for every shape ever seen would cost memory and gain no time
         # cuDNN's default tries every algorithm anew for each new tile shape.
         choices = {"cudnn_conv_algo_search": "HEURISTIC"} if self.name == "cuda" else {}
