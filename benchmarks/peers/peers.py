@@ -135,8 +135,8 @@ def main() -> None:
                 left[name] = kept(source, out)
     ours = [seconds for seconds, _, _ in runs["defocus-run, ONNX Runtime"]]
     lines = [
-        "| way | time a file, relative to ours | spread | peak memory, MB | files beside a broken one | type | OME metadata "
-        "| exit |",
+        "| way | time a file, relative to ours | spread | peak memory, MB | files beside a broken one | type "
+        "| OME metadata | exit |",
         "| --- " * 8 + "|",
     ]
     for name, found in runs.items():
