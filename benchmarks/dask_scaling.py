@@ -46,7 +46,7 @@ def main() -> None:
             bare = (time.perf_counter() - start) / options.n
         seconds = {}
         for workers in (1, 2):
-            with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster:
+            with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
                 address = str(getattr(cluster, "scheduler_address"))  # noqa: B009
                 warm = find([source], Path(folder) / f"warm{workers}")[: 2 * workers]
                 list(restore_on(address, warm, card, task))  # each worker loads the model
