@@ -13,9 +13,9 @@ from ..engine.errors import InputError
 from .fields import list_images, load_field
 
 LARGEST_SHIFT = 24.0  # pixels: more is another field, not a drifting stage
-# Both planes are compared between two scales: only one of them has fine structure, and slow background and the overall
-# density of cells are alike in any two fields. Real planes 34 um apart then correlate by 0.67 or more where they show
-# the same, by 0.25 at most within the largest shift where they do not.
+BLUR_PX = 4.0  # both planes are smoothed before they are laid over one another: only one of them has fine structure
+# They are then compared between two scales: slow background and the overall density of cells are alike in any two
+# fields. Real planes 34 um apart correlate by 0.67 or more where they show the same, by 0.25 at most where they do not.
 FINE_PX, COARSE_PX = 8.0, 24.0
 LEAST_CORRELATION = 0.5
 _REMEDY = "look at both files: do they show the same field?"
@@ -96,13 +96,14 @@ def offset(blurred: np.ndarray, sharp: np.ndarray) -> tuple[np.ndarray, float]:
     low frequencies can be believed.
     """
     planes = [np.asarray(image, np.float32) for image in (sharp, blurred)]
-    flat = [gaussian_filter(plane, FINE_PX) - gaussian_filter(plane, COARSE_PX) for plane in planes]
+    flat = [gaussian_filter(plane, BLUR_PX) for plane in planes]
     window = np.outer(*(np.hanning(side + 2)[1:-1] for side in sharp.shape)).astype(np.float32)
     flat = [(image - image.mean()) * window for image in flat]
     shift, _, _ = phase_cross_correlation(*flat, upsample_factor=10, normalization=None)  # type: ignore[arg-type]
-    laid = moved(flat[1], shift)
-    norm = float(np.linalg.norm(flat[0]) * np.linalg.norm(laid))
-    return np.asarray(shift, float), float((flat[0] * laid).sum()) / norm if norm > 0 else 0.0
+    bands = [gaussian_filter(image, FINE_PX) - gaussian_filter(image, COARSE_PX) for image in planes]
+    here, there = ((image - image.mean()) * window for image in (bands[0], moved(bands[1], shift)))
+    norm = float(np.linalg.norm(here) * np.linalg.norm(there))
+    return np.asarray(shift, float), float((here * there).sum()) / norm if norm > 0 else 0.0
 
 
 def moved(plane: np.ndarray, shift: np.ndarray) -> np.ndarray:

@@ -165,7 +165,7 @@ def test_without_trouble_nothing_is_told(tiny_model, image):
 def test_onnx_runtimes_own_words_tell_whether_memory_ran_out(message, kind):
     class Session:
         def get_inputs(self):
-            return [type("End", (), {"name": "image"})]
+            return [type("End", (), {"name": "image", "type": "tensor(float)"})]
 
         get_outputs = get_inputs
 

@@ -45,7 +45,7 @@ def test_the_daemon_waits_for_room_and_goes_on(small_disk, tmp_path, tiny_model)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(190 * 1024))
     command = [sys.executable, "-m", "defocus.watcher.cli", str(acquisition), "-o", str(out)]
-    command += ["--model", str(tiny_model), "--settle", "0.2", "--rescan", "0.2"]
+    command += ["--model", str(tiny_model), "--settle", "0.2", "--rescan", "0.2", "--min-free-mb", "0"]
     log = open(tmp_path / "log.txt", "w+")  # noqa: SIM115
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:

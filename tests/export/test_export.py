@@ -152,12 +152,14 @@ def test_a_failed_proof_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fp16_says_that_it_is_not_there_yet(checkpoint, tmp_path):
-    done = export(checkpoint, "-o", tmp_path / "model.onnx", "--fp16")
-    assert done.returncode == 2
-    assert "FP16 export is not available yet" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
+def test_a_checkpoint_becomes_half_precision_proven_against_torch(checkpoint, tmp_path):
+    done = export(checkpoint, "-o", tmp_path / "model.onnx", "--fp16", "--name", "half")
+    assert done.returncode == 0, done.stderr
+    assert "equal to torch within" in done.stdout
+    assert "62 of 62 convolutions in half precision" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    card = read_card(tmp_path / "model.onnx")
+    assert (card.name, card.precision) == ("half", "fp16")
 
 
 def test_bad_checkpoints_are_one_line(tmp_path):

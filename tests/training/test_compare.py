@@ -54,7 +54,7 @@ def test_the_command_trains_evaluates_and_reports(sharp, tmp_path):
     network, recipe = load_checkpoint(weights / "dncnn.pt")
     assert recipe.network == "dncnn"
     assert not network.training
-    assert set(budgets(weights)) == {"dncnn", "denoiser"}
+    assert set(budgets(weights)) == {"dncnn", "denoiser", "default"}
     assert json.loads((tmp_path / "runs" / "dncnn" / "split.json").read_text())[0]["held_out"] == ["cells_1.tif"]
     text = (out / "methods.md").read_text()
     assert frozen.checksum in text

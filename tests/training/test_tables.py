@@ -137,7 +137,7 @@ def test_the_report_is_one_folder(small, methods, tmp_path):
 
 def test_classical_methods_need_no_weights(tmp_path, small):
     found: Iterator[Method] = available(tmp_path)
-    assert [method.name for method in found] == ["wiener", "rl", "rl-half", "rl-twice"]
+    assert [method.name for method in found] == ["wiener", "rl", "rl-half", "rl-twice", "default"]
     in_focus = next(case for case in small.cases if case.z_um == 0)
     for method in available(tmp_path, ["wiener", "rl"]):
         np.testing.assert_array_equal(method.restore(in_focus), in_focus.seen)
