@@ -70,6 +70,9 @@ def _watch(config: Config, stop: threading.Event, once: bool, health: Health) ->
             for settings in watched:
                 folders = f"watching {settings.acquisition} -> {settings.out}"
                 shown.say(f"{folders}, model {engine.card.name}, {engine.description}")
+            if engine.passed_over:
+                reasons = "; ".join(f"{name}: {reason}" for name, reason in engine.passed_over.items())
+                shown.say(f"backends not taken: {reasons}")
             if page is not None:
                 page.started(engine)
             tell_systemd("READY=1")

@@ -309,15 +309,16 @@ def test_a_start_that_cannot_work_is_one_line(folders, tiny_model, name):
     assert listing(acquisition) == before
 
 
-def test_memory_and_file_descriptors_are_flat_over_500_files(folders, start):
+@pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.slow)])
+def test_memory_and_file_descriptors_are_flat_over_many_files(folders, start, count):
     acquisition, out = folders
     watching = start("--settle", "0.3", "--rescan", "1").ready()
     process = psutil.Process(watching.process.pid)
     samples = []
-    for index in range(500):
-        write_tiff(acquisition / f"{index:03d}.tif", index)
-        if index % 25 == 24:
-            wait_for(lambda index=index: len(outputs(out)) == index + 1, 30)
+    for index in range(count):
+        write_tiff(acquisition / f"{index:04d}.tif", index)
+        if (index + 1) % (count // 20) == 0:
+            wait_for(lambda index=index: len(outputs(out)) == index + 1, 120)
             samples.append((process.memory_info().rss / 2**20, process.num_fds()))
     assert watching.stop() == 0
     memory, descriptors = (list(values) for values in zip(*samples, strict=True))

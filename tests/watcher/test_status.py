@@ -15,12 +15,17 @@ import pytest
 import tifffile
 
 from defocus.engine.errors import InputError
+from defocus.engine.report import PlaneReport
 from defocus.watcher.config import Config, Folder
 from defocus.watcher.health import Health
+from defocus.watcher.journal import Entry, Journal
+from defocus.watcher.journal import State as JournalState
+from defocus.watcher.settings import Event
+from defocus.watcher.status.metrics import metrics
 from defocus.watcher.status.page import Page, is_loopback
 from defocus.watcher.status.previews import previews
 from defocus.watcher.status.server import ASSETS
-from defocus.watcher.status.state import Histogram, kind_of
+from defocus.watcher.status.state import Histogram, State, kind_of
 
 from .conftest import outputs, wait_for, write_tiff
 
@@ -241,6 +246,27 @@ def test_a_file_that_has_gone_has_no_preview(tmp_path):
 )
 def test_reasons_have_few_labels(reason, kind):
     assert kind_of(reason) == kind
+
+
+def test_a_restart_remembers_the_focus_and_what_was_set_aside(tmp_path):
+    settings = Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),)).settings()
+    with Journal(tmp_path / "out") as journal:
+        for index in range(3):
+            report = json.dumps([PlaneReport(focus_in=0.1, blur_px=float(index)).as_dict()])
+            journal.record(Entry(f"{index}.tif", (1, 1), "d", "m", JournalState.DONE, report=report))
+        journal.record(Entry("bad.tif", (1, 1), "d", "m", JournalState.QUARANTINED, reason="truncated"))
+    seen = State(settings, Health())
+    assert sorted(point["blur_px"] for point in seen.picture()["focus"]) == [0.0, 1.0, 2.0]
+    assert seen.picture()["failures"] == [{"folder": 0, "file": "bad.tif", "reason": "truncated"}]
+    seen.see(Event("quarantined", "b.tif", "b.tif: not a TIFF", folder=tmp_path / "acq"))
+    seen.see(Event("paused", text="the disk is full", queued=7))
+    picture = seen.picture()
+    assert (picture["queue"], picture["message"], seen.failed["not_tiff"]) == (7, "the disk is full", 1)
+    text = metrics(seen)
+    assert 'defocus_failed_files_total{reason="not_tiff"} 1' in text
+    assert "defocus_queue_files 7" in text
+    assert seen.retry(0, "bad.tif")
+    assert not seen.retry(0, "bad.tif")
 
 
 def test_a_histogram_counts_all_that_is_below():
