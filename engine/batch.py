@@ -103,11 +103,11 @@ def restore(
     load: Callable[[], Engine],
     overwrite: bool = False,
     only_defocused: bool = False,
-    memory: int = 0,
+    memory: int | None = None,
 ) -> Iterator[Result]:
     """Restore the files that are not done yet; results come as they are there, skipped ones first.
 
-    Reading and writing go on beside the engine, with up to `memory` bytes of pixels in hand (0: not limited).
+    Reading and writing go on beside the engine, with `memory` bytes of pixels in hand (see `pipeline.pipeline`).
 
     A file is done when its target says that it was made with this model from this version (size and time) of this
     file. A target made from something else is made anew; one that is not defocus's work is never replaced, unless
@@ -123,10 +123,10 @@ def restore(
     yield from settled(jobs, card, overwrite, todo)
     if not todo:
         return
-    from .pipeline import pipeline
+    from .pipeline import MEMORY, pipeline
 
     with load() as engine:
-        for outcome in pipeline(todo, engine, only_defocused, AHEAD, memory):
+        for outcome in pipeline(todo, engine, only_defocused, AHEAD, MEMORY if memory is None else memory):
             yield Result.of(outcome)
 
 

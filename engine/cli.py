@@ -52,8 +52,12 @@ def run(
     ] = False,
     memory_gb: Annotated[
         float,
-        typer.Option("--memory", min=0, help="GB of pixels in hand at most; 0: three to five files, of whatever size."),
-    ] = 0.0,
+        typer.Option(
+            "--memory",
+            min=0,
+            help="GB of pixels in memory at most; a file of more than a sixth goes by the output's disk. 0: any.",
+        ),
+    ] = 2.0,
     dask: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS|local:N|slurm", help="Share the files out over the workers of dask.distributed."),

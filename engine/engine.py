@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from types import TracebackType
@@ -14,10 +14,11 @@ import numpy as np
 from .._version import __version__
 from .backends import AUTO, Opened, open_session
 from .card import DEFAULT, Card, model_path, read_card
-from .errors import BackendError, InputError
+from .errors import BackendError, InputError, StoppedError
 from .fallback import Fallback, reopening
 from .intensity import Intensity, check_dtype, from_unit, limited, measure, to_unit
 from .planes import as_groups, channel_axis, check_axes, indices
+from .scratch import relax
 from .tiles import Tile, cut, plan, smallest_tile, up
 
 DEFAULT_TILE = 1024
@@ -123,7 +124,14 @@ class Engine:
         fallback = Fallback(backend, reopening(path, card, threads), settings, card.multiple)
         return cls(card, open_session(backend, path, card, threads), settings, fallback)
 
-    def __call__(self, image: np.ndarray, axes: str | None = None, name: object = "image") -> np.ndarray:
+    def __call__(
+        self,
+        image: np.ndarray,
+        axes: str | None = None,
+        name: object = "image",
+        out: np.ndarray | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> np.ndarray:
         """Restore an image.
 
         Parameters
@@ -136,12 +144,17 @@ class Engine:
             like a colour image then needs axes.
         name : object
             What errors call the image: its file, say.
+        out : array, optional
+            Takes the result: of the same shape and dtype, sharing no memory with `image`. Both may lie on disk
+            (`scratch.on_disk`): what is in memory at a time is a tile.
+        stopped : function () -> bool
+            Asked between tiles; yes ends it with `StoppedError`.
 
         Returns
         -------
         array
-            Same shape, dtype and units. A model of one channel goes plane by plane; one of C channels takes the axis
-            C (or S), which must have C entries. Flat planes come back unchanged.
+            `out`, or a new one. Same shape, dtype and units. A model of one channel goes plane by plane; one of C
+            channels takes the axis C (or S), which must have C entries. Flat planes come back unchanged.
 
         Raises
         ------
@@ -154,9 +167,13 @@ class Engine:
         image = np.asarray(image)
         check_dtype(image.dtype, name)
         axes = check_axes(image.shape, axes, name)
+        result = np.empty(image.shape, image.dtype) if out is None else out
+        if result.shape != image.shape or result.dtype != image.dtype:
+            raise ValueError(f"out is {result.dtype} {result.shape}, the image {image.dtype} {image.shape}")
         while True:
             try:
-                return self._whole(image, axes, name)
+                self._whole(image, result, axes, name, stopped)
+                return result
             except BackendError as error:
                 if not self._give_way(error):
                     raise
@@ -175,15 +192,18 @@ class Engine:
         for number, image in enumerate(images):
             yield self(image, axes, name=f"image {number}")
 
-    def _whole(self, image: np.ndarray, axes: str, name: object) -> np.ndarray:
+    def _whole(
+        self, image: np.ndarray, result: np.ndarray, axes: str, name: object, stopped: Callable[[], bool]
+    ) -> None:
         """Restore an image once, from its first tile to its last."""
-        result = np.empty(image.shape, image.dtype)
         source = as_groups(image, axes, self.card.channels, name)
         target = as_groups(result, axes, self.card.channels, name)
         pieces = self._pieces(source, target, axes, name)
         while batch := list(islice(pieces, self.settings.batch)):
+            if stopped():
+                raise StoppedError(name, "was left before its end", "start again")
             self._restore(batch)
-        return result
+            relax(image, result)
 
     def provenance(self) -> dict[str, Any]:
         """What made an output, ready for JSON: the software, the model and its hash, the backend, the settings."""

@@ -32,6 +32,10 @@ class ChangedError(InputError):
     """The input changed while it was being read: it is not complete yet, try again later."""
 
 
+class StoppedError(DefocusError):
+    """The work was left before its end because somebody asked for that: nothing is wrong with the file."""
+
+
 class OutputError(DefocusError):
     """The result cannot be written (permission, full disk): the input is not to blame."""
 

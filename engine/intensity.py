@@ -29,6 +29,7 @@ LIMIT = 250.0
 # Percentiles of more values than this are taken from an even sample of them: sorting a copy of a long float stack
 # would double its memory.
 _SAMPLE = 1 << 24
+_BAND = 1 << 22  # values that are counted at once
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,11 @@ def _percentiles(values: np.ndarray, rule: Percentiles) -> tuple[float, float]:
 
 
 def _histogram_percentiles(values: np.ndarray, rule: Percentiles) -> tuple[float, float]:
-    """Exact percentiles of 8- and 16-bit integers, plane by plane, in memory that does not grow with the stack."""
+    """Exact percentiles of 8- and 16-bit integers, band by band, in memory that does not grow with the image."""
     limit = np.iinfo(values.dtype)
     histogram = np.zeros(limit.max - limit.min + 1, np.int64)
-    for plane in _planes(values):
-        shifted = plane.reshape(-1)
+    for rows in _bands(values):
+        shifted = rows.reshape(-1)
         if limit.min:
             shifted = shifted.astype(np.int32) - limit.min
         histogram += np.bincount(shifted, minlength=histogram.size)
@@ -152,6 +153,14 @@ def _planes(values: np.ndarray) -> Iterator[np.ndarray]:
         yield values[index]
 
 
+def _bands(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Each plane in bands of whole rows: what is counted is turned into 8 bytes a pixel on the way."""
+    rows = max(1, _BAND // max(1, values.shape[-1]))
+    for plane in _planes(values):
+        for top in range(0, plane.shape[0], rows):
+            yield plane[top : top + rows]
+
+
 def _sample(values: np.ndarray) -> np.ndarray:
     step = -(-values.size // _SAMPLE)
-    return np.concatenate([plane.reshape(-1)[::step] for plane in _planes(values)])
+    return np.concatenate([plane.flat[::step] for plane in _planes(values)])

@@ -6,7 +6,7 @@ read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> judge -> 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from .errors import ChangedError, DefocusError, InputError
 from .jobs import Job, Outcome
 from .judge import judge
 from .report import summary
+from .scratch import Disk, Place, in_memory, on_a_disk, relax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,10 +27,20 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 Stat = tuple[int, int]
+Stopped = Callable[[], bool]
+
+
+MEMORY = 2 * 10**9  # bytes of pixels in hand, unless the user says otherwise
+_FILES = 3  # large files that may be in hand at once: read, restored and written
 
 
 def pipeline(
-    jobs: Iterable[Job], engine: Engine, only_defocused: bool = False, ahead: int = 0, memory: int = 0
+    jobs: Iterable[Job],
+    engine: Engine,
+    only_defocused: bool = False,
+    ahead: int = 0,
+    memory: int = MEMORY,
+    stop: Stopped = lambda: False,
 ) -> Iterator[Outcome]:
     """Restore each job's file with `engine`.
 
@@ -42,43 +53,55 @@ def pipeline(
     ----------
     ahead : int
         How many files are read before their turn, and how many may wait to be written, each in threads of their own
-        while the engine works. 0: nothing overlaps, a job is taken when its outcome is asked for.
+        while the engine works; `jobs` is then asked from such a thread. 0: nothing overlaps, a job is taken when its
+        outcome is asked for.
     memory : int
-        With `ahead`, bytes of pixels that may be in hand, inputs and outputs together; one file is always let in. 0:
-        not limited.
+        Bytes of pixels that may be in memory, inputs and outputs together. A file that is too large for its share
+        lies on the output's disk meanwhile and goes through memory tile by tile. 0: not limited.
+    stop : function () -> bool
+        When it says yes, files that are not begun are left (and have no outcome), a large one is left between two
+        tiles with a `StoppedError`, and what is restored is written.
     """
     if ahead:
         from .stages import overlapped
 
-        yield from overlapped(jobs, engine, only_defocused, ahead, memory)
+        yield from overlapped(jobs, engine, only_defocused, ahead, memory, stop)
         return
     for job in jobs:
-        yield process(job, engine, only_defocused)
+        yield process(job, engine, only_defocused, memory, stop)
 
 
-def process(job: Job, engine: Engine, only_defocused: bool = False) -> Outcome:
+def process(
+    job: Job, engine: Engine, only_defocused: bool = False, memory: int = MEMORY, stop: Stopped = lambda: False
+) -> Outcome:
     """Restore one file; never raises but for KeyboardInterrupt and the like."""
-    return write_stage(infer_stage(read_stage(job), engine), engine, only_defocused)
+    return write_stage(infer_stage(read_stage(job, memory), engine, stop), engine, only_defocused)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A file on its way: what is known of it, and its pixels as far as it has come. With an error it is carried on."""
+    """A file on its way: what is known of it, and its pixels as far as it has come. With an error it is carried on.
+
+    Attributes
+    ----------
+    place : function (shape, dtype) -> array or None
+        Where its pixels go: None for memory.
+    nbytes : int
+        Bytes of pixels that it has in memory, or will when it is restored.
+    """
 
     outcome: Outcome
     version: Stat = (0, 0)
     stack: tiff.Stack | None = None
     restored: np.ndarray | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of pixels that it holds, or will when it is restored."""
-        return 0 if self.stack is None else 2 * self.stack.data.nbytes
+    place: Place = in_memory
+    nbytes: int = 0
 
 
-def read_stage(job: Job) -> Piece:
+def read_stage(job: Job, memory: int = 0) -> Piece:
     """Read a job's file; whatever goes wrong is the outcome's error."""
     outcome = Outcome(job)
+    place = Disk(job.target.parent, max(1, memory // (2 * _FILES)) if memory else 0)
     try:
         with _naming(job.source, "reading"):
             if _same_file(job.source, job.target):
@@ -86,7 +109,7 @@ def read_stage(job: Job) -> Piece:
             version = job.stat or stat_of(job.source)
             start = perf_counter()
             try:
-                stack = tiff.read(job.source)
+                stack = tiff.read(job.source, place)
             finally:
                 check_unchanged(job.source, version)  # also if it could not be read: half a file is not a bad file
             outcome.seconds["read"] = perf_counter() - start
@@ -95,18 +118,23 @@ def read_stage(job: Job) -> Piece:
     shape = stack.data.shape
     planes = stack.data.size // max(1, _plane_size(shape, stack.axes))
     outcome = replace(outcome, planes=planes, shape=shape, dtype=stack.data.dtype.name, axes=stack.axes)
-    return Piece(outcome, version, stack)
+    held = 0 if on_a_disk(stack.data) else 2 * stack.data.nbytes
+    return Piece(outcome, version, stack, place=place, nbytes=held)
 
 
-def infer_stage(piece: Piece, engine: Engine) -> Piece:
-    """Run the engine on what was read."""
+def infer_stage(piece: Piece, engine: Engine, stop: Stopped = lambda: False) -> Piece:
+    """Run the engine on what was read; a file in memory is soon done and not left for `stop`."""
     stack, outcome = piece.stack, piece.outcome
     if stack is None:
         return piece
     try:
         with _naming(outcome.job.source, "restoring"):
             start = perf_counter()
-            restored = engine(stack.data, stack.axes, name=outcome.job.source)
+            out = piece.place(stack.data.shape, stack.data.dtype)
+            if out is None:
+                restored = engine(stack.data, stack.axes, name=outcome.job.source)
+            else:
+                restored = engine(stack.data, stack.axes, name=outcome.job.source, out=out, stopped=stop)
             outcome.seconds["infer"] = perf_counter() - start
     except DefocusError as error:
         return Piece(replace(outcome, error=error))
@@ -123,6 +151,7 @@ def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:
         with _naming(job.source, "restoring"):
             start = perf_counter()
             outcome = replace(outcome, reports=judge(stack.data, restored, stack.axes, only_defocused))
+            relax(stack.data, restored)
             outcome.seconds["judge"] = perf_counter() - start
         account = provenance(engine, job.source, piece.version)
         account |= {"only_defocused": only_defocused, "planes": summary(outcome.reports)}

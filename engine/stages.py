@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from .jobs import Job, Outcome
-from .pipeline import Piece, infer_stage, read_stage, write_stage
+from .pipeline import Piece, Stopped, infer_stage, read_stage, write_stage
 
 if TYPE_CHECKING:
     from .engine import Engine
 
 WRITERS = 2
+_PATIENCE = 0.2  # s between two looks for signals: on Windows a thread that waits without end is not told of Ctrl-C
 
 
 class _Budget:
@@ -59,7 +60,9 @@ class _Budget:
             self._changed.notify_all()
 
 
-def overlapped(jobs: Iterable[Job], engine: Engine, only_defocused: bool, ahead: int, memory: int) -> Iterator[Outcome]:
+def overlapped(
+    jobs: Iterable[Job], engine: Engine, only_defocused: bool, ahead: int, memory: int, stop: Stopped
+) -> Iterator[Outcome]:
     """See `pipeline.pipeline`; outcomes come in the order in which files are done.
 
     If the caller leaves early, what is being written is finished and nothing more is begun.
@@ -73,7 +76,7 @@ def overlapped(jobs: Iterable[Job], engine: Engine, only_defocused: bool, ahead:
             for job in jobs:
                 if not budget.enter():
                     return
-                piece = read_stage(job)
+                piece = read_stage(job, memory)
                 if not budget.weigh(piece.nbytes):
                     return
                 news.put(piece)
@@ -93,14 +96,20 @@ def overlapped(jobs: Iterable[Job], engine: Engine, only_defocused: bool, ahead:
     unwritten, more = 0, True
     try:
         while more or unwritten:
-            item = news.get()
+            try:
+                item = news.get(timeout=_PATIENCE)
+            except queue.Empty:
+                continue
             if isinstance(item, BaseException):
                 raise item
             if item is None:
                 more = False
             elif isinstance(item, Piece):
+                if stop():
+                    budget.leave(item.nbytes)
+                    continue
                 unwritten += 1
-                writers.submit(write, infer_stage(item, engine))
+                writers.submit(write, infer_stage(item, engine, stop))
             else:
                 outcome, size = item
                 unwritten -= 1

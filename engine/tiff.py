@@ -23,6 +23,7 @@ import tifffile
 from .errors import InputError
 from .intensity import check_dtype
 from .quiet import quiet_tifffile
+from .scratch import Place, in_memory
 from .tiff_layout import (
     PROCESSING_SOFTWARE,
     PROVENANCE_TAG,
@@ -39,6 +40,7 @@ from .tiff_structure import check_whole, naming
 __all__ = ["PROCESSING_SOFTWARE", "PROVENANCE_TAG", "Layout", "Stack", "check_whole", "provenance", "read", "write"]
 
 _ASCII = 2
+_BUFFER = 1 << 25  # bytes that tifffile reads ahead of decoding
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,17 @@ class Stack:
     layout: Layout
 
 
-def read(path: str | os.PathLike[str]) -> Stack:
+def read(path: str | os.PathLike[str], place: Place = in_memory) -> Stack:
     """Read a whole TIFF: plain, multi-page, ImageJ hyperstack, OME-TIFF; any byte order, BigTIFF, strips or tiles.
 
     Of a pyramid the full resolution is read (and written). Where the description tells of other planes than this very
     file has (an OME-TIFF set of several files, an acquisition that was stopped), its pages are read as they are, with
     the axis "I"; the description is kept.
+
+    Parameters
+    ----------
+    place : function (shape, dtype) -> array or None
+        Where the pixels go, such as `scratch.Disk`; None: into a new array in memory.
 
     Raises
     ------
@@ -78,9 +85,9 @@ def read(path: str | os.PathLike[str]) -> Stack:
     with naming(path), quiet_tifffile():
         with tifffile.TiffFile(path, _multifile=False) as tif:
             if _described(tif):
-                return _stack(tif, path)
+                return _stack(tif, path, place)
         with tifffile.TiffFile(path, _multifile=False, is_ome=False, is_imagej=False, is_shaped=False) as tif:
-            return _stack(tif, path)
+            return _stack(tif, path, place)
 
 
 def write(stack: Stack, path: str | os.PathLike[str], provenance: Mapping[str, object]) -> None:
@@ -142,7 +149,7 @@ def _described(tif: tifffile.TiffFile) -> bool:
     )
 
 
-def _stack(tif: tifffile.TiffFile, path: Path) -> Stack:
+def _stack(tif: tifffile.TiffFile, path: Path, place: Place) -> Stack:
     images = tif.series
     if len(images) != 1:
         shapes = ", ".join("x".join(map(str, series.shape)) for series in images[:4])
@@ -164,7 +171,7 @@ def _stack(tif: tifffile.TiffFile, path: Path) -> Stack:
             raise InputError(path, cause, "save all pages alike")
     layout = layout_of(tif, pages, series.shape, series.dtype.newbyteorder("="))
     check_writable(layout, pages[0].axes, path)
-    data = series.asarray()
+    data = series.asarray(out=place(layout.shape, layout.dtype), buffersize=_BUFFER)
     if data.shape != layout.shape:
         raise ValueError(f"pixels of shape {data.shape} instead of {layout.shape}")
     return Stack(np.ascontiguousarray(data.astype(layout.dtype, copy=False)), axes, layout)

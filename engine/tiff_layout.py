@@ -24,6 +24,8 @@ _KEPT = {1: None, 5: "lzw", 8: "zlib", 32946: "zlib", 32773: "packbits", 34925: 
 _OTHERWISE = "zlib"
 _JPEG = {6, 7, 33007, 34892}
 
+_BUFFER = 1 << 25  # bytes that tifffile encodes ahead of writing
+
 # Tags that describe how the pixels lie in the file (the writer makes them anew), that point into the file, that
 # another argument of the writer carries, or that the correction makes untrue (smallest and largest value).
 _STRUCTURE = {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289, 292, 293, 317, 320}
@@ -184,4 +186,5 @@ def write_page(
         metadata=None,
         contiguous=False,
         truncate=truncate,
+        buffersize=_BUFFER,
     )

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import tifffile
 
-from .errors import InputError
+from .errors import DefocusError, InputError
 from .quiet import quiet_tifffile
 
 _AGAIN = "wait until it is complete, or write it again"
@@ -53,7 +53,7 @@ def naming(path: Path) -> Iterator[None]:
     """Turn whatever reading a TIFF may raise into an InputError that names the file."""
     try:
         yield
-    except InputError:
+    except DefocusError:
         raise
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "check the path") from error

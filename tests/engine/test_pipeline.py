@@ -121,8 +121,8 @@ def test_another_version_than_the_jobs_is_not_written(tmp_path, engine, source):
 def test_a_change_while_reading_is_noticed(tmp_path, engine, source, monkeypatch):
     read = tiff.read
 
-    def slow(path):
-        stack = read(path)
+    def slow(path, *rest):
+        stack = read(path, *rest)
         with open(path, "ab") as file:
             file.write(b"more")
         return stack

@@ -52,9 +52,9 @@ def test_files_in_hand_are_bounded(tmp_path, engine, jobs, monkeypatch):
     taken, most = [], [0]
     whole = stages.infer_stage
 
-    def slow(piece, engine):
+    def slow(piece, *rest):
         time.sleep(0.03)
-        return whole(piece, engine)
+        return whole(piece, *rest)
 
     monkeypatch.setattr(stages, "infer_stage", slow)
 
@@ -80,6 +80,19 @@ def test_what_the_jobs_raise_is_raised(engine):
 
     with pytest.raises(KeyError):
         list(pipeline(broken(), engine, ahead=2))
+
+
+def test_a_stop_leaves_what_is_not_begun_and_writes_what_is_restored(tmp_path, engine, jobs):
+    (tmp_path / "out").mkdir()
+    stop = threading.Event()
+    done = []
+    for outcome in pipeline(jobs, engine, ahead=2, stop=stop.is_set):
+        done.append(outcome)
+        stop.set()
+    assert 1 <= len(done) <= 2 * 2 + 1  # at most those that were in hand
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        outcome.job.target.name for outcome in done if outcome.error is None
+    }
 
 
 def test_leaving_early_ends_the_threads_and_leaves_whole_files(tmp_path, engine, jobs):

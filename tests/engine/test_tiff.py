@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from defocus.engine import tiff
+from defocus.engine.scratch import Disk, on_a_disk
 
 RNG = np.random.default_rng(0)
 MADE_BY = {"software": "defocus 0.0", "model": "tiny", "model_sha256": "ab" * 32, "settings": {"tile": 64}}
@@ -177,6 +178,22 @@ def test_what_was_read_is_written_as_it_was(written, tmp_path):
     with tifffile.TiffFile(out) as tif:
         assert tif.pages.first.tags[tiff.PROCESSING_SOFTWARE].value == "defocus 0.0 (model tiny)"
     tiff.check_whole(out)
+
+
+def test_what_is_read_onto_a_disk_is_the_same(written, tmp_path):
+    """Every layout, by way of arrays on disk: the same pixels, the same file, nothing left over."""
+    path, _ = written
+    (tmp_path / "out").mkdir()
+    usual, large = tiff.read(path), tiff.read(path, Disk(tmp_path / "out", 1))
+    assert on_a_disk(large.data)
+    assert not on_a_disk(usual.data)
+    np.testing.assert_array_equal(large.data, usual.data)
+    assert large.data.dtype == usual.data.dtype
+    assert (large.axes, large.layout.shape) == (usual.axes, usual.layout.shape)
+    for name, stack in (("usual", usual), ("large", large)):
+        tiff.write(stack, tmp_path / "out" / f"{name}.tif", MADE_BY)
+    assert (tmp_path / "out" / "usual.tif").read_bytes() == (tmp_path / "out" / "large.tif").read_bytes()
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_descriptions_are_kept_to_the_byte(tmp_path):

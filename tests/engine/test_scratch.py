@@ -1,0 +1,165 @@
+"""Images too large for their share of memory: they lie on disk meanwhile, and come out as the others do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from defocus import Engine
+from defocus.engine import scratch
+from defocus.engine.errors import OutputError, StoppedError
+from defocus.engine.jobs import Job
+from defocus.engine.pipeline import pipeline, process
+from defocus.engine.scratch import Disk, on_a_disk, on_disk, relax
+
+GREY: Any = {"photometric": "minisblack"}
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model):
+    with Engine.load(tiny_model, backend="cpu", tile=64) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    """Planes of several tiles; one is flat, one has a hot pixel."""
+    image = np.random.default_rng(0).integers(100, 4000, (4, 150, 210), dtype=np.uint16)
+    image[1] = 500
+    image[2, 70, 80] = 65535
+    return image
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+@pytest.mark.parametrize("only_defocused", [False, True])
+def test_the_output_is_that_of_an_image_in_memory(tmp_path, engine, image, ahead, only_defocused, monkeypatch):
+    made = []
+    monkeypatch.setattr(scratch, "on_disk", lambda *given: made.append(given) or on_disk(*given))
+    tifffile.imwrite(tmp_path / "a.tif", image, compression="lzw", metadata={"axes": "ZYX"}, **GREY)
+    for name, memory in (("usual", 0), ("large", 1)):
+        job = Job(tmp_path / "a.tif", tmp_path / name / "a.tif")
+        (outcome,) = pipeline([job], engine, only_defocused, ahead, memory)
+        assert outcome.error is None
+        assert len(outcome.reports) == 4
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["a.tif"]
+    assert len(made) == 2  # of the large one, input and output
+    assert (tmp_path / "usual" / "a.tif").read_bytes() == (tmp_path / "large" / "a.tif").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "uint8"])
+def test_every_type_of_pixel(tmp_path, tiny_model, image, dtype):
+    tifffile.imwrite(tmp_path / "a.tif", (image % 200).astype(dtype), **GREY)
+    with Engine.load(tiny_model, backend="cpu", tile=64, per="stack") as engine:
+        outcomes = [
+            process(Job(tmp_path / "a.tif", tmp_path / f"{memory}.tif"), engine, memory=memory) for memory in (0, 1)
+        ]
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "0.tif"), tifffile.imread(tmp_path / "1.tif"))
+
+
+def test_a_stop_leaves_a_large_file_between_two_tiles(tmp_path, engine, image):
+    tifffile.imwrite(tmp_path / "a.tif", image, **GREY)
+    asked = []
+
+    def stop() -> bool:
+        asked.append(None)
+        return len(asked) > 5
+
+    outcome = process(Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif"), engine, memory=1, stop=stop)
+    assert isinstance(outcome.error, StoppedError)
+    assert list((tmp_path / "out").iterdir()) == []
+    asked.clear()  # a file in memory is soon done
+    assert process(Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif"), engine, stop=stop).error is None
+
+
+def test_no_room_on_the_disk_is_told_before_it_is_used(tmp_path, engine, image, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", image, **GREY)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(scratch, "_reserve", full)
+    outcome = process(Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif"), engine, memory=1)
+    assert isinstance(outcome.error, OutputError)
+    assert "the disk is full" in str(outcome.error)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves in another way")
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_file_systems_that_cannot_reserve_are_written_to(tmp_path, monkeypatch, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    monkeypatch.setattr(scratch, "_CHUNK", 1000)
+    array = on_disk(tmp_path, (60, 71), np.dtype(np.uint16))
+    assert not array.any()
+    array[:] = 7
+    assert array.sum() == 7 * 60 * 71
+
+
+def test_arrays_on_disk_are_known_and_keep_what_they_hold(tmp_path):
+    array = on_disk(tmp_path, (100, 200), np.dtype(np.float32))
+    array[:] = np.arange(200)
+    relax(array, np.zeros(3))
+    assert (array == np.arange(200)).all()
+    assert on_a_disk(array[3:, ::2].T)
+    assert not on_a_disk(np.zeros(3))
+    assert list(tmp_path.iterdir()) == []  # it has no name
+    assert Disk(tmp_path, 0)((10**9, 10**9), np.dtype(np.uint16)) is None  # 0: all in memory
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from defocus import Engine
+from defocus.engine.jobs import Job
+from defocus.engine.pipeline import process
+
+source, target, model, memory, room = sys.argv[1:]
+def held():
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1])
+with Engine.load(model, backend="cpu", threads=1) as engine:
+    small = Path(source).with_name("small.tif")
+    assert process(Job(small, Path(target).with_name("small.tif")), engine).error is None
+    resource.setrlimit(resource.RLIMIT_DATA, (held() + int(room), resource.RLIM_INFINITY))
+    outcome = process(Job(Path(source), Path(target)), engine, memory=int(memory))
+print(outcome.error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts mappings on Linux only")
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_memory_does_not_grow_with_the_image(tmp_path, tiny_model, compression):
+    """With 150 MB beyond an idle engine, an image of 200 MB is restored by way of the disk; in memory it cannot be."""
+    rows = np.random.default_rng(0).integers(100, 4000, (500, 10000), dtype=np.uint16)
+    with tifffile.TiffWriter(tmp_path / "large.tif") as tif:
+        tif.write(np.tile(rows, (20, 1)), compression=compression, rowsperstrip=64, metadata=None)
+    tifffile.imwrite(tmp_path / "small.tif", rows[:, :2000])
+    assert 10000 * 10000 * 2 == 200_000_000
+    (tmp_path / "out").mkdir()
+    said = {}
+    for memory in (0, 300_000_000):
+        command = [sys.executable, "-c", LIMITED, tmp_path / "large.tif", tmp_path / "out" / "large.tif"]
+        done = subprocess.run(
+            [*map(str, command), str(tiny_model), str(memory), "150000000"], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        said[memory] = done.stdout.strip()
+    assert "not enough memory" in said[0]
+    assert said[300_000_000] == "None"
+    restored = (
+        tifffile.memmap(tmp_path / "out" / "large.tif")
+        if compression is None
+        else tifffile.imread(tmp_path / "out" / "large.tif")
+    )
+    assert restored.shape == (10000, 10000)
+    np.testing.assert_array_equal(restored[600:900], restored[1100:1400])  # what the rows repeat, so does the result
