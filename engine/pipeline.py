@@ -6,7 +6,7 @@ read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> judge -> 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +41,7 @@ def pipeline(
     ahead: int = 0,
     memory: int = MEMORY,
     stop: Stopped = lambda: False,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Restore each job's file with `engine`.
 
     A bad file never ends it: whatever goes wrong with a job is the `error` of its outcome, an `InputError` where the

@@ -93,6 +93,10 @@ def watch(
         float | None,
         typer.Option(min=0, help="Forget files that are gone after so many days.", show_default="never"),
     ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0, help="GB of pixels in memory at most; larger files go by the disk.", show_default="2"),
+    ] = None,
     log_json: Annotated[
         bool | None, typer.Option("--log-json", help="One JSON object a line.", show_default=False)
     ] = None,
@@ -153,6 +157,7 @@ def watch(
             max_age=max_age,
             min_free_mb=min_free_mb,
             keep_days=keep_days,
+            memory=memory,
             log_json=log_json,
             status=status,
             status_token=status_token,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import InputError
+from ..engine.pipeline import MEMORY
 from .arrivals import Pace
 from .line import Order
 from .settings import WatchSettings, default_out
@@ -27,7 +28,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Config:
-    """Every setting, with its default. Times in seconds unless the name says otherwise; see `--help` for each."""
+    """Every setting, with its default. Times in s unless the name says otherwise, memory in GB; see `--help`."""
 
     folders: tuple[Folder, ...] = ()
     model: str = "default"
@@ -44,6 +45,7 @@ class Config:
     max_age: float = 0.0
     min_free_mb: float = 200.0
     keep_days: float = 0.0
+    memory: float = MEMORY / 1e9
     log_json: bool = False
     status: str = ""
     status_token: str = ""
@@ -77,7 +79,7 @@ class Config:
         """The same, if its values make sense; raises InputError."""
         if self.order not in {order.value for order in Order}:
             raise InputError(thing, f'order is "{self.order}"', 'write order = "oldest" or "newest"')
-        for name in ("settle", "patience", "max_age", "min_free_mb", "keep_days", "drift_px"):
+        for name in ("settle", "patience", "max_age", "min_free_mb", "keep_days", "memory", "drift_px"):
             if getattr(self, name) < 0:
                 raise InputError(thing, f"{name} is {getattr(self, name):g}", "use 0 or more")
         if self.rescan < 0.05:
@@ -109,6 +111,7 @@ class Config:
                 self.max_age,
                 self.min_free_mb,
                 self.keep_days,
+                round(self.memory * 1e9),
             )
             for folder in self.folders
         ]

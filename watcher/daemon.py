@@ -1,6 +1,7 @@
 """The daemon: arrivals become jobs, jobs go through the pipeline, outcomes go into the journal.
 
-A thread for each folder finds files, the calling one restores them. Between them stands the line (promise P10).
+A thread for each folder finds files, the calling one restores them; the pipeline reads the next file and writes the
+last one meanwhile. Between finders and pipeline stands the line (promise P10).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from .line import Line
 from .owner import Ownership
 from .settings import Event, WatchSettings, check_folders
 
+AHEAD = 1  # files read before their turn: more would keep the newest file waiting
+
 
 def watch(
     settings: WatchSettings | Sequence[WatchSettings],
@@ -34,8 +37,9 @@ def watch(
 ) -> list[Entry]:
     """Correct every file that arrives until `stop` is set (or, with `once`, until nothing is left; it is set then).
 
-    One engine serves all folders. The file in hand is finished when `stop` is set (promise P12). Returns the files that
-    are set aside, with reasons.
+    One engine serves all folders. When `stop` is set, what is being restored is finished and written, unless it is so
+    large that it lies on disk meanwhile: then it is left (promise P12). Returns the files that are set aside, with
+    reasons.
 
     Raises
     ------
@@ -45,7 +49,7 @@ def watch(
         The thread that finds files died: the process must end, never watch in silence (promise P8).
     """
     watched = [settings] if isinstance(settings, WatchSettings) else list(settings)
-    health = health or Health()
+    health, report = health or Health(), _one_at_a_time(report)
     for one in watched:
         check_folders(one.acquisition, one.out)
     with ExitStack() as stack:
@@ -64,15 +68,23 @@ def watch(
         for finder in finders:
             finder.start()
         desks: dict[Path, Desk] = {}
+
+        def stopped() -> bool:
+            health.goes_on()
+            return stop.is_set()
+
+        jobs, first = _jobs(line, finders, desks, stop, health), watched[0]
+        outcomes = pipeline(jobs, engine, first.only_defocused, AHEAD, first.memory, stopped)
         try:
-            jobs = _jobs(line, finders, desks, stop, health)
-            for outcome in pipeline(jobs, engine, watched[0].only_defocused):
-                desks.pop(outcome.job.source).settle(outcome, stop)
-                health.working(None)
+            for outcome in outcomes:
+                desks[outcome.job.source].settle(outcome, stop)
+                health.ends(str(outcome.job.source))
+                del desks[outcome.job.source]
         finally:
             health.ended("engine")
             for finder in finders:
-                finder.end()
+                finder.end()  # it sets `stop`, without which the pipeline's reader would wait for the next file
+            outcomes.close()
         return [entry for finder in finders for entry in finder.desk.journal.quarantined()]
 
 
@@ -83,7 +95,11 @@ def _jobs(
     stop: threading.Event,
     health: Health,
 ) -> Iterator[Job]:
-    """The jobs of all folders until the stop; raises what ended a thread that finds files."""
+    """The jobs of all folders until the stop; raises what ended a thread that finds files.
+
+    `desks` holds who waits for the outcome of which source. A source is in hand once at a time: of two versions at
+    once, the older might be written last.
+    """
     while not stop.is_set():
         health.beat("engine")
         # Asked in this order: what is put before the end is seen after it.
@@ -94,15 +110,28 @@ def _jobs(
                 break
             continue
         desk, arrival = item
-        if not desk.wait_for_room(stop, len(line)):
+        while arrival.path in desks and not stop.wait(0.01):
+            pass
+        if stop.is_set() or not desk.wait_for_room(stop, len(line)):
             break
         job = desk.job(arrival, len(line))
         if job is not None:
             desks[job.source] = desk
-            health.working(arrival.relative.as_posix())
+            health.begins(str(job.source))
             yield job
     for finder in finders:
         finder.check()
+
+
+def _one_at_a_time(report: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Events come from several threads; whoever listens hears one after the other."""
+    lock = threading.Lock()
+
+    def tell(event: Event) -> None:
+        with lock:
+            report(event)
+
+    return tell
 
 
 class _Finder(threading.Thread):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..engine.batch import is_done
 from ..engine.engine import Engine
-from ..engine.errors import ChangedError, OutputError
+from ..engine.errors import ChangedError, OutputError, StoppedError
 from ..engine.jobs import Job, Outcome
 from ..engine.pipeline import Stat
 from ..engine.report import summary
@@ -39,7 +39,7 @@ class Desk:
         self.journal, self._health = journal, health
         self._settings, self._card, self._tell = settings, engine.card, report
         self._offered: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
-        self._in_hand: dict[Path, tuple[Arrival, str, int]] = {}
+        self._in_hand: dict[Path, tuple[Arrival, str, int]] = {}  # by source
 
     def known(self, relative: Path, stat: Stat, hinted: bool) -> bool:
         """Whether a version needs nothing more; called from the finder's thread."""
@@ -64,7 +64,8 @@ class Desk:
 
     def forget(self, arrival: Arrival) -> None:
         """Leave an arrival to the next rescan."""
-        self._offered.pop(arrival.relative, None)
+        if self._offered.get(arrival.relative) == arrival.stat:  # a newer version may have been offered meanwhile
+            del self._offered[arrival.relative]
 
     def wait_for_room(self, stop: threading.Event, queued: int) -> bool:
         """Wait while the output's disk is too full (promise P9); False if the stop came first.
@@ -114,16 +115,16 @@ class Desk:
             latency = time.monotonic() - arrival.seen
             self._record(arrival, found, State.DONE, report=json.dumps(summary(outcome.reports)))
             self._say(Event("done", name, latency=latency, queued=queued, outcome=outcome))
-        elif isinstance(error, ChangedError):
-            # Not complete after all: it is found again as another version.
-            self._offered.pop(arrival.relative, None)
+        elif isinstance(error, ChangedError | StoppedError):
+            # Not complete after all, or left for later: it is found again.
+            self.forget(arrival)
         elif isinstance(error, OutputError):
             # Not the file's fault: nothing is written down, the next rescan finds it again.
             self._say(Event("paused", name, str(error), queued=queued))
             if self._settings.once:
                 raise error
             stop.wait(OUTPUT_PAUSE)
-            self._offered.pop(arrival.relative, None)
+            self.forget(arrival)
         else:
             self._retry(arrival, found, str(error), queued)
 
@@ -154,7 +155,7 @@ class Desk:
             if self._settings.once:  # nobody would come to make room
                 raise
             self._say(Event("warning", relative, str(error)))
-        self._offered.pop(arrival.relative, None)
+        self.forget(arrival)
 
     def _say(self, event: Event) -> None:
         self._tell(replace(event, folder=self._settings.acquisition))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 LOOP_STUCK = 120.0  # s without a beat of a loop; a rescan of a large share may take its time
-FILE_STUCK = 1800.0  # s on one file
+FILE_STUCK = 1800.0  # s on one file without progress
 
 
 class Health:
@@ -16,7 +16,7 @@ class Health:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._lock = clock, threading.Lock()
         self._beats: dict[str, float] = {}
-        self._file: tuple[str, float] | None = None
+        self._files: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
 
     def beat(self, loop: str) -> None:
@@ -29,10 +29,20 @@ class Health:
         with self._lock:
             self._beats.pop(loop, None)
 
-    def working(self, name: str | None) -> None:
-        """The file in hand; None when it is done."""
+    def begins(self, name: str) -> None:
+        """A file is in hand."""
         with self._lock:
-            self._file = None if name is None else (name, self._clock())
+            self._files[name] = self._clock()
+
+    def goes_on(self) -> None:
+        """The files in hand take long, but there is progress."""
+        with self._lock:
+            self._files = dict.fromkeys(self._files, self._clock())
+
+    def ends(self, name: str) -> None:
+        """It is done."""
+        with self._lock:
+            self._files.pop(name, None)
 
     def trouble(self, thing: str, text: str | None) -> None:
         """Something is wrong with a thing (a folder out of reach, a full disk) until told None."""
@@ -47,13 +57,14 @@ class Health:
         now = self._clock()
         with self._lock:
             found = list(self._troubles.values())
-            busy = self._file
+            busy = dict(self._files)
             for loop, last in self._beats.items():
-                # The engine's loop does not come around while it works on a file.
+                # The engine's loop does not come around while it has its hands full.
                 if now - last > LOOP_STUCK and not (loop == "engine" and busy):
                     found.append(f"{loop}: no sign of life for {now - last:.0f} s")
-            if busy and now - busy[1] > FILE_STUCK:
-                found.append(f"{busy[0]}: in hand for {now - busy[1]:.0f} s")
+            for name, since in busy.items():
+                if now - since > FILE_STUCK:
+                    found.append(f"{name}: in hand for {now - since:.0f} s")
         return found
 
     def stuck(self) -> bool:

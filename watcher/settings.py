@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..engine.errors import InputError
 from ..engine.jobs import Outcome
+from ..engine.pipeline import MEMORY
 from .arrivals import Pace
 from .line import Order
 
@@ -40,6 +41,8 @@ class WatchSettings:
         Nothing is written while the output's disk has less room than this; 0: not looked at.
     keep_days : float
         Files of which nothing is left in the acquisition folder leave the journal after so many days; 0: never.
+    memory : int
+        Bytes of pixels that may be in memory (see `pipeline.pipeline`); 0: not limited.
     """
 
     acquisition: Path
@@ -54,6 +57,7 @@ class WatchSettings:
     max_age: float = 0.0
     min_free_mb: float = 0.0
     keep_days: float = 0.0
+    memory: int = MEMORY
 
     def wants(self, relative: Path, mtime_ns: int) -> bool:
         """Whether a file is to be corrected, by its name and age."""

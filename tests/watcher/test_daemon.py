@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from defocus import Engine
 from defocus.engine import pipeline as pipeline_module
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, OutputError
+from defocus.engine.pipeline import stat_of
 from defocus.watcher import daemon, desk
 from defocus.watcher.arrivals import Pace
 from defocus.watcher.daemon import watch
@@ -150,3 +155,66 @@ def test_another_model_makes_everything_anew(folders, run, make_model, tmp_path)
 
 def test_the_default_output_folder_lies_beside(tmp_path):
     assert default_out(tmp_path / "acq") == tmp_path.resolve() / "acq_corrected"
+
+
+def test_of_two_versions_in_a_row_the_newer_one_is_there_at_the_end(folders, tiny_model, monkeypatch):
+    """The older one is still being written when the newer comes: stages overlap, versions of a file do not."""
+    source, stop = folders[0] / "a.tif", threading.Event()
+    write_tiff(source, seed=0)
+    writing, real = threading.Event(), pipeline_module.tiff.write
+
+    def slow(stack, path, account):
+        if not writing.is_set():  # the first version's
+            writing.set()
+            time.sleep(0.8)
+        real(stack, path, account)
+
+    monkeypatch.setattr(pipeline_module.tiff, "write", slow)
+
+    def rewrite():
+        writing.wait(10)
+        write_tiff(folders[0] / ".new", seed=1)
+        os.replace(folders[0] / ".new", source)
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    done: list[Event] = []
+
+    def told(event: Event) -> None:
+        done.append(event)
+        if len([one for one in done if one.kind == "done"]) == 2:
+            stop.set()
+
+    with Engine.load(tiny_model, backend="cpu") as engine:
+        watch(WatchSettings(*folders, pace=PACE), engine, stop, told)
+        writer.join()
+        expected = engine(tifffile.imread(source))
+    np.testing.assert_array_equal(tifffile.imread(folders[1] / "a.tif"), expected)
+    with Journal(folders[1]) as journal:
+        entry = journal.find(Path("a.tif"))
+    assert entry is not None
+    assert entry.stat == stat_of(source)
+
+
+def test_a_stop_leaves_a_large_file_for_the_next_start(folders, tiny_model):
+    """What lies on disk because it is large is not finished first; what is in memory is."""
+    image = np.random.default_rng(0).integers(100, 3000, (600, 600), dtype=np.uint16)
+    tifffile.imwrite(folders[0] / "large.tif", image)
+    stop = threading.Event()
+    with Engine.load(tiny_model, backend="cpu", tile=64) as engine:
+        whole, runs = engine._restore, []
+
+        def counted(pieces):
+            runs.append(len(pieces))
+            if len(runs) == 3:
+                stop.set()
+            whole(pieces)
+
+        engine._restore = counted  # type: ignore[method-assign]
+        watch(WatchSettings(*folders, pace=PACE, memory=1000), engine, stop)
+        assert len(runs) == 3
+        assert outputs(folders[1]) == []
+        engine._restore = whole  # type: ignore[method-assign]
+        watch(WatchSettings(*folders, pace=PACE, memory=1000, once=True), engine, threading.Event())
+        expected = engine(image)
+    np.testing.assert_array_equal(tifffile.imread(folders[1] / "large.tif"), expected)

@@ -263,12 +263,12 @@ def test_health_tells_what_hangs():
     health.beat("finder")
     assert health.problems() == [f"engine: no sign of life for {LOOP_STUCK + 1:.0f} s"]
     assert health.stuck()
-    health.working("big.tif")
+    health.begins("big.tif")
     assert health.problems() == []  # the engine's loop is busy with a file
     now[0] += FILE_STUCK + 1
     health.beat("finder")
     assert health.problems() == [f"big.tif: in hand for {FILE_STUCK + 1:.0f} s"]
-    health.working(None)
+    health.ends("big.tif")
     health.beat("engine")
     health.trouble("share", "the share is gone")
     assert health.problems() == ["the share is gone"]
