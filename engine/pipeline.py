@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from . import tiff
 from .commit import commit, output_error
 from .errors import ChangedError, DefocusError, InputError
-from .jobs import Job, Outcome
+from .groups import joined, written
+from .jobs import Job, Outcome, version_record
 from .judge import judge
 from .report import summary
 
@@ -63,12 +64,18 @@ def process(job: Job, engine: Engine, only_defocused: bool = False) -> Outcome:
 
 @dataclass(frozen=True)
 class Piece:
-    """A file on its way: what is known of it, and its pixels as far as it has come. With an error it is carried on."""
+    """A file on its way: what is known of it, and its pixels as far as it has come. With an error it is carried on.
+
+    Of files that belong together `parts` has each, and `stack` their pixels along a new first axis C (see `groups`).
+    `notes` go into the provenance.
+    """
 
     outcome: Outcome
     version: Stat = (0, 0)
     stack: tiff.Stack | None = None
     restored: np.ndarray | None = None
+    parts: tuple[Piece, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -78,6 +85,8 @@ class Piece:
 
 def read_stage(job: Job) -> Piece:
     """Read a job's file; whatever goes wrong is the outcome's error."""
+    if job.others:
+        return joined(job, [read_stage(one) for one in job.each()])
     outcome = Outcome(job)
     try:
         with _naming(job.source, "reading"):
@@ -106,10 +115,10 @@ def infer_stage(piece: Piece, engine: Engine) -> Piece:
     try:
         with _naming(outcome.job.source, "restoring"):
             start = perf_counter()
-            restored = engine(stack.data, stack.axes, name=outcome.job.source)
+            restored = engine(stack.data, stack.axes, name=outcome.job.name)
             outcome.seconds["infer"] = perf_counter() - start
     except DefocusError as error:
-        return Piece(replace(outcome, error=error))
+        return Piece(outcome.failed(error))
     return replace(piece, restored=restored)
 
 
@@ -119,13 +128,15 @@ def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:
     job = outcome.job
     if stack is None or restored is None:
         return outcome
+    if piece.parts:
+        return written(piece, lambda part: write_stage(part, engine, only_defocused))
     try:
         with _naming(job.source, "restoring"):
             start = perf_counter()
             outcome = replace(outcome, reports=judge(stack.data, restored, stack.axes, only_defocused))
             outcome.seconds["judge"] = perf_counter() - start
         account = provenance(engine, job.source, piece.version)
-        account |= {"only_defocused": only_defocused, "planes": summary(outcome.reports)}
+        account |= {**piece.notes, "only_defocused": only_defocused, "planes": summary(outcome.reports)}
         with _naming(job.target, "writing"):
             start = perf_counter()
             with commit(job.target) as temporary:
@@ -138,8 +149,7 @@ def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:
 
 def provenance(engine: Engine, source: Path, version: Stat) -> dict[str, Any]:
     """What an output says of its making: the engine's own account, and which version of which file it was made from."""
-    size, mtime_ns = version
-    return engine.provenance() | {"source": {"name": source.name, "size": size, "mtime_ns": mtime_ns}}
+    return engine.provenance() | {"source": version_record(source, version)}
 
 
 def stat_of(path: Path) -> Stat:

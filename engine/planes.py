@@ -70,6 +70,11 @@ def as_groups(array: np.ndarray, axes: str, channels: int, thing: object = "imag
     )
 
 
+def own_channels(axes: str, shape: tuple[int, ...]) -> int:
+    """How many channels an image has of its own: entries of its longest axis C or S; 1 if it has none."""
+    return max((size for letter, size in zip(axes, shape, strict=True) if letter in "CS"), default=1)
+
+
 def channel_axis(axes: str) -> str | None:
     """The axis along which planes show different specimens or dyes, and so have intensities of their own."""
     return next((letter for letter in "CS" if letter in axes), None)
