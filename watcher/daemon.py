@@ -22,6 +22,7 @@ from .health import Health
 from .journal import Entry, Journal
 from .line import Line
 from .owner import Ownership
+from .partners import Room
 from .settings import Event, WatchSettings, check_folders
 
 
@@ -48,6 +49,8 @@ def watch(
     health = health or Health()
     for one in watched:
         check_folders(one.acquisition, one.out)
+        if one.channels is not None:
+            one.channels.check(engine.card)
     with ExitStack() as stack:
         line: Line[tuple[Desk, Arrival]] = Line(watched[0].order, drop=lambda item: item[0].forget(item[1]))
         finders = []
@@ -123,6 +126,7 @@ class _Finder(threading.Thread):
         self._settings, self._line, self._asked, self._report = settings, line, stop, report
         self._health, self._loop = health, f"looking for files in {settings.acquisition}"
         self._over = threading.Event()
+        self._room = Room(settings, desk.card.channels, desk.recall)
 
     @property
     def ended(self) -> bool:
@@ -139,13 +143,13 @@ class _Finder(threading.Thread):
                 self._asked,
                 self.desk.known,
                 pace,
-                until=self.desk.idle if settings.once else None,
+                until=(lambda: self.desk.idle() and not self._room.waiting) if settings.once else None,
                 warn=lambda text: self._report(Event("warning", text=text, folder=settings.acquisition)),
                 beat=self._beat,
             )
             for arrival in found:
                 self.desk.offer(arrival)
-                self._line.put((self.desk, arrival), arrival.stat[1] / 1e9, self._asked)
+                self._put(self._room.take(arrival))
         except BaseException as error:
             self.error = error
         finally:
@@ -162,7 +166,13 @@ class _Finder(threading.Thread):
         self._asked.set()
         self.join(10)
 
+    def _put(self, found: list[Arrival]) -> None:
+        for arrival in found:
+            self._line.put((self.desk, arrival), arrival.stat[1] / 1e9, self._asked)
+
     def _beat(self, reachable: bool) -> None:
+        if reachable:
+            self._put(self._room.overdue())
         self._health.beat(self._loop)
         folder = self._settings.acquisition
         self._health.trouble(str(folder), None if reachable else f"{folder}: cannot be reached")
