@@ -68,8 +68,8 @@ def as_groups(array: np.ndarray, axes: str, channels: int, thing: object = "imag
     raise InputError(
         thing,
         cause,
-        f"give an axis C with {channels} entries, join files of one channel each with --channels, or take a one-channel "
-        "model such as --model default",
+        f"give an axis C with {channels} entries, join files of one channel each with --channels, "
+        "or take a one-channel model such as --model default",
     )
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ..engine.channels import Pattern, fits, lone, too_many, twice
 from ..engine.errors import InputError

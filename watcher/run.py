@@ -40,11 +40,12 @@ def run(
             stop.clear()
             tell_systemd("RELOADING=1")
             try:
-                config = settled()
-                for settings in config.settings():
+                found = settled()
+                for settings in found.settings():
                     check_folders(settings.acquisition, settings.out)
                     if settings.channels is not None:
-                        settings.channels.check(read_card(model_path(config.model)))
+                        settings.channels.check(read_card(model_path(found.model)))
+                config = found  # only now: settings that cannot work would end the daemon
             except DefocusError as error:
                 _shown(config).say(f"{error}; going on with the settings from before")
     finally:
