@@ -75,12 +75,16 @@ class Room:
         group = self._groups.setdefault(place.group, _Waiting())
         self._seen.add(place.channel)
         other = group.members.get(place.channel)
+        gone: list[Arrival] = []
         if other is not None and other.relative != arrival.relative:
-            return [replace(arrival, problem=twice(arrival.path, place.channel, (other.path.name, arrival.path.name)))]
+            if other.path.exists():
+                names = (other.path.name, arrival.path.name)
+                return [replace(arrival, problem=twice(arrival.path, place.channel, names))]
+            gone = [other]  # it was renamed, or is no more: the pipeline finds that out
         group.members.pop(place.channel, None)  # what came last stands last
         group.members[place.channel] = arrival
         group.since = time.monotonic()
-        return self._leaving(place.group, place.channel)
+        return gone + self._leaving(place.group, place.channel)
 
     def overdue(self) -> list[Arrival]:
         """What goes on without anything having come: with partners that the journal now knows, or set aside.

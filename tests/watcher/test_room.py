@@ -107,6 +107,14 @@ def test_the_same_channel_twice_names_both(folder):
     assert names(folder.room.take(folder.file("a_w2.tif"))) == [["a_w1x.tif", "a_w2.tif"]]
 
 
+def test_one_that_was_renamed_is_not_there_twice(folder):
+    old = folder.file("a_w1x.tif")
+    folder.room.take(old)
+    (folder.path / "a_w1x.tif").unlink()
+    assert folder.room.take(folder.file("a_w1y.tif")) == [old]
+    assert names(folder.room.take(folder.file("a_w2.tif"))) == [["a_w1y.tif", "a_w2.tif"]]
+
+
 def test_known_files_come_along(folder):
     known = replace(folder.file("a_w1.tif"), recalled=True)
     other = replace(folder.file("a_wide.tif"), recalled=True)  # looks like it to SQLite only
