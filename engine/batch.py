@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import DefocusError, InputError, OutputError
-from .jobs import Job, Outcome
+from .jobs import Job, Outcome, version_record
 
 if TYPE_CHECKING:
     from .card import Card
@@ -45,7 +45,7 @@ class Result:
 
     @classmethod
     def of(cls, outcome: Outcome) -> Result:
-        """The result of a job that went through the pipeline."""
+        """The result of one file that went through the pipeline."""
         return cls(outcome.job, Status.FAILED if outcome.error else Status.DONE, outcome, outcome.error)
 
     def to_json(self) -> str:
@@ -127,7 +127,7 @@ def restore(
 
     with load() as engine:
         for outcome in pipeline(todo, engine, only_defocused, AHEAD, MEMORY if memory is None else memory):
-            yield Result.of(outcome)
+            yield from (Result.of(one) for one in outcome.each())
 
 
 def settled(jobs: Iterable[Job], card: Card, overwrite: bool, todo: list[Job]) -> Iterator[Result]:
@@ -136,10 +136,10 @@ def settled(jobs: Iterable[Job], card: Card, overwrite: bool, todo: list[Job]) -
         try:
             done = not overwrite and is_done(job, card)
         except DefocusError as error:
-            yield Result(job, Status.FAILED, None, error)
+            yield from (Result(one, Status.FAILED, None, error) for one in job.each())
             continue
         if done:
-            yield Result(job, Status.SKIPPED)
+            yield from (Result(one, Status.SKIPPED) for one in job.each())
         else:
             todo.append(job)
 
@@ -147,33 +147,46 @@ def settled(jobs: Iterable[Job], card: Card, overwrite: bool, todo: list[Job]) -
 def is_done(job: Job, card: Card) -> bool:
     """Whether the target is there, whole, and made with this model from this version of the source.
 
+    Of files that belong together all targets must be, each from these versions of all of them, in this order.
+
     Raises
     ------
     OutputError
         Something is there that is not defocus's work.
     """
-    if not os.path.lexists(job.target):
-        return False
-    from . import tiff
     from .pipeline import stat_of
+
+    made = [_made(one.target) for one in job.each()]
+    if None in made:
+        return False
+    try:
+        versions = [version_record(one.source, stat_of(one.source)) for one in job.each()]
+    except OSError:
+        return False  # the pipeline says what is wrong with the source
+    channels = versions if job.others else None
+    return all(
+        account is not None
+        and account.get("model_sha256") == card.sha256
+        and account.get("source") == version
+        and account.get("channels") == channels
+        for account, version in zip(made, versions, strict=True)
+    )
+
+
+def _made(target: Path) -> dict[str, Any] | None:
+    """What an output says of its making; None if there is none. Raises OutputError if it is not ours."""
+    if not os.path.lexists(target):
+        return None
+    from . import tiff
 
     remedy = "move it away, choose another output folder with -o, or replace it with defocus-run --overwrite"
     try:
-        account = tiff.provenance(job.target)
+        account = tiff.provenance(target)
     except (DefocusError, OSError) as error:
-        raise OutputError(job.target, "is there already and is no TIFF that can be read", remedy) from error
+        raise OutputError(target, "is there already and is no TIFF that can be read", remedy) from error
     if account is None:
-        raise OutputError(job.target, "is there already and was not made by defocus", remedy)
-    try:
-        size, mtime_ns = stat_of(job.source)
-    except OSError:
-        return False  # the pipeline says what is wrong with the source
-    made_from = account.get("source", {})
-    return account.get("model_sha256") == card.sha256 and made_from == {
-        "name": job.source.name,
-        "size": size,
-        "mtime_ns": mtime_ns,
-    }
+        raise OutputError(target, "is there already and was not made by defocus", remedy)
+    return account
 
 
 def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +51,13 @@ def run(
     per_stack: Annotated[
         bool, typer.Option("--per-stack", help="One intensity scale for each channel of a stack, not for each plane.")
     ] = False,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="For a model of several channels: files of one channel each that go together (*_w{channel}*).",
+        ),
+    ] = None,
     memory_gb: Annotated[
         float,
         typer.Option(
@@ -79,12 +87,19 @@ def run(
     Inputs are only read. Results keep shape, axes, type, units and metadata. What is done already (same file, same
     model) is skipped. A bad file is reported and the rest goes on; the exit code is then 1.
     """
-    from .batch import find, restore
+    from .batch import Result, Status, find, restore
     from .card import model_path, read_card
     from .commit import output_error
 
     card = read_card(model_path(model))
-    jobs = find(inputs, output)
+    jobs, refused = find(inputs, output), []
+    total = len(jobs)
+    if channels is not None:
+        from .channels import Pattern, gather
+
+        pattern = Pattern.parse(channels)
+        pattern.check(card)
+        jobs, refused = gather(jobs, pattern, card.channels)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -103,7 +118,8 @@ def run(
         results = restore_on(dask, jobs, card, task, overwrite, lambda line: print(line, file=sys.stderr))
     else:
         results = restore(jobs, card, load, overwrite, only_defocused, round(memory_gb * 1e9))
-    counts = _show(results, len(jobs), json)
+    results = chain((Result(job, Status.FAILED, None, error) for job, error in refused), results)
+    counts = _show(results, total, json)
     return edge.FAILED if counts["failed"] else 0
 
 

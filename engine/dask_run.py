@@ -74,28 +74,27 @@ def restore_on(
         for future in as_completed(futures):
             job = of[future.key]
             if future.status == "finished":
-                result = future.result()
+                results = future.result()
             else:  # its workers died again and again, or it was cancelled
                 cause = f"no worker could finish it ({type(future.exception()).__name__})"
-                result = Result(
-                    job, Status.FAILED, None, DefocusError(job.source, cause, "see the logs of the workers")
-                )
+                error = DefocusError(job.name, cause, "see the logs of the workers")
+                results = [Result(one, Status.FAILED, None, error) for one in job.each()]
             future.release()
-            yield result
+            yield from results
 
 
-def _restore_one(job: Job, task: Task, overwrite: bool) -> Result:
-    """On a worker: one file."""
+def _restore_one(job: Job, task: Task, overwrite: bool) -> list[Result]:
+    """On a worker: one file, or those that belong together."""
     from .pipeline import process
 
     try:
         engine = _engine(task)
         # Another worker may have finished it and died before it could tell.
         if not overwrite and is_done(job, engine.card):
-            return Result(job, Status.SKIPPED)
+            return [Result(one, Status.SKIPPED) for one in job.each()]
     except DefocusError as error:
-        return Result(job, Status.FAILED, None, error)
-    return Result.of(process(job, engine, task.only_defocused))
+        return [Result(one, Status.FAILED, None, error) for one in job.each()]
+    return [Result.of(one) for one in process(job, engine, task.only_defocused).each()]
 
 
 @lru_cache(maxsize=1)

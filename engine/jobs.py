@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from .errors import DefocusError
 from .report import PlaneReport
@@ -20,11 +21,24 @@ class Job:
     stat : (size in bytes, mtime in ns) or None
         The version of `source` that is meant. If the file has another size or time once it has been read,
         the outcome is a `ChangedError` and nothing is written (promise P5).
+    others : tuple of Job
+        The files that go through the model together with this one, one channel each: this one holds the first channel,
+        they the next ones, in order. Each gets its own output.
     """
 
     source: Path
     target: Path
     stat: tuple[int, int] | None = None
+    others: tuple[Job, ...] = ()
+
+    def each(self) -> tuple[Job, ...]:
+        """Its files one by one, in the order of channels."""
+        return (replace(self, others=()), *self.others)
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return " and ".join(str(job.source) for job in self.each())
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,8 @@ class Outcome:
         Wall time of each stage: "read", "infer" (with intensity and tiles), "judge", "write".
     reports : tuple of PlaneReport
         What is known of each plane, in the order of the axes without Y and X.
+    others : tuple of Outcome
+        Those of the job's other files. Files that belong together are written all, or have an error all.
     """
 
     job: Job
@@ -47,3 +63,18 @@ class Outcome:
     axes: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     reports: tuple[PlaneReport, ...] = ()
+    others: tuple[Outcome, ...] = ()
+
+    def each(self) -> tuple[Outcome, ...]:
+        """The outcomes of its files one by one, in the order of channels."""
+        return (replace(self, job=replace(self.job, others=()), others=()), *self.others)
+
+    def failed(self, error: DefocusError) -> Outcome:
+        """The same with an error, of every file."""
+        return replace(self, error=error, others=tuple(replace(other, error=error) for other in self.others))
+
+
+def version_record(source: Path, version: tuple[int, int]) -> dict[str, Any]:
+    """Which version (size, mtime in ns) of which file is meant, as it stands in an output's provenance."""
+    size, mtime_ns = version
+    return {"name": source.name, "size": size, "mtime_ns": mtime_ns}

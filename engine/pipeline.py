@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from . import tiff
 from .commit import commit, output_error
 from .errors import ChangedError, DefocusError, InputError
-from .jobs import Job, Outcome
+from .groups import joined, written
+from .jobs import Job, Outcome, version_record
 from .judge import judge
 from .report import summary
 from .scratch import Disk, Place, in_memory, on_a_disk, relax
@@ -82,6 +83,9 @@ def process(
 class Piece:
     """A file on its way: what is known of it, and its pixels as far as it has come. With an error it is carried on.
 
+    Of files that belong together `parts` has each, and `stack` their pixels along a new first axis C (see `groups`).
+    `notes` go into the provenance.
+
     Attributes
     ----------
     place : function (shape, dtype) -> array or None
@@ -96,10 +100,14 @@ class Piece:
     restored: np.ndarray | None = None
     place: Place = in_memory
     nbytes: int = 0
+    parts: tuple[Piece, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 def read_stage(job: Job, memory: int = 0) -> Piece:
     """Read a job's file; whatever goes wrong is the outcome's error."""
+    if job.others:
+        return joined(job, [read_stage(one, memory) for one in job.each()])
     outcome = Outcome(job)
     place = Disk(job.target.parent, max(1, memory // (2 * _FILES)) if memory else 0)
     try:
@@ -132,12 +140,12 @@ def infer_stage(piece: Piece, engine: Engine, stop: Stopped = lambda: False) -> 
             start = perf_counter()
             out = piece.place(stack.data.shape, stack.data.dtype)
             if out is None:
-                restored = engine(stack.data, stack.axes, name=outcome.job.source)
+                restored = engine(stack.data, stack.axes, name=outcome.job.name)
             else:
-                restored = engine(stack.data, stack.axes, name=outcome.job.source, out=out, stopped=stop)
+                restored = engine(stack.data, stack.axes, name=outcome.job.name, out=out, stopped=stop)
             outcome.seconds["infer"] = perf_counter() - start
     except DefocusError as error:
-        return Piece(replace(outcome, error=error))
+        return Piece(outcome.failed(error))
     return replace(piece, restored=restored)
 
 
@@ -147,6 +155,8 @@ def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:
     job = outcome.job
     if stack is None or restored is None:
         return outcome
+    if piece.parts:
+        return written(piece, lambda part: write_stage(part, engine, only_defocused))
     try:
         with _naming(job.source, "restoring"):
             start = perf_counter()
@@ -154,7 +164,7 @@ def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:
             relax(stack.data, restored)
             outcome.seconds["judge"] = perf_counter() - start
         account = provenance(engine, job.source, piece.version)
-        account |= {"only_defocused": only_defocused, "planes": summary(outcome.reports)}
+        account |= {**piece.notes, "only_defocused": only_defocused, "planes": summary(outcome.reports)}
         with _naming(job.target, "writing"):
             start = perf_counter()
             with commit(job.target) as temporary:
@@ -167,8 +177,7 @@ def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:
 
 def provenance(engine: Engine, source: Path, version: Stat) -> dict[str, Any]:
     """What an output says of its making: the engine's own account, and which version of which file it was made from."""
-    size, mtime_ns = version
-    return engine.provenance() | {"source": {"name": source.name, "size": size, "mtime_ns": mtime_ns}}
+    return engine.provenance() | {"source": version_record(source, version)}
 
 
 def stat_of(path: Path) -> Stat:

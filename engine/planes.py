@@ -66,8 +66,16 @@ def as_groups(array: np.ndarray, axes: str, channels: int, thing: object = "imag
     has = next((f"{array.shape[axes.index(letter)]} channels" for letter in "CS" if letter in axes), "no channel axis")
     cause = f"has {has} (axes {axes}, shape {array.shape}), the model takes {channels} channels together"
     raise InputError(
-        thing, cause, f"give an axis C with {channels} entries, or a one-channel model such as --model default"
+        thing,
+        cause,
+        f"give an axis C with {channels} entries, join files of one channel each with --channels, "
+        "or take a one-channel model such as --model default",
     )
+
+
+def own_channels(axes: str, shape: tuple[int, ...]) -> int:
+    """How many channels an image has of its own: entries of its longest axis C or S; 1 if it has none."""
+    return max((size for letter, size in zip(axes, shape, strict=True) if letter in "CS"), default=1)
 
 
 def channel_axis(axes: str) -> str | None:

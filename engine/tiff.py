@@ -37,7 +37,17 @@ from .tiff_layout import (
 )
 from .tiff_structure import check_whole, naming
 
-__all__ = ["PROCESSING_SOFTWARE", "PROVENANCE_TAG", "Layout", "Stack", "check_whole", "provenance", "read", "write"]
+__all__ = [
+    "PROCESSING_SOFTWARE",
+    "PROVENANCE_TAG",
+    "Layout",
+    "Stack",
+    "axes_of",
+    "check_whole",
+    "provenance",
+    "read",
+    "write",
+]
 
 _ASCII = 2
 _BUFFER = 1 << 25  # bytes that tifffile reads ahead of decoding
@@ -88,6 +98,17 @@ def read(path: str | os.PathLike[str], place: Place = in_memory) -> Stack:
                 return _stack(tif, path, place)
         with tifffile.TiffFile(path, _multifile=False, is_ome=False, is_imagej=False, is_shaped=False) as tif:
             return _stack(tif, path, place)
+
+
+def axes_of(path: str | os.PathLike[str]) -> tuple[str, tuple[int, ...]]:
+    """Axes and shape of what `read` gives, without reading pixels. Raises InputError if it is no whole TIFF."""
+    path = Path(path)
+    with naming(path), quiet_tifffile():
+        with tifffile.TiffFile(path, _multifile=False) as tif:
+            if _described(tif):
+                return tif.series[0].axes, tuple(tif.series[0].shape)
+        with tifffile.TiffFile(path, _multifile=False, is_ome=False, is_imagej=False, is_shaped=False) as tif:
+            return tif.series[0].axes, tuple(tif.series[0].shape)
 
 
 def write(stack: Stack, path: str | os.PathLike[str], provenance: Mapping[str, object]) -> None:

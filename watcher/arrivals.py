@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..engine.errors import InputError
@@ -32,6 +32,10 @@ class Arrival:
         The version that was found complete.
     seen : float
         Monotonic time at which its writer closed it, or it last changed as far as we know.
+    recalled : bool
+        It has not come now: it was dealt with before, and comes along for the sake of its partner (see `partners`).
+    others : tuple of Arrival
+        The files that belong together with it: it holds the first channel, they the next ones, in order.
     """
 
     path: Path
@@ -39,6 +43,12 @@ class Arrival:
     stat: Stat
     seen: float
     problem: InputError | None = None
+    recalled: bool = False
+    others: tuple[Arrival, ...] = ()
+
+    def each(self) -> tuple[Arrival, ...]:
+        """Its files one by one, in the order of channels."""
+        return (replace(self, others=()), *self.others)
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,19 @@ def watch(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="No files like this; may be repeated.")
     ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="For a model of several channels: files of one channel each that go together (*_w{channel}*).",
+        ),
+    ] = None,
+    partner_wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Seconds after which a channel file without its partner is set aside.", show_default="60"
+        ),
+    ] = None,
     max_age: Annotated[
         float | None,
         typer.Option(min=0, help="Leave files alone that are older than so many seconds.", show_default="any age"),
@@ -164,6 +177,8 @@ def watch(
             notify_command=notify_command,
             notify_url=notify_url,
             drift_px=drift_px,
+            channels=channels,
+            partner_wait=partner_wait,
         ).checked()
 
     chosen = settled()
@@ -192,6 +207,8 @@ def _dry_run(config: Config) -> int:
     card = read_card(model_path(config.model))
     for settings in config.settings():
         check_folders(settings.acquisition, settings.out)
+        if settings.channels is not None:
+            settings.channels.check(card)
         for relative, what in plan(settings, card):
             print(f"{settings.acquisition / relative}: {what}")
     return 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..engine.channels import Pattern
 from ..engine.errors import InputError
 from ..engine.pipeline import MEMORY
 from .arrivals import Pace
@@ -52,6 +53,8 @@ class Config:
     notify_command: str = ""
     notify_url: str = ""
     drift_px: float = 0.0
+    channels: str = ""
+    partner_wait: float = 60.0
 
     @classmethod
     def load(cls, path: Path) -> Config:
@@ -79,13 +82,18 @@ class Config:
         """The same, if its values make sense; raises InputError."""
         if self.order not in {order.value for order in Order}:
             raise InputError(thing, f'order is "{self.order}"', 'write order = "oldest" or "newest"')
-        for name in ("settle", "patience", "max_age", "min_free_mb", "keep_days", "memory", "drift_px"):
+        for name in ("settle", "patience", "max_age", "min_free_mb", "keep_days", "memory", "drift_px", "partner_wait"):
             if getattr(self, name) < 0:
                 raise InputError(thing, f"{name} is {getattr(self, name):g}", "use 0 or more")
         if self.rescan < 0.05:
             raise InputError(thing, f"rescan is {self.rescan:g}", "use 0.05 or more")
         if self.retries < 1:
             raise InputError(thing, f"retries is {self.retries}", "use 1 or more")
+        if self.channels:
+            try:
+                Pattern.parse(self.channels)
+            except InputError as error:
+                raise InputError(thing, f'channels is "{self.channels}": {error.cause}', error.remedy) from error
         return self
 
     def given(self, **changes: Any) -> Config:
@@ -112,6 +120,8 @@ class Config:
                 self.min_free_mb,
                 self.keep_days,
                 round(self.memory * 1e9),
+                Pattern.parse(self.channels) if self.channels else None,
+                self.partner_wait,
             )
             for folder in self.folders
         ]

@@ -23,6 +23,7 @@ from .health import Health
 from .journal import Entry, Journal
 from .line import Line
 from .owner import Ownership
+from .partners import Room
 from .settings import Event, WatchSettings, check_folders
 
 AHEAD = 1  # files read before their turn: more would keep the newest file waiting
@@ -52,6 +53,8 @@ def watch(
     health, report = health or Health(), _one_at_a_time(report)
     for one in watched:
         check_folders(one.acquisition, one.out)
+        if one.channels is not None:
+            one.channels.check(engine.card)
     with ExitStack() as stack:
         line: Line[tuple[Desk, Arrival]] = Line(watched[0].order, drop=lambda item: item[0].forget(item[1]))
         finders = []
@@ -78,8 +81,9 @@ def watch(
         try:
             for outcome in outcomes:
                 desks[outcome.job.source].settle(outcome, stop)
-                health.ends(str(outcome.job.source))
-                del desks[outcome.job.source]
+                health.ends(outcome.job.name)
+                for one in outcome.job.each():
+                    del desks[one.source]
         finally:
             health.ended("engine")
             for finder in finders:
@@ -110,14 +114,14 @@ def _jobs(
                 break
             continue
         desk, arrival = item
-        while arrival.path in desks and not stop.wait(0.01):
+        while any(one.path in desks for one in arrival.each()) and not stop.wait(0.01):
             pass
         if stop.is_set() or not desk.wait_for_room(stop, len(line)):
             break
         job = desk.job(arrival, len(line))
         if job is not None:
-            desks[job.source] = desk
-            health.begins(str(job.source))
+            desks |= {one.source: desk for one in job.each()}
+            health.begins(job.name)
             yield job
     for finder in finders:
         finder.check()
@@ -152,6 +156,7 @@ class _Finder(threading.Thread):
         self._settings, self._line, self._asked, self._report = settings, line, stop, report
         self._health, self._loop = health, f"looking for files in {settings.acquisition}"
         self._over = threading.Event()
+        self._room = Room(settings, desk.card.channels, desk.recall)
 
     @property
     def ended(self) -> bool:
@@ -168,13 +173,13 @@ class _Finder(threading.Thread):
                 self._asked,
                 self.desk.known,
                 pace,
-                until=self.desk.idle if settings.once else None,
+                until=(lambda: self.desk.idle() and not self._room.waiting) if settings.once else None,
                 warn=lambda text: self._report(Event("warning", text=text, folder=settings.acquisition)),
                 beat=self._beat,
             )
             for arrival in found:
                 self.desk.offer(arrival)
-                self._line.put((self.desk, arrival), arrival.stat[1] / 1e9, self._asked)
+                self._put(self._room.take(arrival))
         except BaseException as error:
             self.error = error
         finally:
@@ -191,7 +196,13 @@ class _Finder(threading.Thread):
         self._asked.set()
         self.join(10)
 
+    def _put(self, found: list[Arrival]) -> None:
+        for arrival in found:
+            self._line.put((self.desk, arrival), arrival.stat[1] / 1e9, self._asked)
+
     def _beat(self, reachable: bool) -> None:
+        if reachable:
+            self._put(self._room.overdue())
         self._health.beat(self._loop)
         folder = self._settings.acquisition
         self._health.trouble(str(folder), None if reachable else f"{folder}: cannot be reached")

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from ..engine.batch import is_done
 from ..engine.engine import Engine
-from ..engine.errors import ChangedError, OutputError, StoppedError
+from ..engine.errors import ChangedError, InputError, OutputError, StoppedError
 from ..engine.jobs import Job, Outcome
-from ..engine.pipeline import Stat
+from ..engine.pipeline import Stat, stat_of
 from ..engine.report import summary
+from ..engine.tiff_structure import check_whole
 from .arrivals import Arrival
 from .health import Health
 from .journal import Entry, Journal, State
@@ -37,16 +38,18 @@ class Desk:
         health: Health,
     ) -> None:
         self.journal, self._health = journal, health
-        self._settings, self._card, self._tell = settings, engine.card, report
+        self._settings, self.card, self._tell = settings, engine.card, report
+        # What an entry of the journal holds for: with another model, or another pattern, all is to be looked at anew.
+        self._how = engine.card.sha256 + (f" {settings.channels.text}" if settings.channels else "")
         self._offered: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
-        self._in_hand: dict[Path, tuple[Arrival, str, int]] = {}  # by source
+        self._in_hand: dict[Path, tuple[list[tuple[Arrival, str]], int]] = {}  # by the first source
 
     def known(self, relative: Path, stat: Stat, hinted: bool) -> bool:
         """Whether a version needs nothing more; called from the finder's thread."""
         if self._offered.get(relative) == stat or not self._settings.wants(relative, stat[1]):
             return True
         entry = self.journal.find(relative)
-        if entry is None or entry.stat != stat or entry.model != self._card.sha256 or entry.state is State.FAILED:
+        if entry is None or entry.stat != stat or entry.model != self._how or entry.state is State.FAILED:
             return False
         if not hinted:
             return True
@@ -64,8 +67,34 @@ class Desk:
 
     def forget(self, arrival: Arrival) -> None:
         """Leave an arrival to the next rescan."""
-        if self._offered.get(arrival.relative) == arrival.stat:  # a newer version may have been offered meanwhile
-            del self._offered[arrival.relative]
+        for one in arrival.each():
+            if self._offered.get(one.relative) == one.stat:  # a newer version may have been offered meanwhile
+                del self._offered[one.relative]
+
+    def recall(self, glob: str, mtime_ns: int) -> list[Arrival]:
+        """The files with such paths that were dealt with and are as they were, so that they will not arrive again.
+
+        `mtime_ns` is that of the file they come along with, for whose sake they are not too old. One that was set aside
+        is looked into: its problem may have been that its partner was missing.
+        """
+        found = []
+        for entry in self.journal.like(glob):
+            relative = Path(entry.relative)
+            path = self._settings.acquisition / relative
+            if entry.model != self._how or entry.state is State.FAILED or relative in self._offered:
+                continue
+            problem = None
+            try:
+                if stat_of(path) != entry.stat or not self._settings.wants(relative, mtime_ns):
+                    continue
+                if entry.state is State.QUARANTINED:
+                    check_whole(path)
+            except InputError as error:
+                problem = error
+            except OSError:
+                continue
+            found.append(Arrival(path, relative, entry.stat, 0.0, problem, recalled=True))
+        return found
 
     def wait_for_room(self, stop: threading.Event, queued: int) -> bool:
         """Wait while the output's disk is too full (promise P9); False if the stop came first.
@@ -90,54 +119,67 @@ class Desk:
 
     def job(self, arrival: Arrival, queued: int) -> Job | None:
         """The job that an arrival gives; None for a bad file and for one that is done already."""
+        members = [(one, _digest(one.path)) for one in arrival.each()]
         if arrival.problem is not None:
-            self._quarantine(arrival, _digest(arrival.path), str(arrival.problem), queued)
+            self._quarantine(arrival, members[0][1], str(arrival.problem), queued)
             return None
-        found = _digest(arrival.path)
-        job = Job(arrival.path, self._settings.out / arrival.relative, arrival.stat)
+        first, *others = (Job(one.path, self._settings.out / one.relative, one.stat) for one, _ in members)
+        job = replace(first, others=tuple(others))
         try:
             done = self._done_before(job, arrival)
         except OutputError as error:  # somebody else's file is in its place
-            self._quarantine(arrival, found, str(error), queued)
+            for one, found in members:
+                self._quarantine(one, found, str(error), queued)
             return None
         if done:
-            self._record(arrival, found, State.DONE)
-            self._say(Event("skipped", arrival.relative.as_posix(), queued=queued))
+            for one, found in members:
+                if not (one.recalled and self._state(one) is State.DONE):
+                    self._record(one, found, State.DONE)
+                    self._say(Event("skipped", one.relative.as_posix(), queued=queued))
             return None
-        self._in_hand[job.source] = (arrival, found, queued)
+        self._in_hand[job.source] = (members, queued)
         return job
 
     def settle(self, outcome: Outcome, stop: threading.Event) -> None:
         """Write down what became of a job."""
-        arrival, found, queued = self._in_hand.pop(outcome.job.source)
-        name, error = arrival.relative.as_posix(), outcome.error
-        if error is None:
-            latency = time.monotonic() - arrival.seen
-            self._record(arrival, found, State.DONE, report=json.dumps(summary(outcome.reports)))
-            self._say(Event("done", name, latency=latency, queued=queued, outcome=outcome))
-        elif isinstance(error, ChangedError | StoppedError):
-            # Not complete after all, or left for later: it is found again.
-            self.forget(arrival)
-        elif isinstance(error, OutputError):
-            # Not the file's fault: nothing is written down, the next rescan finds it again.
-            self._say(Event("paused", name, str(error), queued=queued))
+        members, queued = self._in_hand.pop(outcome.job.source)
+        if isinstance(outcome.error, OutputError):
+            # Not the files' fault: nothing is written down, the next rescan finds them again.
+            self._say(Event("paused", members[0][0].relative.as_posix(), str(outcome.error), queued=queued))
             if self._settings.once:
-                raise error
+                raise outcome.error
             stop.wait(OUTPUT_PAUSE)
-            self.forget(arrival)
-        else:
-            self._retry(arrival, found, str(error), queued)
-
-    def _retry(self, arrival: Arrival, found: str, reason: str, queued: int) -> None:
-        entry = self.journal.find(arrival.relative)
-        attempts = 1
-        if entry is not None and (entry.stat, entry.state) == (arrival.stat, State.FAILED):
-            attempts += entry.attempts
-        if attempts >= self._settings.retries:
-            self._quarantine(arrival, found, reason, queued, attempts)
+            for arrival, _ in members:
+                self.forget(arrival)
             return
-        self._record(arrival, found, State.FAILED, attempts, reason)
-        self._say(Event("retry", arrival.relative.as_posix(), reason, queued=queued))
+        # Files that belong together are given up together.
+        attempts = 1 + max(self._failures(arrival) for arrival, _ in members)
+        for (arrival, found), one in zip(members, outcome.each(), strict=True):
+            name, error = arrival.relative.as_posix(), one.error
+            if error is None:
+                latency = time.monotonic() - arrival.seen
+                self._record(arrival, found, State.DONE, report=json.dumps(summary(one.reports)))
+                self._say(Event("done", name, latency=latency, queued=queued, outcome=one))
+            elif isinstance(error, ChangedError | StoppedError):
+                # Not complete after all, or left for later: it is found again.
+                self.forget(arrival)
+            elif attempts >= self._settings.retries:
+                self._quarantine(arrival, found, str(error), queued, attempts)
+            else:
+                self._record(arrival, found, State.FAILED, attempts, str(error))
+                self._say(Event("retry", name, str(error), queued=queued))
+
+    def _failures(self, arrival: Arrival) -> int:
+        """How often this version has failed so far."""
+        entry = self.journal.find(arrival.relative)
+        failed = entry is not None and (entry.stat, entry.state) == (arrival.stat, State.FAILED)
+        return entry.attempts if entry is not None and failed else 0
+
+    def _state(self, arrival: Arrival) -> State | None:
+        """What the journal says of this version."""
+        entry = self.journal.find(arrival.relative)
+        known = entry is not None and (entry.stat, entry.model) == (arrival.stat, self._how)
+        return entry.state if entry is not None and known else None
 
     def _quarantine(self, arrival: Arrival, found: str, reason: str, queued: int, attempts: int = 1) -> None:
         self._record(arrival, found, State.QUARANTINED, attempts, reason)
@@ -148,9 +190,7 @@ class Desk:
     ) -> None:
         relative = arrival.relative.as_posix()
         try:
-            self.journal.record(
-                Entry(relative, arrival.stat, found, self._card.sha256, state, attempts, reason, report)
-            )
+            self.journal.record(Entry(relative, arrival.stat, found, self._how, state, attempts, reason, report))
         except OutputError as error:  # a full disk: the next rescan finds the file again, and its output done
             if self._settings.once:  # nobody would come to make room
                 raise
@@ -162,10 +202,9 @@ class Desk:
 
     def _done_before(self, job: Job, arrival: Arrival) -> bool:
         """Whether the output is there already: committed by a process that was killed before it wrote that down."""
-        entry = self.journal.find(arrival.relative)
-        if entry is not None and entry.stat == arrival.stat and entry.model == self._card.sha256:
+        if any(self._state(one) is not None for one in arrival.each() if not one.recalled):
             return False  # the journal knows this version: its content changed, or it failed before
-        return is_done(job, self._card)
+        return is_done(job, self.card)
 
 
 def _digest(path: Path) -> str:

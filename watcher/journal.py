@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS files (
     size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
     digest TEXT NOT NULL,       -- of head and tail
-    model TEXT NOT NULL,        -- sha256 of the model file
+    model TEXT NOT NULL,        -- sha256 of the model file, and the pattern of channel files if there is one
     state TEXT NOT NULL,        -- done, failed (to be tried again) or quarantined
     attempts INTEGER NOT NULL,
     reason TEXT NOT NULL,
@@ -91,6 +91,12 @@ class Journal:
                 (relative.as_posix(),),
             ).fetchone()
         return _entry(row) if row else None
+
+    def like(self, glob: str) -> list[Entry]:
+        """What is known of the paths that look like this, with SQLite's `*`, `?` and `[...]`."""
+        with self._lock:
+            rows = self._connection.execute(f"{_KNOWN} WHERE relative GLOB ? ORDER BY relative", (glob,)).fetchall()
+        return [_entry(row) for row in rows]
 
     def record(self, entry: Entry) -> None:
         """Write down what became of a version, in place of what was known of its path.

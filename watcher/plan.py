@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ..engine.batch import is_done
 from ..engine.card import Card
+from ..engine.channels import gather
 from ..engine.errors import DefocusError, InputError
+from ..engine.groups import without
 from ..engine.jobs import Job
 from ..engine.pipeline import stat_of
 from ..engine.tiff_structure import check_whole
@@ -17,6 +19,8 @@ from .settings import WatchSettings
 
 def plan(settings: WatchSettings, card: Card) -> Iterator[tuple[Path, str]]:
     """Each TIFF below the folder, by path, and what would become of it: "correct", "done", "left alone" or why not.
+
+    Of channel files that belong together it is told what each goes with, or what is missing.
 
     Raises
     ------
@@ -28,18 +32,42 @@ def plan(settings: WatchSettings, card: Card) -> Iterator[tuple[Path, str]]:
         found = sorted(scan(folder))
     except OSError as error:
         raise InputError(folder, f"cannot be read ({error.strerror})", "check the path") from error
+    verdicts: dict[Path, str] = {}
+    jobs = []
     for path in found:
         relative = path.relative_to(folder)
         try:
             stat = stat_of(path)
-            if not settings.wants(relative, stat[1]):
-                yield relative, "left alone"
-            elif is_done(Job(path, settings.out / relative, stat), card):
-                yield relative, "done"
-            else:
-                check_whole(path)
-                yield relative, "correct"
         except OSError:
             continue  # gone meanwhile
-        except DefocusError as error:
-            yield relative, f"set aside: {error}"
+        if settings.wants(relative, stat[1]):
+            jobs.append(Job(path, settings.out / relative, stat))
+        else:
+            verdicts[path] = "left alone"
+    if settings.channels is not None:
+        jobs, refused = gather(jobs, settings.channels, card.channels)
+        verdicts |= {job.source: f"set aside: {error}" for job, error in refused}
+    for job in jobs:
+        verdicts |= _verdicts(job, card)
+    yield from ((path.relative_to(folder), verdicts[path]) for path in found if path in verdicts)
+
+
+def _verdicts(job: Job, card: Card) -> dict[Path, str]:
+    """What would become of a job's files."""
+    sources = [one.source for one in job.each()]
+    try:
+        if is_done(job, card):
+            return dict.fromkeys(sources, "done")
+    except DefocusError as error:
+        return dict.fromkeys(sources, f"set aside: {error}")
+    problems: dict[Path, DefocusError] = {}
+    for source in sources:
+        try:
+            check_whole(source)
+        except InputError as error:
+            problems[source] = error
+    if problems:
+        first = next(iter(problems.values()))
+        return {source: f"set aside: {problems.get(source) or without(source, first)}" for source in sources}
+    together = {source: " and ".join(other.name for other in sources if other != source) for source in sources}
+    return {source: f"correct, together with {others}" if others else "correct" for source, others in together.items()}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from ..engine import edge
+from ..engine.card import model_path, read_card
 from ..engine.errors import DefocusError
 from .config import Config
 from .daemon import watch as watch_folders
@@ -39,9 +40,12 @@ def run(
             stop.clear()
             tell_systemd("RELOADING=1")
             try:
-                config = settled()
-                for settings in config.settings():
+                found = settled()
+                for settings in found.settings():
                     check_folders(settings.acquisition, settings.out)
+                    if settings.channels is not None:
+                        settings.channels.check(read_card(model_path(found.model)))
+                config = found  # only now: settings that cannot work would end the daemon
             except DefocusError as error:
                 _shown(config).say(f"{error}; going on with the settings from before")
     finally:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
+from ..engine.channels import Pattern
 from ..engine.errors import InputError
 from ..engine.jobs import Outcome
 from ..engine.pipeline import MEMORY
@@ -43,6 +44,10 @@ class WatchSettings:
         Files of which nothing is left in the acquisition folder leave the journal after so many days; 0: never.
     memory : int
         Bytes of pixels that may be in memory (see `pipeline.pipeline`); 0: not limited.
+    channels : Pattern or None
+        Which files of one channel each go together through a model of several channels.
+    partner_wait : float
+        s that a channel file waits for its partners before it is set aside.
     """
 
     acquisition: Path
@@ -58,6 +63,8 @@ class WatchSettings:
     min_free_mb: float = 0.0
     keep_days: float = 0.0
     memory: int = MEMORY
+    channels: Pattern | None = None
+    partner_wait: float = 60.0
 
     def wants(self, relative: Path, mtime_ns: int) -> bool:
         """Whether a file is to be corrected, by its name and age."""

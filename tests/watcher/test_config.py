@@ -28,6 +28,8 @@ def test_what_is_printed_is_read_back(tmp_path):
         include=("*_w1*", "plate?/*"),
         order="newest",
         polling=True,
+        channels="*_w{channel=1,2}{ignore}",
+        partner_wait=5.0,
     )
     path.write_text(config.to_toml(), encoding="utf-8")
     assert Config.load(path) == config
@@ -42,6 +44,9 @@ def test_every_key_is_a_flag_and_the_other_way_round():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("channels = '*_w1*'", r'channels is "\*_w1\*": has no \{channel\}; write something like'),
+        ("partner_wait = -1", "partner_wait is -1; use 0 or more"),
+        ("chanels = 'x'", 'did you mean "channels"'),
         ("setle = 3", r'unknown key "setle"; did you mean "settle"\?'),
         ("settle = 'long'", "settle is 'long'; write something like settle = 2.0"),
         ("settle = -1", "settle is -1; use 0 or more"),

@@ -25,6 +25,8 @@ SHOWN_FAILURES = 200
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # s
 
 _KINDS = {
+    "in vain for": "no_partner",
+    "cannot be corrected without": "no_partner",
     "truncated": "truncated",
     "not a tiff": "not_tiff",
     "empty": "empty",

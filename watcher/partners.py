@@ -1,0 +1,197 @@
+"""Partners: channel files wait here for the files that they belong together with.
+
+Between the arrivals of a folder and the line. A file whose partners are all there leaves at once, with them; one whose
+partner does not come is set aside after a while, with what is missing, and joins its partner when that comes later.
+Partners that were dealt with before (done, then one of them written anew; set aside, waiting) do not arrive again: the
+journal is asked for them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..engine.channels import Pattern, fits, lone, too_many, twice
+from ..engine.errors import InputError
+from ..engine.groups import without
+from ..engine.pipeline import stat_of
+from .arrivals import Arrival, scan
+from .settings import WatchSettings
+
+Group = tuple[str, ...]
+
+
+@dataclass
+class _Waiting:
+    """The files of a group that are there; `since` is the monotonic time at which the last one came."""
+
+    members: dict[str, Arrival] = field(default_factory=dict)  # by channel
+    since: float = 0.0
+
+    @property
+    def newest_ns(self) -> int:
+        return max(arrival.stat[1] for arrival in self.members.values())
+
+
+class Room:
+    """Where the files of one folder wait for their partners. Used by one thread."""
+
+    def __init__(
+        self, settings: WatchSettings, channels: int, recall: Callable[[str, int], list[Arrival]] = lambda *_: []
+    ) -> None:
+        """A room for a model of so many `channels`; `recall` gives known files by their paths (see `Desk.recall`)."""
+        self._settings, self._pattern, self._channels, self._recall = settings, settings.channels, channels, recall
+        self._groups: dict[Group, _Waiting] = {}
+        self._seen: set[str] = set()
+        # With `once` nobody waits for a microscope: only for files that are there and not yet complete.
+        self._wait = 0.0 if settings.once else settings.partner_wait
+        self._interval = max(0.1, min(settings.pace.rescan, self._wait / 4))
+        self._next_look = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """How many files wait."""
+        return sum(len(group.members) for group in self._groups.values())
+
+    def take(self, arrival: Arrival) -> list[Arrival]:
+        """What can go on now that this file has come: itself, or its group; nothing if it waits.
+
+        Whatever cannot be corrected goes on with its `problem`.
+        """
+        pattern = self._pattern
+        if pattern is None:
+            return [arrival]
+        place = pattern.match(arrival.relative)
+        if place is None and arrival.problem is not None:
+            return [arrival]
+        alone = arrival.problem is None and self._alone(arrival.path, unreadable=place is None)
+        if place is not None and alone:
+            self._discard(place.group, place.channel)
+        if place is None or alone:
+            return [arrival if alone else replace(arrival, problem=lone(arrival.path, pattern, self._channels))]
+        group = self._groups.setdefault(place.group, _Waiting())
+        self._seen.add(place.channel)
+        other = group.members.get(place.channel)
+        gone: list[Arrival] = []
+        if other is not None and other.relative != arrival.relative:
+            if other.path.exists():
+                names = (other.path.name, arrival.path.name)
+                return [replace(arrival, problem=twice(arrival.path, place.channel, names))]
+            gone = [other]  # it was renamed, or is no more: the pipeline finds that out
+        group.members.pop(place.channel, None)  # what came last stands last
+        group.members[place.channel] = arrival
+        group.since = time.monotonic()
+        return gone + self._leaving(place.group, place.channel)
+
+    def overdue(self) -> list[Arrival]:
+        """What goes on without anything having come: with partners that the journal now knows, or set aside.
+
+        To be called often, and only while the folder can be reached; it looks every few seconds.
+        """
+        now = time.monotonic()
+        if not self._groups or now < self._next_look:
+            return []
+        self._next_look = now + self._interval
+        found: list[Arrival] = []
+        for key, group in list(self._groups.items()):
+            found += self._leaving(key, next(reversed(group.members)))
+        late = [key for key, group in self._groups.items() if now - group.since >= self._wait]
+        if late:
+            try:
+                present, left_out = self._present(late)
+            except OSError:  # the folder has just gone: nobody can tell what is missing
+                return found
+            for key in late:
+                if not present[key]:
+                    found += self._missing(key, bool(left_out[key]))
+        return found
+
+    def _alone(self, path: Path, unreadable: bool = False) -> bool:
+        """Whether a file has all channels itself; `unreadable` is the answer for one that cannot be read."""
+        try:
+            return fits(path, self._channels)
+        except InputError:  # the pipeline says what is wrong with it
+            return unreadable
+
+    def _leaving(self, key: Group, last: str) -> list[Arrival]:
+        """Those of a group that can go on: all, or, with the reason, those that cannot; `last` came last."""
+        group, pattern = self._groups[key], self._the_pattern
+        found = dict(group.members)
+        newest = found[last]
+        if newest.problem is None and len(found) < self._channels:
+            for other in self._recall(pattern.glob(key), group.newest_ns):
+                place = pattern.match(other.relative)
+                if place is None or place.group != key or self._alone(other.path):
+                    continue
+                mine = found.setdefault(place.channel, other)
+                if mine.relative != other.relative:
+                    names = (mine.path.name, other.path.name)
+                    return self._drop(key, last, twice(newest.path, place.channel, names))
+        if len(found) > self._channels:
+            return self._drop(key, last, too_many(newest.path, pattern.order(found), self._channels))
+        bad = next((one.problem for one in found.values() if one.problem is not None), None)
+        if bad is not None:
+            del self._groups[key]
+            return [
+                one if one.problem else replace(one, problem=without(one.path, bad)) for one in group.members.values()
+            ]
+        if len(found) < self._channels:
+            return []
+        del self._groups[key]
+        seen = max(one.seen for one in group.members.values())
+        first, *others = (replace(found[channel], seen=seen) for channel in pattern.order(found))
+        return [replace(first, others=tuple(others))]
+
+    def _drop(self, key: Group, channel: str, problem: InputError) -> list[Arrival]:
+        """One of a group goes on with a problem of its own; the others wait on."""
+        arrival = self._groups[key].members[channel]
+        self._discard(key, channel)
+        return [replace(arrival, problem=problem)]
+
+    def _discard(self, key: Group, channel: str) -> None:
+        """A file waits no longer, if it did."""
+        group = self._groups.get(key)
+        if group is not None:
+            group.members.pop(channel, None)
+            if not group.members:
+                del self._groups[key]
+
+    def _present(self, late: list[Group]) -> tuple[dict[Group, set[str]], dict[Group, set[str]]]:
+        """The channels of groups of which a file lies in the folder: those that will come, those that are left out."""
+        settings = self._settings
+        present: dict[Group, set[str]] = {key: set() for key in late}
+        left_out: dict[Group, set[str]] = {key: set() for key in late}
+        for path in scan(settings.acquisition):
+            relative = path.relative_to(settings.acquisition)
+            place = self._the_pattern.match(relative)
+            if place is None or place.group not in present or place.channel in self._groups[place.group].members:
+                continue
+            with suppress(OSError):  # it has gone meanwhile
+                wanted = settings.wants(relative, stat_of(path)[1])
+                if not self._alone(path):
+                    (present if wanted else left_out)[place.group].add(place.channel)
+        return present, left_out
+
+    def _missing(self, key: Group, left_out: bool) -> list[Arrival]:
+        """Give a group up."""
+        members = self._groups.pop(key).members
+        lacking = self._the_pattern.lacking(key, members, self._channels, self._seen)
+        if left_out:
+            lacking += ", left out by --include, --exclude or --max-age"
+        cause = f"waited {self._wait:g} s in vain for {lacking}"
+        if self._settings.once:
+            cause = f"cannot be corrected without {lacking}"
+        remedy = "it is corrected when that file comes"
+        # One that has gone itself has no problem: the pipeline finds that out.
+        return [
+            replace(one, problem=InputError(one.path, cause, remedy)) if one.path.exists() else one
+            for one in members.values()
+        ]
+
+    @property
+    def _the_pattern(self) -> Pattern:
+        assert self._pattern is not None  # without one nothing waits here
+        return self._pattern
