@@ -167,7 +167,7 @@ def measure(run: Run, batch: np.ndarray, repeat: int) -> tuple[np.ndarray, list[
     """The result, and the seconds of each of `repeat` calls after three that warm up (one if a single is asked)."""
     global TIMING
     TIMING = False
-    result = run(batch)
+    result = np.array(run(batch))  # the next call may use its place again
     TIMING = True
     for _ in range(2 if repeat > 1 else 0):
         run(batch)
