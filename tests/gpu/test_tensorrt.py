@@ -26,13 +26,13 @@ RTX = module.RTX
 AHEAD = ("SM89",)
 
 
-def half(source: Path, target: Path) -> Path:
-    """An FP16 copy of an ONNX file, as defocus-export makes it."""
+def half(source: Path, target: Path, ends: bool = False) -> Path:
+    """An FP16 copy of an ONNX file, as defocus-export makes it; with `ends` its input and output are float16 too."""
     import onnx
 
     from defocus.export.half import save_half, to_half
 
-    save_half(to_half(onnx.load(str(source))), read_card(source), target)
+    save_half(to_half(onnx.load(str(source)), half_ends=ends), read_card(source), target)
     return target
 
 
@@ -92,6 +92,14 @@ def test_an_fp32_graph_asked_for_fp16_is_refused(trt, tiny_model, tmp_path):
 def test_fp32_asked_of_an_fp16_graph_is_refused(trt, tiny_half, tmp_path):
     with pytest.raises(BackendError, match="FP32 is asked for, but the graph has 2 of 2 convolutions in half"):
         RTX.build_ahead(tiny_half, small(read_card(tiny_half), precision="fp32"), EngineCache(tmp_path))
+
+
+def test_half_ends_are_refused(trt, tiny_model, tmp_path):
+    """The session hands float32 over: read as float16 it would give rubbish without a word."""
+    path = half(tiny_model, tmp_path / "ends.onnx", ends=True)
+    with pytest.raises(BackendError, match=r"'image' is HALF, and .*; export it again without --fp16-io"):
+        RTX.build_ahead(path, small(read_card(path)), EngineCache(tmp_path))
+    assert EngineCache(tmp_path).entries() == []
 
 
 @pytest.mark.parametrize("flag", ["version_compatible", "workspace"])
