@@ -96,7 +96,8 @@ def _configure(trt: Any, builder: Any, network: Any, recipe: Recipe, timing: byt
         unknown = [name for name in wanted if name not in trt.ComputeCapability.__members__]
         if unknown:
             cause = f"TensorRT for RTX cannot build for {', '.join(unknown)}"
-            raise BackendError("TensorRT", cause, f"it knows {', '.join(trt.ComputeCapability.__members__)}")
+            known = (one for one in trt.ComputeCapability.__members__ if one.startswith("SM"))
+            raise BackendError("TensorRT", cause, f"it knows {', '.join(known)}")
         config.num_compute_capabilities = len(wanted)
         for index, name in enumerate(wanted):
             config.set_compute_capability(trt.ComputeCapability.__members__[name], index)

@@ -125,13 +125,16 @@ def test_a_workspace_that_is_too_small_is_one_line(trt, default_half):
 
 def test_an_unknown_card_generation_names_the_known(trt, tiny_half, tmp_path):
     recipe = small(read_card(tiny_half), capabilities=("SM35",))
-    with pytest.raises(BackendError, match=r"cannot build for SM35; it knows .*SM89"):
+    with pytest.raises(BackendError, match=r"cannot build for SM35; it knows SM75, .*SM89"):
         RTX.build_ahead(tiny_half, recipe, EngineCache(tmp_path), lambda line: None)
 
 
 def test_an_engine_built_ahead_is_found_on_its_generation(trt, tiny_half, tmp_path):
     card, cache = read_card(tiny_half), EngineCache(tmp_path)
-    key = RTX.build_ahead(tiny_half, small(card), cache, lambda line: None)
+    said = []
+    key = RTX.build_ahead(tiny_half, small(card), cache, said.append)
+    assert "building an engine of tiny_fp16.onnx for any SM89; this" in said[0]
+    assert ", any SM89, " in str(cache.entries()[0])
     here = driver.Gpu("NVIDIA GeForce RTX 4070", (8, 9), 46, 12 << 30, (13, 0))
     recipe = small(card, capabilities=())
     assert module._built_ahead(cache, RTX.key(trt, card, recipe, here)) == key
