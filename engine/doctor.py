@@ -15,10 +15,11 @@ import numpy as np
 from .._version import __version__
 from .backends import AUTO, NAMES, backend, open_session
 from .backends.engine_cache import EngineCache
+from .backends.ort import providers
 from .card import Card, model_path, read_card
 from .cores import available_cores
 from .errors import DefocusError
-from .gpu.driver import find_gpu, why_no_gpu
+from .gpu.driver import driver_version, find_gpu, why_no_gpu
 
 PACKAGES = (
     "onnxruntime",
@@ -38,7 +39,7 @@ LEAST_DB = 50.0  # a backend nearer than this to ONNX Runtime on the CPU is equa
 
 @dataclass(frozen=True)
 class Trial:
-    """One backend tried with the model: how long an inference takes (median, seconds) and how near it is to the CPU's.
+    """One backend tried with the model: how long an inference takes (median of `runs`, s), how near it is to the CPU's.
 
     `psnr` is None for the CPU itself and where it was not run; `error` is the one line of what went wrong.
     """
@@ -47,6 +48,7 @@ class Trial:
     description: str = ""
     open_s: float = 0.0
     seconds: float = 0.0
+    runs: int = 0
     psnr: float | None = None
     error: str = ""
 
@@ -62,6 +64,7 @@ class Picture:
     system: dict[str, Any]
     gpu: dict[str, Any] | str
     packages: dict[str, str]
+    providers: list[str]
     backends: dict[str, str | None]
     model: dict[str, Any] | str
     chosen: str
@@ -113,6 +116,7 @@ def examine(
         },
         gpu=_gpu(),
         packages={name: found for name in PACKAGES if (found := _version(name))},
+        providers=providers(),
         backends=reasons,
         model=about,
         chosen=_choose(path, card) if path and card else "",
@@ -131,8 +135,10 @@ def lines(picture: Picture) -> list[str]:
     if isinstance(gpu, str):
         found.append(f"GPU       none that can be used: {gpu}")
     else:
-        found.append(f"GPU       {gpu['name']}, {gpu['memory_gib']} GiB, {gpu['sm']}, driver for CUDA {gpu['cuda']}")
+        driver = f"driver {gpu['driver']} for CUDA {gpu['cuda']}" if gpu["driver"] else f"driver for CUDA {gpu['cuda']}"
+        found.append(f"GPU       {gpu['name']}, {gpu['memory_gib']} GiB, {gpu['sm']}, {driver}")
     found.append("packages  " + ", ".join(f"{name} {number}" for name, number in picture.packages.items()))
+    found.append(f"providers of ONNX Runtime: {', '.join(picture.providers) or 'none'}")
     model = picture.model
     if isinstance(model, dict):
         found.append(f"model     {model['name']}, {model['precision']}, sha256 {model['sha256'][:12]}")
@@ -169,7 +175,7 @@ def _trials(path: Path, card: Card, reasons: dict[str, str | None], tell: Callab
             opened = open_session(name, path, card)
             try:
                 opened_in = perf_counter() - start
-                found = opened.session.run(batch)
+                found = opened.session.run(batch).copy()  # the next run may use its place again
                 times = []
                 while len(times) < 3 or (sum(times) < 1 and len(times) < 50):
                     start = perf_counter()
@@ -178,7 +184,7 @@ def _trials(path: Path, card: Card, reasons: dict[str, str | None], tell: Callab
                 psnr = None if expected is None else _psnr(expected, found)
                 if name == "cpu":
                     expected = found
-                yield Trial(name, opened.session.description, opened_in, float(np.median(times)), psnr)
+                yield Trial(name, opened.session.description, opened_in, float(np.median(times)), len(times), psnr)
             finally:
                 opened.session.close()
         except DefocusError as error:
@@ -225,6 +231,7 @@ def _gpu() -> dict[str, Any] | str:
         "memory_gib": round(gpu.memory / 2**30, 1),
         "multiprocessors": gpu.multiprocessors,
         "cuda": "{}.{}".format(*gpu.cuda),
+        "driver": driver_version(),
     }
 
 

@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
+from math import isfinite
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from .._version import __version__
-from .backends import AUTO, Opened, open_session
+from .backends import AUTO, CountsSession, Opened, not_finite, open_session
+from .buffer import Buffer
 from .card import DEFAULT, Card, model_path, read_card
 from .errors import BackendError, InputError, StoppedError
 from .fallback import Fallback, reopening
@@ -82,6 +84,7 @@ class Engine:
         self.backend, self.passed_over = opened.name, opened.passed_over
         self._session, self.description = opened.session, opened.session.description
         self._fallback = fallback
+        self._batch, self._edge = Buffer(), Buffer()  # of a batch, and of a tile at the plane's edge
 
     @property
     def gave_way(self) -> list[str]:
@@ -265,29 +268,54 @@ class Engine:
 
     def _restore(self, pieces: list[_Piece]) -> None:
         """Run one batch of tiles and put their cores into place."""
-        channels = self.card.channels
-        batch = np.zeros((len(pieces), channels, *pieces[0].tile.shape), np.float32)
+        shape = (len(pieces), self.card.channels, *pieces[0].tile.shape)
+        session = self._session
+        if isinstance(session, CountsSession) and all(_same_counts(piece, session) for piece in pieces):
+            self._restore_counts(session, pieces, shape)
+            return
+        batch = self._batch.array(shape, np.float32)
         for unit, (source, _, intensities, tile) in zip(batch, pieces, strict=True):
             for channel, intensity in enumerate(intensities):
-                if not intensity.flat:
-                    unit[channel] = to_unit(cut(source[channel], tile), intensity)
+                if intensity.flat:
+                    unit[channel] = 0
+                else:
+                    to_unit(self._cut(source[channel], tile), intensity, out=unit[channel])
         batch, beyond = limited(batch)
-        restored = self._session.run(batch)
+        restored = session.run(batch)
         if restored.shape != batch.shape:
             cause = f"gave shape {restored.shape} for {batch.shape}"
             raise BackendError(self.description, cause, "export the model again with defocus-export")
-        if not np.isfinite(restored).all():
-            cause = "the network gave NaN or infinite values"
-            raise BackendError(self.description, cause, "try another --backend, or a model in full precision")
+        if not (isfinite(restored.min()) and isfinite(restored.max())):  # NaN comes through both
+            raise not_finite(self.description)
         if beyond is not None:
-            restored = restored + beyond
+            restored += beyond
         for unit, (source, target, intensities, tile) in zip(restored, pieces, strict=True):
             for channel, intensity in enumerate(intensities):
                 core = (channel, *tile.target)
                 if intensity.flat:
                     target[core] = source[core]
                 else:
-                    target[core] = from_unit(unit[(channel, *tile.source)], intensity, target.dtype)
+                    from_unit(unit[(channel, *tile.source)], intensity, target.dtype, out=target[core])
+
+    def _restore_counts(self, session: CountsSession, pieces: list[_Piece], shape: tuple[int, ...]) -> None:
+        """The same where the session converts the counts itself."""
+        batch = self._batch.array(shape, np.uint16)
+        for counts, piece in zip(batch, pieces, strict=True):
+            for plane, source in zip(counts, piece.source, strict=True):
+                plane[:] = self._cut(source, piece.tile)
+        restored = session.run_counts(batch, [piece.intensities for piece in pieces])
+        for counts, piece in zip(restored, pieces, strict=True):
+            for plane, target in zip(counts, piece.target, strict=True):
+                target[piece.tile.target] = plane[piece.tile.source]
+
+    def _cut(self, plane: np.ndarray, tile: Tile) -> np.ndarray:
+        """The pixels that a tile sees, valid until the next."""
+        return cut(plane, tile, self._edge.array(tile.shape, plane.dtype))
+
+
+def _same_counts(piece: _Piece, session: CountsSession) -> bool:
+    """Whether a piece goes from counts that the session takes to counts of the same kind."""
+    return piece.source.dtype == piece.target.dtype and session.takes_counts(piece.source.dtype)
 
 
 class _PerStack:

@@ -80,13 +80,22 @@ def measure(values: np.ndarray, rule: Percentiles, thing: object = "image") -> I
     return Intensity(low, high - low)
 
 
-def to_unit(plane: np.ndarray, intensity: Intensity) -> np.ndarray:
-    """Take counts to unit range: any dtype in `DTYPES` to float32, same shape, C-contiguous, a new array."""
+def to_unit(plane: np.ndarray, intensity: Intensity, out: np.ndarray | None = None) -> np.ndarray:
+    """Take counts to unit range: any dtype in `DTYPES` to float32, same shape, C-contiguous; `out`, or a new array."""
     # 32-bit integers and doubles lose counts in float32 unless the offset goes first.
-    unit = plane.astype(_work(plane.dtype), order="C")
+    work = _work(plane.dtype)
+    if out is not None and work is np.float32:
+        unit = out
+        np.copyto(unit, plane)
+    else:
+        unit = plane.astype(work, order="C")
     unit -= unit.dtype.type(intensity.offset)
     unit /= unit.dtype.type(intensity.scale)
-    return unit.astype(np.float32, copy=False)
+    if out is None:
+        return unit.astype(np.float32, copy=False)
+    if unit is not out:
+        np.copyto(out, unit, casting="same_kind")
+    return out
 
 
 def limited(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -100,18 +109,25 @@ def limited(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return inside, unit - inside
 
 
-def from_unit(unit: np.ndarray, intensity: Intensity, dtype: np.dtype) -> np.ndarray:
-    """Bring float32 in unit range back to counts of `dtype`: rounded if integer, clipped to the dtype's range."""
+def from_unit(unit: np.ndarray, intensity: Intensity, dtype: np.dtype, out: np.ndarray | None = None) -> np.ndarray:
+    """Bring float32 in unit range back to counts of `dtype`: rounded if integer, clipped to the dtype's range.
+
+    They go to `out` if it is given, and `unit` may then be overwritten; else to a new array.
+    """
     dtype = np.dtype(dtype)
-    counts = unit.astype(_work(dtype))
+    counts = unit.astype(_work(dtype), copy=out is None)
     counts *= counts.dtype.type(intensity.scale)
     counts += counts.dtype.type(intensity.offset)
     if dtype.kind == "f":
-        limit = np.finfo(dtype)
-        return counts.clip(float(limit.min), float(limit.max), out=counts).astype(dtype)
-    limit = np.iinfo(dtype)
-    np.rint(counts, out=counts)
-    return counts.clip(limit.min, limit.max, out=counts).astype(dtype)
+        least, most = float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    else:
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        np.rint(counts, out=counts)
+    counts.clip(least, most, out=counts)
+    if out is None:
+        return counts.astype(dtype)
+    np.copyto(out, counts, casting="unsafe")
+    return out
 
 
 def _work(dtype: np.dtype) -> type[np.floating]:

@@ -64,13 +64,26 @@ def plan(height: int, width: int, tile: int, halo: int, multiple: int = 16) -> l
     return [Tile((*outer_y, *outer_x), (*core_y, *core_x)) for outer_y, core_y in rows for outer_x, core_x in columns]
 
 
-def cut(plane: np.ndarray, tile: Tile) -> np.ndarray:
+def cut(plane: np.ndarray, tile: Tile, out: np.ndarray | None = None) -> np.ndarray:
     """The pixels that a tile sees: (..., Y, X) to (..., *tile.shape), mirrored beyond the bottom and right edge.
 
-    Inside the plane it is a view. A plane smaller than its padding is continued by its last row or column instead.
+    Inside the plane it is a view; beyond its edges `out` (or a new array) takes them. A plane smaller than its padding
+    is continued by its last row or column instead.
     """
     top, bottom, left, right = tile.outer
-    return plane[..., _indices(top, bottom, plane.shape[-2]), :][..., _indices(left, right, plane.shape[-1])]
+    height, width = plane.shape[-2:]
+    if bottom <= height and right <= width:
+        return plane[..., top:bottom, left:right]
+    if out is None:
+        out = np.empty((*plane.shape[:-2], *tile.shape), plane.dtype)
+    rows, columns = _mirrored(max(top, height), bottom, height), _mirrored(max(left, width), right, width)
+    inside = plane[..., top : min(bottom, height), left : min(right, width)]
+    y, x = inside.shape[-2:]
+    out[..., :y, :x] = inside
+    out[..., y:, :x] = plane[..., rows, left : left + x]
+    out[..., :y, x:] = plane[..., top : top + y, columns]
+    out[..., y:, x:] = plane[..., rows[:, None], columns]
+    return out
 
 
 def up(length: int, multiple: int) -> int:
@@ -104,10 +117,7 @@ def _ranges(length: int, tile: int, halo: int, multiple: int) -> list[tuple[tupl
     return ranges
 
 
-def _indices(start: int, stop: int, size: int) -> slice | np.ndarray:
-    """Rows (or columns) start..stop of an axis of `size`, mirrored without repeating the edge beyond it."""
-    if stop <= size:
-        return slice(start, stop)
-    wanted = np.arange(start, stop)
-    mirrored = 2 * (size - 1) - wanted
-    return np.where(wanted < size, wanted, mirrored if stop - size < size else size - 1)
+def _mirrored(start: int, stop: int, size: int) -> np.ndarray:
+    """Where rows (or columns) start..stop beyond an axis of `size` come from: mirrored without repeating the edge."""
+    beyond = np.arange(start, stop)
+    return 2 * (size - 1) - beyond if stop - size < size else np.full(len(beyond), size - 1)

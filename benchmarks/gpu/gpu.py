@@ -1,42 +1,50 @@
 """Every way to run the network, timed and compared on one machine, as a Markdown table with the floor beside each row.
 
-    python benchmarks/gpu/gpu.py --fp16 default_fp16.onnx -o docs/results/gpu.md [--minutes 8]
+    python benchmarks/gpu/gpu.py --fp16 default_fp16.onnx -o runs/gpu/gpu.md [--minutes 8]
     python benchmarks/gpu/gpu.py --cpu --sizes 64x64x1 --repeat 3        # what runs without a GPU
 
 A way that cannot run here is a line that says why. Latency is that of a call with the input in host memory and the
-result back there, as the engine sees it, unless the row says "on device". Floor: two numbers are measured on this
-machine, the rate of large matrix products (FLOP/s) and of copies in device memory (bytes/s); the larger of FLOP / rate
-and bytes / rate is the least time, bytes being weights, input and output once. The network's own activations are not
-counted, so no row can reach it.
+result back there, as the engine sees it, unless the row says "on device"; "counts": 16-bit counts in and out, converted
+on the device, which must give the same bits as the host. Floor: two numbers are measured on this machine, the rate of
+large FP16 matrix products (FLOP/s) and of copies in device memory (bytes/s); the larger of FLOP / rate and bytes / rate
+is the least time, bytes being weights, input and output once. The network's own activations are not counted, so no row
+can reach it.
+
+No row begins after --minutes, and none takes longer than about 5 s; what is left then is making the last way (torch
+compiles for up to a minute a shape, so it comes last): 8 minutes end before 9. docs/results/gpu.md has the steps for a
+machine without a package index.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from ways import Way, every
 
-from defocus import Engine, __version__
-from defocus.engine import backends
-from defocus.engine.card import model_path, read_card
-from defocus.engine.errors import DefocusError
-from defocus.engine.gpu.driver import find_gpu, why_no_gpu
+from defocus import __version__
+from defocus.engine import gpu
+from defocus.engine.card import Card, model_path, read_card
+from defocus.engine.errors import BackendError, DefocusError
+from defocus.engine.gpu.driver import driver_version, find_gpu, why_no_gpu
 
-Run = Callable[[np.ndarray], np.ndarray]
 PEAK = 65535.0
+ROW_S = 5.0  # a row's calls together, about
+Key = tuple[int, int, int, int]  # batch, height, width, channels
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way at one shape: latency p50 and p95 (s), images/s, device memory (MiB), parity (dB), ratio to the floor."""
+    """One way at one shape: latency p50 and p95 (s), planes/s, device memory (MiB), parity (dB), ratio to the floor."""
 
     way: str
     shape: str
@@ -51,86 +59,28 @@ class Row:
         memory = "" if self.memory is None else f"{self.memory:.0f}"
         floor = "" if self.floor is None else f"{self.p50 / self.floor:.1f}"
         times = f"{self.p50 * 1e3:.2f} | {self.p95 * 1e3:.2f} | {self.rate:.1f}"
-        return f"| {self.way} | {self.shape} | {times} | {memory} | {self.parity:.1f} | {floor} |"
+        parity = "" if np.isnan(self.parity) else f"{self.parity:.1f}"
+        return f"| {self.way} | {self.shape} | {times} | {memory} | {parity} | {floor} |"
 
 
-def torch_ways(network, on_gpu: bool) -> Iterator[tuple[str, Callable[[], Run]]]:
-    """Eager FP32, FP16 channels-last and torch.compile FP16."""
-    import torch
+@dataclass(frozen=True)
+class Floor:
+    """The least time of a batch on this machine: `rates` are FLOP/s and bytes/s, `flop` one plane's of a size."""
 
-    device = "cuda" if on_gpu else "cpu"
-    torch.backends.cudnn.allow_tf32 = False  # FP32 means FP32
+    rates: tuple[float, float]
+    flop: Callable[[tuple[int, int]], float]
+    weights: int
 
-    def make(half: bool, compiled: bool) -> Run:
-        kind = torch.float16 if half else torch.float32
-        form = torch.channels_last if half else torch.contiguous_format
-        model = copy.deepcopy(network).eval().to(device=device, dtype=kind, memory_format=form)
-        call = torch.compile(model) if compiled else model
-
-        def run(batch: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                given = torch.from_numpy(batch).to(device=device, dtype=kind, memory_format=form)
-                return call(given)[0].float().cpu().numpy()
-
-        return run
-
-    yield "torch eager FP32", lambda: make(False, False)
-    if on_gpu:
-        yield "torch FP16 channels-last", lambda: make(True, False)
-        yield "torch.compile FP16", lambda: make(True, True)
-
-
-def bound(path: Path) -> Run:
-    """ONNX Runtime CUDA, input and output bound to device memory: only the computation is timed."""
-    import onnxruntime
-
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise RuntimeError("this onnxruntime is built without CUDA")
-    onnxruntime.preload_dlls()
-    session = onnxruntime.InferenceSession(path, providers=["CUDAExecutionProvider"], enable_fallback=0)
-    if session.get_providers()[0] != "CUDAExecutionProvider":
-        raise RuntimeError("ONNX Runtime fell back to the CPU")
-    source, target = session.get_inputs()[0].name, session.get_outputs()[0].name
-    kept: dict[int, tuple] = {}
-
-    def run(batch: np.ndarray) -> np.ndarray:
-        if id(batch) not in kept:
-            kept.clear()
-            given = onnxruntime.OrtValue.ortvalue_from_numpy(batch, "cuda", 0)
-            made = onnxruntime.OrtValue.ortvalue_from_shape_and_type(batch.shape, np.float32, "cuda", 0)
-            binding = session.io_binding()
-            binding.bind_ortvalue_input(source, given)
-            binding.bind_ortvalue_output(target, made)
-            kept[id(batch)] = (binding, given, made, batch)
-        binding, _, made, _ = kept[id(batch)]
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-        return made if TIMING else made.numpy()  # type: ignore[return-value]
-
-    return run
-
-
-TIMING = False
-
-
-def backend_run(name: str, path: Path) -> Run:
-    """A backend of ours, as `--backend` opens it."""
-    return backends.open_session(name, path, read_card(path)).session.run
-
-
-def end_to_end(name: str, path: Path) -> Run:
-    """The whole engine: 16-bit counts to 16-bit counts, intensity and tiles included."""
-    engine = Engine.load(path, backend=name, tile=2048)
-
-    def run(batch: np.ndarray) -> np.ndarray:
-        counts = (batch * 60000).astype(np.uint16)
-        return engine(counts, "TCYX").astype(np.float32) / 60000
-
-    return run
+    def seconds(self, batch: np.ndarray) -> float:
+        height, width = batch.shape[2:]
+        work, moved = len(batch) * self.flop((height, width)), 2 * self.weights + 2 * batch.nbytes
+        return max(work / self.rates[0], moved / self.rates[1])
 
 
 def floor_rates() -> tuple[float, float] | None:
     """FLOP/s of FP16 matrix products and bytes/s of device copies, measured here; None without a GPU under torch."""
+    if find_spec("torch") is None:
+        return None
     import torch
 
     if not torch.cuda.is_available():
@@ -153,30 +103,53 @@ def floor_rates() -> tuple[float, float] | None:
     return flops, 2 * b.numel() / best(lambda: c.copy_(b))
 
 
-def device_memory(on_gpu: bool) -> float | None:
-    """MiB of device memory in use by all processes."""
-    if not on_gpu:
+class Meter:
+    """MiB of device memory that is in use, by all processes, above what was when this was made."""
+
+    def __init__(self, on_gpu: bool) -> None:
+        self._device = None
+        if on_gpu:
+            try:
+                self._device = gpu.open_device()
+            except BackendError:  # no layer is installed: torch may know
+                self._device = None
+        self._torch = on_gpu and self._device is None and find_spec("torch") is not None
+        self._before = self._used()
+
+    def read(self) -> float | None:
+        used = self._used()
+        return None if used is None or self._before is None else (used - self._before) / 2**20
+
+    def _used(self) -> int | None:
+        if self._device is not None:
+            with self._device.current():
+                free, total = self._device.free_memory()
+            return total - free
+        if self._torch:
+            import torch
+
+            free, total = torch.cuda.mem_get_info()
+            return total - free
         return None
-    import torch
 
-    free, total = torch.cuda.mem_get_info()
-    return (total - free) / 2**20
+    def close(self) -> None:
+        if self._device is not None:
+            self._device.close()
 
 
-def measure(run: Run, batch: np.ndarray, repeat: int) -> tuple[np.ndarray, list[float]]:
-    """The result, and the seconds of each of `repeat` calls after three that warm up (one if a single is asked)."""
-    global TIMING
-    TIMING = False
-    result = run(batch)
-    TIMING = True
-    for _ in range(2 if repeat > 1 else 0):
-        run(batch)
+def measure(way: Way, batch: np.ndarray, repeat: int) -> tuple[np.ndarray, list[float]]:
+    """The result, and the seconds of each of `repeat` calls, fewer where they take long, after two that warm up."""
+    result = way.ready(batch)
+    start = time.perf_counter()
+    way.run(batch)
+    took = time.perf_counter() - start
+    if repeat > 1:
+        way.run(batch)
     times = []
-    for _ in range(repeat):
+    for _ in range(max(1, min(repeat, int(ROW_S / max(took, 1e-6))))):
         start = time.perf_counter()
-        run(batch)
+        way.run(batch)
         times.append(time.perf_counter() - start)
-    TIMING = False
     return result, times
 
 
@@ -186,32 +159,58 @@ def parity(result: np.ndarray, reference: np.ndarray) -> float:
     return 10 * float(np.log10(PEAK**2 / error)) if error else float("inf")
 
 
-def ways(options, network, on_gpu: bool) -> list[tuple[str, Callable[[], Run]]]:
-    """Every way by name, and what makes it; making it fails where it cannot run."""
-    fp32 = model_path(options.model)
-    found = list(torch_ways(network, on_gpu)) if network is not None else []
-    found.append(("ONNX Runtime CPU FP32", lambda: backend_run("cpu", fp32)))
-    found.append(("ONNX Runtime CUDA FP32", lambda: backend_run("cuda", fp32)))
-    found.append(("ONNX Runtime CUDA FP32, on device", lambda: bound(fp32)))
-    if options.fp16:
-        half = options.fp16
-        found.append(("ONNX Runtime CUDA FP16", lambda: backend_run("cuda", half)))
-        found.append(("ONNX Runtime CUDA FP16, on device", lambda: bound(half)))
-        found.append(("TensorRT FP16", lambda: backend_run("tensorrt", half)))
-        found.append(("TensorRT for RTX FP16", lambda: backend_run("rtx", half)))
-    found.append(("engine end to end, auto", lambda: end_to_end("auto", options.fp16 or fp32)))
-    return [way for way in found if on_gpu or "CPU" in way[0] or "eager" in way[0] or "end to end" in way[0]] + [
-        way for way in found if not on_gpu and ("CUDA" in way[0] or "TensorRT" in way[0])
-    ]
-
-
-def load_network(weights: Path | None):
+def load_network(weights: Path | None) -> Any:
     """The torch network of the weights, or None."""
     if weights is None or not weights.is_file():
         return None
     from defocus.training.checkpoint import load_checkpoint
 
     return load_checkpoint(weights)[0].float().eval()
+
+
+def find_floor(network: Any, card: Card) -> Floor | None:
+    """The floor on this GPU, or None without torch or its weights."""
+    rates = floor_rates()
+    if network is None or rates is None:
+        return None
+    from defocus.training.cost import gflop, parameters
+
+    cost = partial(gflop, network, channels=card.channels)
+    return Floor(rates, lambda size: cost(size) * 1e9, parameters(network))
+
+
+def make_inputs(sizes: list[str], batches: list[int]) -> dict[Key, np.ndarray]:
+    """Noise of every size and batch. The model has one channel: C channels are C planes, as in the engine."""
+    rng = np.random.default_rng(0)
+    made = {}
+    for size in sizes:
+        height, width, channels = (int(side) for side in size.split("x"))
+        for count in batches:
+            shape = (count * channels, 1, -(-height // 16) * 16, -(-width // 16) * 16)
+            made[count, height, width, channels] = rng.random(shape, np.float32)
+    return made
+
+
+def first_line(error: Exception) -> str:
+    if isinstance(error, DefocusError):
+        return error.cause
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def header(on_gpu: bool, reason: str | None, options: argparse.Namespace, floor: Floor | None) -> str:
+    """The machine, the command and the two numbers, in one paragraph."""
+    where = f"no GPU ({reason or '--cpu'})"
+    if on_gpu:
+        card = find_gpu()
+        cuda = "{}.{}".format(*card.cuda)
+        where = f"{card.name} ({card.sm}), driver {driver_version() or 'unknown'} for CUDA {cuda}"
+    text = (
+        f"defocus {__version__}, {where}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores. "
+        f"Command: `python benchmarks/gpu/gpu.py`, {options.repeat} calls a row at most."
+    )
+    if floor:
+        text += f" Measured rates: {floor.rates[0] / 1e12:.0f} TFLOP/s FP16, {floor.rates[1] / 1e9:.0f} GB/s."
+    return text
 
 
 def main() -> None:
@@ -230,74 +229,72 @@ def main() -> None:
     if reason and not options.cpu:
         raise SystemExit(f"gpu: {reason}; give --cpu to time what runs on the processor")
     on_gpu, network = reason is None and not options.cpu, load_network(options.weights)
-    rates = floor_rates() if on_gpu else None
-    card = read_card(model_path(options.model))
-    where = f"{find_gpu().name}" if on_gpu else f"no GPU ({reason or '--cpu'})"
-    lines = [
-        f"defocus {__version__}, {where}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores. "
-        f"Command: `python benchmarks/gpu/gpu.py`, {options.repeat} calls a row.",
-        "",
-        "| way | batch x C x H x W | p50 ms | p95 ms | planes/s | device MiB | parity dB | times the floor |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    if rates:
-        lines[0] += f" Measured rates: {rates[0] / 1e12:.0f} TFLOP/s FP16, {rates[1] / 1e9:.0f} GB/s."
+    fp32 = model_path(options.model)
+    floor = find_floor(network, read_card(fp32)) if on_gpu else None
+    if floor:
+        import torch
+
+        torch.cuda.empty_cache()  # what it was measured with is no row's memory
     missing: dict[str, str] = {}
     if network is None:
         missing["torch"] = f"no weights at {options.weights}"
     if not options.fp16:
         missing["every FP16 row but torch's"] = "no --fp16 graph given"
-    rng = np.random.default_rng(0)
-    sizes = [tuple(int(side) for side in size.split("x")) for size in options.sizes]
-    inputs = {
-        (count, h, w, c): rng.random((count * c, 1, -(-h // 16) * 16, -(-w // 16) * 16), np.float32)
-        for h, w, c in sizes
-        for count in options.batches
-    }  # the model has one channel: C channels are C planes, as in the engine
-    cost = None
-    if network is not None and rates:
-        from defocus.training.cost import gflop, parameters
-
-        cost = partial(gflop, network, channels=card.channels), parameters(network)
+    rows, ran = [], []
+    inputs = make_inputs(options.sizes, options.batches)
     reference: dict[tuple, np.ndarray] = {}
-    for name, make in ways(options, network, on_gpu):
+
+    def late() -> bool:
+        return time.monotonic() - begun > options.minutes * 60
+
+    for name, make in every(fp32, options.fp16, network, on_gpu):
+        if late():
+            missing[name] = "out of time"
+            continue
+        meter = Meter(on_gpu)
         try:
-            run = make()
-        except DefocusError as error:
-            missing[name] = error.cause
-            continue
+            way = make()
         except Exception as error:  # whatever a library says where it cannot run
-            missing[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            missing[name] = first_line(error)
+            meter.close()
             continue
+        ran.append(f"- {name}: {way.description}")
         for key, batch in inputs.items():
             shape = f"{key[0]} x {key[3]} x {key[1]} x {key[2]}"
-            if time.monotonic() - begun > options.minutes * 60:
+            if late():
                 missing[f"{name}, {shape}"] = "out of time"
                 continue
             try:
                 # Beside a GPU the processor only gives the reference: timed once, or it would take all the time.
-                repeat = 1 if on_gpu and "CPU" in name else options.repeat
-                result, times = measure(run, batch, repeat)
+                result, times = measure(way, batch, 1 if on_gpu and "CPU" in name else options.repeat)
             except Exception as error:
-                missing[f"{name}, {shape}"] = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+                missing[f"{name}, {shape}"] = first_line(error)
                 continue
             # Each family is held against its first way, FP32: torch's weights are kept in half precision, the ONNX
             # model's are not. The engine has an intensity rule of its own.
             family = (*key, name.startswith("torch"))
             reference.setdefault(family, result)
-            floor = None
-            if cost and rates:
-                work = len(batch) * cost[0](batch.shape[2:]) * 1e9
-                floor = max(work / rates[0], (2 * cost[1] + 2 * batch.nbytes) / rates[1])
             times.sort()
             p50, p95 = times[len(times) // 2], times[min(len(times) - 1, int(0.95 * len(times)))]
             same = float("nan") if "end to end" in name else parity(result, reference[family])
-            row = Row(name, shape, p50, p95, len(batch) / p50, device_memory(on_gpu), same, floor)
-            lines.append(str(row))
-            print(row, flush=True)
-        del run
-    lines += ["", "Not run here:", "", *(f"- {name}: {why}" for name, why in missing.items())] if missing else []
+            least = floor.seconds(batch) if floor else None
+            rows.append(Row(name, shape, p50, p95, len(batch) / p50, meter.read(), same, least))
+            print(rows[-1], flush=True)
+        way.close()
+        meter.close()
+    lines = [
+        header(on_gpu, reason, options, floor),
+        "",
+        "| way | batch x C x H x W | p50 ms | p95 ms | planes/s | device MiB | parity dB | times the floor |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *map(str, rows),
+        *(["", "What ran:", "", *ran] if ran else []),
+        *(["", "Not run here:", "", *(f"- {name}: {why}" for name, why in missing.items())] if missing else []),
+        "",
+        f"All of it took {time.monotonic() - begun:.0f} s.",
+    ]
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n" + "\n".join(lines))
 

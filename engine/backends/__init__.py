@@ -6,15 +6,17 @@ A backend answers `why_not()` with a reason or None, and opens a session for a c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from ..card import Card
 from ..errors import BackendError, MissingExtraError
+from ..intensity import Intensity
 
 
 class Session(Protocol):
@@ -28,12 +30,31 @@ class Session(Protocol):
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Map float32 (N, C, H, W) to the same shape and dtype; H and W are multiples of the card's `multiple`.
 
-        Raises BackendError when the runtime fails.
+        The result is valid until the session's next run, and may be written to until then: nothing of its size need be
+        made anew for each batch. Raises BackendError when the runtime fails.
         """
         ...
 
     def close(self) -> None:
         """Free what the session holds; it cannot run after."""
+        ...
+
+
+@runtime_checkable
+class CountsSession(Session, Protocol):
+    """A session that can take a camera's counts as they are, and give counts back."""
+
+    def takes_counts(self, dtype: np.dtype) -> bool:
+        """Whether `run_counts` works here for counts of that dtype."""
+        ...
+
+    def run_counts(self, batch: np.ndarray, intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
+        """Map counts (N, C, H, W) to the same shape and dtype: what `intensity` and `run` give together, bit for bit.
+
+        `intensities` has a tuple of C for each of the N; flat channels keep their counts. The result is that of `run`:
+        valid until the next run. Raises BackendError when the runtime fails, or the network gives values that are no
+        numbers (`not_finite`).
+        """
         ...
 
 
@@ -85,6 +106,12 @@ class Opened:
     name: str
     session: Session
     passed_over: dict[str, str] = field(default_factory=dict)
+
+
+def not_finite(description: str) -> BackendError:
+    """The error of a network that gives NaN or infinite values."""
+    cause = "the network gave NaN or infinite values"
+    return BackendError(description, cause, "try another --backend, or a model in full precision")
 
 
 def backend(name: str) -> Backend:

@@ -65,11 +65,12 @@ class Entry:
 
     def __str__(self) -> str:
         key, note = self.key, self.notes.get("precision", "")
-        profiles = ", ".join(key.profiles)
+        profiles, card = ", ".join(key.profiles), f"{key.gpu} {key.compute_capability}"
+        if not key.multiprocessors:  # built without a card, for whole generations: they are among its options
+            card = " ".join(("any", *(option for option in key.options if option.startswith("SM"))))
         return (
             f"{self.notes.get('model', key.model_sha256[:12])} {key.precision} [{profiles}] {key.flavour} "
-            f"{key.version}, {key.gpu} {key.compute_capability}, {self.size / 2**20:.1f} MiB, built {self.built}"
-            + (f", {note}" if note else "")
+            f"{key.version}, {card}, {self.size / 2**20:.1f} MiB, built {self.built}" + (f", {note}" if note else "")
         )
 
 

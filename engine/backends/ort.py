@@ -30,6 +30,18 @@ def installed() -> bool:
         return False
 
 
+def providers() -> list[str]:
+    """The execution providers that the installed ONNX Runtime was built with, whether or not they work here."""
+    if not installed():
+        return []
+    try:
+        import onnxruntime
+
+        return list(onnxruntime.get_available_providers())
+    except Exception:  # a broken install fails with whatever the loader says: `why_not` tells it
+        return []
+
+
 class OnnxRuntime:
     """One execution provider of ONNX Runtime."""
 

@@ -139,7 +139,8 @@ class TensorRT:
     def _build(
         self, trt: Any, path: Path, card: Card, recipe: Recipe, card_gpu: Gpu, cache: EngineCache, say: Say
     ) -> tuple[bytes, dict[str, Any]]:
-        say(f"building an engine of {path.name} for {card_gpu.name}; this can take minutes, but only once")
+        target = f"any {', '.join(recipe.capabilities)}" if card_gpu is _ANY else card_gpu.name
+        say(f"building an engine of {path.name} for {target}; this can take minutes, but only once")
         name = self._extra(trt, card_gpu, "timing")
         built, timing = build(trt, path, card, recipe, say, cache.read_extra(name))
         if timing:

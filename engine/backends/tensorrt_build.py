@@ -35,8 +35,8 @@ def build(
     Raises
     ------
     BackendError
-        The parser does not take the graph, it is not in the precision asked for, or the build failed: another backend
-        may do. OutOfMemoryError where memory ran out.
+        The parser does not take the graph, its ends are not float32, it is not in the precision asked for, or the build
+        failed: another backend may do. OutOfMemoryError where memory ran out.
     """
     start = time.perf_counter()
     log = make_log(trt)
@@ -46,6 +46,10 @@ def build(
     if not parser.parse(path.read_bytes()):
         cause = f"TensorRT cannot read it ({_why_not_read(parser) or first_line(log.last)})"
         raise BackendError(path, cause, f"export it again with {HALF}, or use --backend cuda or cpu")
+    for end in (network.get_input(0), network.get_output(0)):
+        if end.dtype != trt.DataType.FLOAT:
+            cause = f"its {end.name!r} is {end.dtype.name}, and TensorRT is given float32 here"
+            raise BackendError(path, cause, "export it again without --fp16-io, or use --backend cuda or cpu")
     precision = network_precision(network)
     require(precision, recipe, path)
     config, cache = _configure(trt, builder, network, recipe, timing)
@@ -92,7 +96,8 @@ def _configure(trt: Any, builder: Any, network: Any, recipe: Recipe, timing: byt
         unknown = [name for name in wanted if name not in trt.ComputeCapability.__members__]
         if unknown:
             cause = f"TensorRT for RTX cannot build for {', '.join(unknown)}"
-            raise BackendError("TensorRT", cause, f"it knows {', '.join(trt.ComputeCapability.__members__)}")
+            known = (one for one in trt.ComputeCapability.__members__ if one.startswith("SM"))
+            raise BackendError("TensorRT", cause, f"it knows {', '.join(known)}")
         config.num_compute_capabilities = len(wanted)
         for index, name in enumerate(wanted):
             config.set_compute_capability(trt.ComputeCapability.__members__[name], index)

@@ -7,66 +7,35 @@ before and takes up the next:
     compute        | run 0           | run 1           | run 2
 
 Each slot has an execution context of its own, so that what its graph recorded is never changed under it; the contexts
-share one scratch memory, for only one of them runs at a time.
+share one scratch memory, for only one of them runs at a time. The last few shapes of batches each keep their own two
+slots, so that shapes that take turns keep their graphs.
 
-Counts are turned into unit range on the host, by the engine, as for every backend: TensorRT takes no 16-bit integers,
-and a batch may hold tiles of different planes, each with its own range.
+Counts of 16 bits are converted on the device (`device_counts`) where that is proven right when the session opens, else
+on the host, by the engine, as for every backend.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from math import prod
 from typing import Any
 
 import numpy as np
 
+from ..buffer import Buffer
 from ..errors import BackendError, OutOfMemoryError
-from ..gpu import Device, Graph, Memory, Staging, Stream
+from ..gpu import Device, Memory, Stream
+from ..intensity import Intensity
+from . import not_finite
+from .device_counts import DeviceCounts, as_ranges, proven
 from .tensorrt_build import first_line, out_of_memory
 from .tensorrt_recipe import Profile, describe
+from .tensorrt_slot import Counts, Floats, Freight, Shape, Slot
 
-Shape = tuple[int, ...]
+SHAPES = 3  # of batches that keep their slots: two of a plane's tiles, and one more
 
-
-class _Slot:
-    """An execution context with the buffers, events and graph of one part of a batch."""
-
-    def __init__(self, device: Device, context: Any) -> None:
-        self.context, self._device = context, device
-        self.uploaded, self.computed, self.downloaded = device.event(), device.event(), device.event()
-        self.memory: list[Memory] = []
-        self.staging: list[Staging] = []
-        self.graph: Graph | None = None
-        self.profile: int | None = None
-        self.bound: tuple[Shape, int, int] | None = None  # shape, address of the input, address of the scratch
-
-    def room(self, nbytes: int) -> None:
-        """Make room for so many bytes in and as many out."""
-        if self.memory and self.memory[0].nbytes >= nbytes:
-            return
-        self.free()
-        for _ in range(2):
-            self.memory.append(self._device.allocate(nbytes))
-            self.staging.append(self._device.staging(nbytes))
-
-    def host(self, end: int, shape: Shape) -> np.ndarray:
-        """The page-locked input (0) or output (1) as float32 of that shape."""
-        return self.staging[end].array[: 4 * prod(shape)].view(np.float32).reshape(shape)
-
-    def forget(self) -> None:
-        """Drop the graph and what the context was told; nothing of the slot may be running."""
-        if self.graph is not None:
-            self.graph.free()
-        self.graph = self.bound = None
-
-    def free(self) -> None:
-        self.forget()
-        for kept in (*self.memory, *self.staging):
-            kept.free()
-        self.memory, self.staging = [], []
+Key = tuple[type, Shape]  # how a batch or a part of it travels, and its shape
 
 
 class TensorRTSession:
@@ -112,50 +81,51 @@ class TensorRTSession:
         self._input = next(name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
         self._output = next(name for name in names if name != self._input)
         self._records = graphs and device.has_graphs
-        self._scratch: Memory | None = None
-        self._slots: list[_Slot] = []
+        self._context, self._scratch, self._result = context, None, Buffer()
+        self._pairs: dict[Key, tuple[Slot, Slot]] = {}  # the one that was used last comes last
+        self._spare: list[tuple[Slot, Slot]] = []
         with device.current():
             self._copy: Stream = device.stream()
             self._compute: Stream = device.stream()
-            for _ in range(2):
-                made = context()
-                if made is None:
-                    raise self._failure("no execution context")
-                self._slots.append(_Slot(device, made))
+            self._spare.append(self._new_pair())
+            self._counts, why_not = _converter(device, self._compute)
+        self.description += ", counts converted on the " + (f"host ({why_not})" if why_not else "device")
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """See `backends.Session.run`."""
-        if not self._busy.acquire(blocking=False):
-            cause = "an execution context serves one thread at a time, and another is using it"
-            raise BackendError(self.description, cause, "load an engine in each thread")
-        try:
-            if not self._slots:
-                raise BackendError(self.description, "the session is closed", "load the engine again")
-            profile = self._profile_for(batch.shape)
-            result = np.empty(batch.shape, np.float32)
-            with self._device.current():
-                try:
-                    self._run(profile, batch, result)
-                except OutOfMemoryError:
-                    self._release()
-                    raise
-                except BackendError:
-                    self._idle()
-                    raise
-            return result
-        finally:
-            self._busy.release()
+        result = self._result.array(batch.shape, np.float32)
+        self._run(Floats(self._device, batch, result))
+        return result
+
+    def takes_counts(self, dtype: np.dtype) -> bool:
+        """See `backends.CountsSession.takes_counts`."""
+        return self._counts is not None and dtype.newbyteorder("=") == np.uint16
+
+    def run_counts(self, batch: np.ndarray, intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
+        """See `backends.CountsSession.run_counts`."""
+        if self._counts is None:
+            raise BackendError(self.description, "it takes no counts", "convert them on the host")
+        result = self._result.array(batch.shape, np.uint16)
+        freight = Counts(self._device, self._counts, batch, as_ranges(intensities), result)
+        self._run(freight)
+        if not freight.finite:
+            raise not_finite(self.description)
+        return result
 
     def close(self) -> None:
         """See `backends.Session.close`."""
-        if not self._slots:
+        if self._engine is None:
             return
         with suppress(BackendError), self._device.current():
             self._release()
+            if self._counts is not None:
+                self._counts.free()
             self._on_close()
-            self._slots.clear()  # the contexts go before their engine, while CUDA's context is current
-            self._engine = None
-        self._slots.clear()
+            self._pairs.clear()  # the contexts go before their engine, while CUDA's context is current
+            self._spare.clear()
+        self._pairs.clear()
+        self._spare.clear()
+        self._engine = self._counts = None
         self._device.close()
 
     def _profile_for(self, shape: Shape) -> int:
@@ -166,59 +136,112 @@ class TensorRTSession:
         cause = f"a batch of {'x'.join(map(str, shape))} is outside its profiles ({describe(self._profiles)})"
         raise BackendError(self.description, cause, "use another --tile, or build an engine with --profile")
 
-    def _run(self, index: int, batch: np.ndarray, result: np.ndarray) -> None:
+    def _run(self, freight: Freight) -> None:
+        """Take a batch through the GPU."""
+        if not self._busy.acquire(blocking=False):
+            cause = "an execution context serves one thread at a time, and another is using it"
+            raise BackendError(self.description, cause, "load an engine in each thread")
+        try:
+            if self._engine is None:
+                raise BackendError(self.description, "the session is closed", "load the engine again")
+            profile = self._profile_for(freight.shape)
+            with self._device.current():
+                crowded = len(self._pairs) > ((type(freight), freight.shape) in self._pairs)
+                try:
+                    self._whole(profile, freight)
+                except OutOfMemoryError:
+                    if not crowded:
+                        raise
+                    self._whole(profile, freight)  # what other shapes had kept is free now
+        finally:
+            self._busy.release()
+
+    def _whole(self, profile: int, freight: Freight) -> None:
+        """All parts; after an error nothing is under way, and where memory was short all of it is given back."""
+        try:
+            self._parts(profile, freight)
+        except OutOfMemoryError:
+            self._release()
+            raise
+        except BackendError:
+            self._idle()
+            raise
+
+    def _parts(self, index: int, freight: Freight) -> None:
         # Two halves at least, so that one's copies run beside the other's computation; none below the profile's least.
-        profile, count = self._profiles[index], len(batch)
+        profile, count = self._profiles[index], freight.shape[0]
         size = min(profile.most[0], max(profile.least[0], -(-count // 2)))
-        starts = range(0, count, size)
-        parts = [slice(start, min(start + size, count)) for start in starts]
+        parts = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+        slots = self._pair((type(freight), freight.shape))
         for number, part in enumerate(parts):
-            slot = self._slots[number % 2]
+            slot = slots[number % 2]
             if number >= 2:  # its last part: the buffers are about to be used again
-                self._collect(slot, result[parts[number - 2]])
-            shape = batch[part].shape
-            slot.room(4 * prod(shape))
-            np.copyto(slot.host(0, shape), batch[part], casting="no")
-            self._device.upload(slot.memory[0], slot.host(0, shape), self._copy)
+                self._collect(freight, slot, parts[number - 2])
+            freight.up(slot, part, self._copy)
             slot.uploaded.record(self._copy)
             self._compute.wait(slot.uploaded)
-            self._enqueue(index, slot, shape)
+            self._enqueue(index, slot, (part.stop - part.start, *freight.shape[1:]), freight)
             slot.computed.record(self._compute)
             if number:
-                self._fetch(self._slots[1 - number % 2], batch[parts[number - 1]].shape)
+                self._fetch(freight, slots[1 - number % 2], parts[number - 1])
         last = len(parts) - 1
-        self._fetch(self._slots[last % 2], batch[parts[last]].shape)
+        self._fetch(freight, slots[last % 2], parts[last])
         for number in range(max(0, last - 1), last + 1):
-            self._collect(self._slots[number % 2], result[parts[number]])
+            self._collect(freight, slots[number % 2], parts[number])
 
-    def _fetch(self, slot: _Slot, shape: Shape) -> None:
+    def _fetch(self, freight: Freight, slot: Slot, part: slice) -> None:
         """Let the copy stream bring a slot's result back once it is there."""
         self._copy.wait(slot.computed)
-        self._device.download(slot.host(1, shape), slot.memory[1], self._copy)
+        freight.down(slot, part, self._copy)
         slot.downloaded.record(self._copy)
 
-    def _collect(self, slot: _Slot, target: np.ndarray) -> None:
+    def _collect(self, freight: Freight, slot: Slot, part: slice) -> None:
         slot.downloaded.synchronize()
-        np.copyto(target, slot.host(1, target.shape))
+        freight.collect(slot, part)
 
-    def _enqueue(self, profile: int, slot: _Slot, shape: Shape) -> None:
+    def _pair(self, key: Key) -> tuple[Slot, Slot]:
+        """The slots of that kind of batch: its own, or new ones, or those of the kind that was not used for longest."""
+        if key in self._pairs:
+            pair = self._pairs.pop(key)
+        elif self._spare:
+            pair = self._spare.pop()
+        elif len(self._pairs) < SHAPES:
+            pair = self._new_pair()
+        else:
+            pair = self._pairs.pop(next(iter(self._pairs)))
+        self._pairs[key] = pair
+        return pair
+
+    def _new_pair(self) -> tuple[Slot, Slot]:
+        """Two slots with a context each, which are kept until the session closes: making contexts anew leaks."""
+        contexts = [self._context(), self._context()]
+        if None in contexts:
+            raise self._failure("no execution context")
+        first, second = (Slot(self._device, context) for context in contexts)
+        return first, second
+
+    def _enqueue(self, profile: int, slot: Slot, shape: Shape, freight: Freight) -> None:
         """Put one part's computation into the compute stream, as a graph from the third time of a shape on."""
-        fresh = self._bind(profile, slot, shape)
+        fresh = self._bind(profile, slot, (type(freight), shape))
         if slot.graph is not None:
             slot.graph.launch(self._compute)
             return
-        self._execute(slot)
+
+        def work() -> None:
+            freight.compute(slot, shape, lambda: self._execute(slot), self._compute)
+
+        work()
         if self._records and not fresh:  # a context sets itself up while it first runs a shape; then it is recorded
             try:
-                slot.graph = self._device.capture(self._compute, lambda: self._execute(slot))
+                slot.graph = self._device.capture(self._compute, work)
             except BackendError:  # an engine that cannot be recorded goes on without
                 self._records = False
 
-    def _bind(self, profile: int, slot: _Slot, shape: Shape) -> bool:
+    def _bind(self, profile: int, slot: Slot, key: Key) -> bool:
         """Tell the slot's context its shape and addresses; whether any of them is new."""
-        context = slot.context
+        context, shape = slot.context, key[1]
         scratch = self._scratch.pointer if self._scratch else 0
-        if slot.profile == profile and slot.bound == (shape, slot.memory[0].pointer, scratch):
+        if slot.profile == profile and slot.bound == (*key, slot.image.pointer, scratch):
             return False
         self._compute.synchronize()
         slot.forget()
@@ -232,9 +255,9 @@ class TensorRTSession:
             raise self._failure(f"shape {shape} was not taken")
         memory = self._room(context.update_device_memory_size_for_shapes())
         context.set_device_memory(memory.pointer, memory.nbytes)
-        context.set_tensor_address(self._input, slot.memory[0].pointer)
-        context.set_tensor_address(self._output, slot.memory[1].pointer)
-        slot.bound = (shape, slot.memory[0].pointer, memory.pointer)
+        context.set_tensor_address(self._input, slot.image.pointer)
+        context.set_tensor_address(self._output, slot.restored.pointer)
+        slot.bound = (*key, slot.image.pointer, memory.pointer)
         return True
 
     def _room(self, nbytes: int) -> Memory:
@@ -246,7 +269,7 @@ class TensorRTSession:
             self._scratch = self._device.allocate(max(nbytes, 1))
         return self._scratch
 
-    def _execute(self, slot: _Slot) -> None:
+    def _execute(self, slot: Slot) -> None:
         if not slot.context.execute_async_v3(self._compute.handle):
             raise self._failure("the GPU did not take the work")
 
@@ -263,10 +286,23 @@ class TensorRTSession:
             self._compute.synchronize()
 
     def _release(self) -> None:
-        """Give all device memory back."""
+        """Give all memory of batches back; the contexts are kept."""
         self._idle()
-        for slot in self._slots:
-            slot.free()
+        self._spare += self._pairs.values()
+        self._pairs.clear()
+        for pair in self._spare:
+            for slot in pair:
+                slot.free()
         if self._scratch is not None:
             self._scratch.free()
         self._scratch = None
+
+
+def _converter(device: Device, stream: Stream) -> tuple[DeviceCounts | None, str]:
+    """The proven kernels, or None and why the host has to convert."""
+    try:
+        return proven(device, stream), ""
+    except BackendError as error:
+        return None, error.cause
+    except Exception as error:  # a layer that lacks what loads kernels fails with whatever it says
+        return None, first_line(str(error) or type(error).__name__)

@@ -7,7 +7,7 @@ around each use in each thread; nothing is initialised on import.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
 from importlib.util import find_spec
@@ -94,6 +94,18 @@ class Graph(Protocol):
         ...
 
 
+class Kernels(Protocol):
+    """Functions of a PTX module, made for this card by its driver."""
+
+    def launch(self, name: str, grid: tuple[int, int], threads: int, stream: Stream, *arguments: float) -> None:
+        """Put one into a stream: `grid` blocks (x, y) of so many threads; the arguments are those of its signature."""
+        ...
+
+    def free(self) -> None:
+        """Give the module back; nothing of it may be running."""
+        ...
+
+
 class Device(Protocol):
     """A GPU. Every method but `current` and `close` is called inside `with device.current():`."""
 
@@ -137,6 +149,13 @@ class Device(Protocol):
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
         """Record what `work` puts into the stream, without running it."""
+        ...
+
+    def kernels(self, ptx: bytes, signatures: Mapping[str, str]) -> Kernels:
+        """Load functions of a PTX text, each with a letter a parameter: P address, I uint32, f float32.
+
+        Raises BackendError where the driver does not take the text, or a function is not in it.
+        """
         ...
 
     def free_memory(self) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
@@ -14,11 +14,12 @@ import numpy as np
 from cuda.bindings import driver  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
 from ..errors import BackendError, OutOfMemoryError
-from . import Graph, Memory
+from . import Graph, Kernels, Memory
 
 _PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: page-locked for every context
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
+_TYPES = {"P": ctypes.c_void_p, "I": ctypes.c_uint32, "f": ctypes.c_float}
 
 
 def call(function: Callable[..., tuple], *arguments: Any) -> Any:
@@ -92,6 +93,25 @@ class _Graph:
             call(driver.cuGraphDestroy, self._graph)
 
 
+class _Kernels:
+    def __init__(self, ptx: bytes, signatures: Mapping[str, str]) -> None:
+        self._module: Any = call(driver.cuModuleLoadData, ptx + b"\0")  # the driver reads text up to a zero
+        self._functions = {
+            name: (call(driver.cuModuleGetFunction, self._module, name.encode()), tuple(_TYPES[kind] for kind in kinds))
+            for name, kinds in signatures.items()
+        }
+
+    def launch(self, name: str, grid: tuple[int, int], threads: int, stream: Any, *arguments: float) -> None:
+        function, types = self._functions[name]
+        call(driver.cuLaunchKernel, function, *grid, 1, threads, 1, 1, 0, stream.raw, (arguments, types), 0)
+
+    def free(self) -> None:
+        if self._module is not None:
+            module, self._module = self._module, None
+            with suppress(BackendError):
+                call(driver.cuModuleUnload, module)
+
+
 class BindingsDevice:
     """See `gpu.Device`."""
 
@@ -139,6 +159,9 @@ class BindingsDevice:
                 call(driver.cuStreamEndCapture, stream.raw)
             raise
         return _Graph(call(driver.cuStreamEndCapture, stream.raw))
+
+    def kernels(self, ptx: bytes, signatures: Mapping[str, str]) -> Kernels:
+        return _Kernels(ptx, signatures)
 
     def free_memory(self) -> tuple[int, int]:
         return call(driver.cuMemGetInfo)

@@ -102,6 +102,24 @@ def why_no_gpu(least_cuda: int = 0) -> str | None:
     return None
 
 
+def driver_version() -> str | None:
+    """The driver's own version, such as "580.65.06", from its management library; None where that tells none."""
+    try:
+        library = _management()
+        if library.nvmlInit_v2():
+            return None
+        text = ctypes.create_string_buffer(96)
+        failed = library.nvmlSystemGetDriverVersion(text, len(text))
+        library.nvmlShutdown()
+    except (OSError, AttributeError):
+        return None
+    return None if failed else text.value.decode(errors="replace")
+
+
+def _management() -> Any:
+    return ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
+
+
 def _library() -> Any:
     return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pycuda.driver as driver  # pyright: ignore[reportMissingImports]
 
 from ..errors import BackendError, OutOfMemoryError
-from . import Graph, Memory
+from . import Graph, Kernels, Memory
 
 
 @contextmanager
@@ -75,6 +75,23 @@ class _Staging:
         self.array = np.empty(0, np.uint8)  # pycuda gives the memory back with its array
 
 
+class _Kernels:
+    def __init__(self, ptx: bytes, signatures: Mapping[str, str]) -> None:
+        with ours():
+            self._module: Any = driver.module_from_buffer(ptx + b"\0")  # the driver reads text up to a zero
+            self._functions = {name: self._module.get_function(name) for name in signatures}
+        for name, kinds in signatures.items():
+            # Calls without it keep each one's arguments for ever, and mix those up that are equal but of other types.
+            self._functions[name].prepare(kinds)
+
+    def launch(self, name: str, grid: tuple[int, int], threads: int, stream: Any, *arguments: float) -> None:
+        with ours():
+            self._functions[name].prepared_async_call(grid, (threads, 1, 1), stream.raw, *arguments)
+
+    def free(self) -> None:
+        self._module, self._functions = None, {}  # pycuda gives the module back with its object
+
+
 class PycudaDevice:
     """See `gpu.Device`."""
 
@@ -119,6 +136,9 @@ class PycudaDevice:
 
     def capture(self, stream: Any, work: Callable[[], None]) -> Graph:
         raise BackendError("GPU", "pycuda has no graphs", "install cuda-bindings")
+
+    def kernels(self, ptx: bytes, signatures: Mapping[str, str]) -> Kernels:
+        return _Kernels(ptx, signatures)
 
     def free_memory(self) -> tuple[int, int]:
         with ours():

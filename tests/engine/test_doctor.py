@@ -13,7 +13,7 @@ import pytest
 from defocus.engine import backends, doctor
 from defocus.engine.backends import ort
 from defocus.engine.card import read_card
-from defocus.engine.gpu.driver import why_no_gpu
+from defocus.engine.gpu.driver import Gpu, why_no_gpu
 
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -31,6 +31,7 @@ def test_the_whole_picture_with_a_self_test(tiny_model, tmp_path):
     assert picture["engines"] == []
     assert picture["engine_folder"].startswith(str(tmp_path))
     assert picture["packages"]["onnxruntime"]
+    assert "CPUExecutionProvider" in picture["providers"]
     works = {name for name, reason in picture["backends"].items() if reason is None}
     assert {trial["backend"] for trial in picture["trials"]} == works
     (cpu,) = (trial for trial in picture["trials"] if trial["backend"] == "cpu")
@@ -49,6 +50,36 @@ def test_for_people_it_says_why_not_and_what_to_do(tiny_model):
         line = next(line for line in text.splitlines() if line.startswith(f"  {name} "))
         assert (reason in line) if reason else line.endswith("works")
     assert "chosen    " in text
+    assert "providers of ONNX Runtime: " in text
+    assert "CPUExecutionProvider" in text
+
+
+def test_a_card_is_told_with_its_driver_and_where_counts_are_converted(tiny_model, monkeypatch):
+    """Over a card that is not there: only what is asked of the driver and of TensorRT is made up."""
+    monkeypatch.setattr(doctor, "why_no_gpu", lambda: None)
+    monkeypatch.setattr(doctor, "find_gpu", lambda: Gpu("NVIDIA RTX 4070", (8, 9), 46, 12 << 30, (13, 0)))
+    known = ort.CPU.open
+
+    def with_a_note(path, card, threads=None):
+        session = known(path, card, threads)
+        session.description += ", counts converted on the host (CUDA_ERROR_INVALID_PTX)"
+        return session
+
+    monkeypatch.setattr(ort.CPU, "open", with_a_note)
+    monkeypatch.setattr(backends, "NAMES", ("cpu",))
+    for version, says in (("580.65.06", "SM89, driver 580.65.06 for CUDA 13.0"), (None, "SM89, driver for CUDA 13.0")):
+        monkeypatch.setattr(doctor, "driver_version", lambda version=version: version)
+        text = "\n".join(doctor.lines(doctor.examine(str(tiny_model))))
+        assert f"GPU       NVIDIA RTX 4070, 12.0 GiB, {says}\n" in text
+        assert "counts converted on the host (CUDA_ERROR_INVALID_PTX)" in text
+
+
+def test_the_self_test_takes_about_five_seconds_of_runs(tiny_model):
+    """A second a backend at most, of which there are five."""
+    picture = doctor.examine(str(tiny_model), self_test=True)
+    assert len(backends.NAMES) == 5
+    for trial in picture.trials:
+        assert trial.runs in (3, 50) or (trial.runs - 1) * trial.seconds < 2  # 3 of the slowest, 50 of the fastest
 
 
 def test_a_model_that_is_none_is_told_and_fails(tmp_path):

@@ -18,6 +18,32 @@ def test_the_card_is_described(card):
     assert (found.memory, found.cuda) == (12 << 30, (13, 0))
 
 
+def test_the_drivers_own_version_is_told_where_it_can_be_had(monkeypatch):
+    class Management:
+        answer = 0
+
+        def nvmlInit_v2(self):
+            return 0
+
+        def nvmlSystemGetDriverVersion(self, text, size):
+            text.value = b"580.65.06"
+            return self.answer
+
+        def nvmlShutdown(self):
+            return 0
+
+    monkeypatch.setattr(driver, "_management", Management)
+    assert driver.driver_version() == "580.65.06"
+    monkeypatch.setattr(Management, "answer", 999)
+    assert driver.driver_version() is None
+
+    def missing():
+        raise OSError("libnvidia-ml.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(driver, "_management", missing)
+    assert driver.driver_version() is None
+
+
 @pytest.mark.parametrize(
     ("fields", "cause"),
     [

@@ -26,13 +26,13 @@ RTX = module.RTX
 AHEAD = ("SM89",)
 
 
-def half(source: Path, target: Path) -> Path:
-    """An FP16 copy of an ONNX file, as defocus-export makes it."""
+def half(source: Path, target: Path, ends: bool = False) -> Path:
+    """An FP16 copy of an ONNX file, as defocus-export makes it; with `ends` its input and output are float16 too."""
     import onnx
 
     from defocus.export.half import save_half, to_half
 
-    save_half(to_half(onnx.load(str(source))), read_card(source), target)
+    save_half(to_half(onnx.load(str(source)), half_ends=ends), read_card(source), target)
     return target
 
 
@@ -94,6 +94,14 @@ def test_fp32_asked_of_an_fp16_graph_is_refused(trt, tiny_half, tmp_path):
         RTX.build_ahead(tiny_half, small(read_card(tiny_half), precision="fp32"), EngineCache(tmp_path))
 
 
+def test_half_ends_are_refused(trt, tiny_model, tmp_path):
+    """The session hands float32 over: read as float16 it would give rubbish without a word."""
+    path = half(tiny_model, tmp_path / "ends.onnx", ends=True)
+    with pytest.raises(BackendError, match=r"'image' is HALF, and .*; export it again without --fp16-io"):
+        RTX.build_ahead(path, small(read_card(path)), EngineCache(tmp_path))
+    assert EngineCache(tmp_path).entries() == []
+
+
 @pytest.mark.parametrize("flag", ["version_compatible", "workspace"])
 def test_flags_are_taken_and_make_another_engine(trt, tiny_half, tmp_path, flag):
     card = read_card(tiny_half)
@@ -117,13 +125,16 @@ def test_a_workspace_that_is_too_small_is_one_line(trt, default_half):
 
 def test_an_unknown_card_generation_names_the_known(trt, tiny_half, tmp_path):
     recipe = small(read_card(tiny_half), capabilities=("SM35",))
-    with pytest.raises(BackendError, match=r"cannot build for SM35; it knows .*SM89"):
+    with pytest.raises(BackendError, match=r"cannot build for SM35; it knows SM75, .*SM89"):
         RTX.build_ahead(tiny_half, recipe, EngineCache(tmp_path), lambda line: None)
 
 
 def test_an_engine_built_ahead_is_found_on_its_generation(trt, tiny_half, tmp_path):
     card, cache = read_card(tiny_half), EngineCache(tmp_path)
-    key = RTX.build_ahead(tiny_half, small(card), cache, lambda line: None)
+    said = []
+    key = RTX.build_ahead(tiny_half, small(card), cache, said.append)
+    assert "building an engine of tiny_fp16.onnx for any SM89; this" in said[0]
+    assert ", any SM89, " in str(cache.entries()[0])
     here = driver.Gpu("NVIDIA GeForce RTX 4070", (8, 9), 46, 12 << 30, (13, 0))
     recipe = small(card, capabilities=())
     assert module._built_ahead(cache, RTX.key(trt, card, recipe, here)) == key
