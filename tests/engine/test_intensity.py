@@ -151,3 +151,21 @@ def test_long_float_stacks_are_sampled(monkeypatch):
     found = measure(stack, RULE)
     assert found.offset == pytest.approx(low, abs=2)
     assert found.offset + found.scale == pytest.approx(high, abs=5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_into_a_given_array_the_same_bits_come(dtype):
+    rng = np.random.default_rng(3)
+    plane = rng.integers(0, 100, (9, 14)).astype(dtype)
+    intensity = Intensity(2.3, 61.7)
+    unit = to_unit(plane, intensity)
+    given = np.full((2, 9, 14), np.nan, np.float32)
+    assert to_unit(plane, intensity, out=given[1]).base is given
+    assert np.array_equal(given[1], unit)
+    assert np.isnan(given[0]).all()
+    restored = unit + rng.normal(0, 0.5, unit.shape).astype(np.float32)
+    expected = from_unit(restored, intensity, dtype)
+    target = np.zeros((9, 28), dtype)
+    from_unit(restored, intensity, dtype, out=target[:, ::2])  # strided, as a core in its plane
+    assert np.array_equal(target[:, ::2], expected)
+    assert not target[:, 1::2].any()

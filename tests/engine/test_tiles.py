@@ -90,3 +90,22 @@ def test_cut_pieces_are_pieces_of_the_padded_plane():
     for tile in plan(150, 217, 80, 16):
         top, bottom, left, right = tile.outer
         assert np.array_equal(cut(plane, tile), padded[:, top:bottom, left:right])
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (90, 110), (5, 7), (1, 40), (2, 17, 33)])
+@pytest.mark.parametrize("tile", [16, 48, 128])
+def test_what_a_tile_sees_is_the_padded_plane(shape, tile):
+    """Into a given array or a new one; held against numpy's own padding."""
+    plane = np.random.default_rng(1).integers(0, 65535, shape, np.uint16)
+    height, width = shape[-2:]
+    rows, columns = up(height, 16) - height, up(width, 16) - width
+    padded = plane
+    for axis, length, more in ((-2, height, rows), (-1, width, columns)):
+        widths = [(0, 0)] * plane.ndim
+        widths[axis] = (0, more)
+        padded = np.pad(padded, widths, "reflect" if more < length else "edge")
+    for one in plan(height, width, tile, 0):
+        top, bottom, left, right = one.outer
+        room = np.zeros((*shape[:-2], *one.shape), np.uint16)
+        for seen in (cut(plane, one), cut(plane, one, room)):
+            assert np.array_equal(seen, padded[..., top:bottom, left:right])
