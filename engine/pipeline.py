@@ -86,7 +86,12 @@ class Piece:
 def read_stage(job: Job) -> Piece:
     """Read a job's file; whatever goes wrong is the outcome's error."""
     if job.others:
-        return joined(job, [read_stage(one) for one in job.each()])
+        parts = [read_stage(one) for one in job.each()]
+        try:
+            with _naming(job.source, "reading"):
+                return joined(job, parts)
+        except DefocusError as error:
+            return replace(parts[0], outcome=Outcome.of(job).failed(error), stack=None)
     outcome = Outcome(job)
     try:
         with _naming(job.source, "reading"):

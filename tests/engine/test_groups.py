@@ -140,6 +140,15 @@ def test_pixels_that_are_no_numbers_name_both(tmp_path, engine, job):
         assert "NaN" in str(outcome.error)
 
 
+def test_memory_that_does_not_hold_both_is_told_of_both(engine, job, monkeypatch):
+    def full(arrays):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "stack", full)
+    for outcome in one(job, engine):
+        assert "not enough memory" in str(outcome.error)
+
+
 def test_a_partner_of_another_version_is_no_failure(engine, job):
     (second,) = job.others
     stale = replace(second, stat=(1, 1))
