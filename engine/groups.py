@@ -35,7 +35,9 @@ def joined(job: Job, parts: Sequence[Piece]) -> Piece:
         told = replace(outcomes[0], job=job, others=outcomes[1:])
         return replace(parts[0], outcome=_blamed(told, error), stack=None)
     first = stacks[0]
-    data = np.stack([stack.data for stack in stacks])
+    data = np.empty((len(stacks), *first.data.shape), first.data.dtype)
+    for plane, stack in zip(data, stacks, strict=True):
+        plane[...] = stack.data
     # The parts look into the one array: their pixels are not held twice.
     views = tuple(
         replace(part, stack=replace(stack, data=plane)) for part, stack, plane in zip(parts, stacks, data, strict=True)

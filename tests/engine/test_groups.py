@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import tiff
+from defocus.engine import groups, tiff
 from defocus.engine.batch import is_done
 from defocus.engine.engine import Engine
 from defocus.engine.errors import ChangedError, InputError, OutputError
@@ -141,10 +142,10 @@ def test_pixels_that_are_no_numbers_name_both(tmp_path, engine, job):
 
 
 def test_memory_that_does_not_hold_both_is_told_of_both(engine, job, monkeypatch):
-    def full(arrays):
+    def full(shape, dtype):
         raise MemoryError
 
-    monkeypatch.setattr(np, "stack", full)
+    monkeypatch.setattr(groups, "np", SimpleNamespace(empty=full))
     for outcome in one(job, engine):
         assert "not enough memory" in str(outcome.error)
 
