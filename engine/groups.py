@@ -37,13 +37,11 @@ def joined(job: Job, parts: Sequence[Piece]) -> Piece:
         return replace(parts[0], outcome=_blamed(told, error), stack=None)
     first = stacks[0]
     shape = (len(stacks), *first.data.shape)
-    try:
-        place = parts[0].place(shape, first.data.dtype)
-        data = np.stack([stack.data for stack in stacks], out=place)
-    except (DefocusError, MemoryError) as no_room:
-        if not isinstance(no_room, DefocusError):
-            no_room = DefocusError(job.name, "not enough memory for joining them", "use a smaller --memory")
-        return replace(parts[0], outcome=replace(outcomes[0], job=job, others=outcomes[1:]).failed(no_room), stack=None)
+    data = parts[0].place(shape, first.data.dtype)
+    if data is None:
+        data = np.empty(shape, first.data.dtype)
+    for plane, stack in zip(data, stacks, strict=True):
+        plane[...] = stack.data
     held = 0 if on_a_disk(data) else 2 * data.nbytes
     # The parts look into the one array: their pixels are not held twice.
     views = tuple(

@@ -65,6 +65,11 @@ class Outcome:
     reports: tuple[PlaneReport, ...] = ()
     others: tuple[Outcome, ...] = ()
 
+    @classmethod
+    def of(cls, job: Job) -> Outcome:
+        """The outcome of a job, and of its other files, of which nothing is known yet."""
+        return cls(job, others=tuple(cls(other) for other in job.others))
+
     def each(self) -> tuple[Outcome, ...]:
         """The outcomes of its files one by one, in the order of channels."""
         return (replace(self, job=replace(self.job, others=()), others=()), *self.others)

@@ -107,7 +107,12 @@ class Piece:
 def read_stage(job: Job, memory: int = 0) -> Piece:
     """Read a job's file; whatever goes wrong is the outcome's error."""
     if job.others:
-        return joined(job, [read_stage(one, memory) for one in job.each()])
+        parts = [read_stage(one, memory) for one in job.each()]
+        try:
+            with _naming(job.source, "reading"):
+                return joined(job, parts)
+        except DefocusError as error:
+            return replace(parts[0], outcome=Outcome.of(job).failed(error), stack=None)
     outcome = Outcome(job)
     place = Disk(job.target.parent, max(1, memory // (2 * _FILES)) if memory else 0)
     try:

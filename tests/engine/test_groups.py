@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import scratch, tiff
+from defocus.engine import groups, scratch, tiff
 from defocus.engine.batch import is_done
 from defocus.engine.engine import Engine
 from defocus.engine.errors import ChangedError, InputError, OutputError
@@ -139,6 +140,15 @@ def test_pixels_that_are_no_numbers_name_both(tmp_path, engine, job):
     for outcome in one(job, engine):
         assert "a_w1.tif and " in str(outcome.error)
         assert "NaN" in str(outcome.error)
+
+
+def test_memory_that_does_not_hold_both_is_told_of_both(engine, job, monkeypatch):
+    def full(shape, dtype):
+        raise MemoryError
+
+    monkeypatch.setattr(groups, "np", SimpleNamespace(empty=full))
+    for outcome in one(job, engine):
+        assert "not enough memory" in str(outcome.error)
 
 
 def test_a_partner_of_another_version_is_no_failure(engine, job):

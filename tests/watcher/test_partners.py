@@ -195,16 +195,16 @@ def test_killed_between_the_two_outputs_the_next_start_completes_the_pair(
 ):
     """The process kills itself with SIGKILL at the n-th call of a step of the commit."""
     acquisition, out = folders
-    for number, name in enumerate(("a_w1.tif", "a_w2.tif")):
-        write_tiff(acquisition / name, number)
+    write_tiff(acquisition / "a_w1.tif", 1)
+    write_tiff(acquisition / "a_w2.tif", 2)
     (tmp_path / "suicide.py").write_text(SUICIDE)
     line = [sys.executable, str(tmp_path / "suicide.py"), step, str(call), str(acquisition), "-o", str(out)]
     line += ["--model", str(tiny_model_2c), "--backend", "cpu", "--channels", PATTERN, "--once", *QUICK]
     assert subprocess.run(line, capture_output=True, timeout=60).returncode == -signal.SIGKILL
     committed = {("replace", 0): 0, ("fsync_folder", 0): 1, ("replace", 1): 1}.get((step, call), 2)
     assert len(outputs(out)) == committed
-    for number, name in enumerate(("b_w1.tif", "b_w2.tif")):  # what comes meanwhile
-        write_tiff(acquisition / name, 2 + number)
+    write_tiff(acquisition / "b_w1.tif", 3)
+    write_tiff(acquisition / "b_w2.tif", 4)
     last = pairs("--once")
     assert last.process.wait(60) == 0, last.said()
     said = last.said()
