@@ -150,7 +150,7 @@ def infer_stage(piece: Piece, engine: Engine, stop: Stopped = lambda: False) -> 
                 restored = engine(stack.data, stack.axes, name=outcome.job.name, out=out, stopped=stop)
             outcome.seconds["infer"] = perf_counter() - start
     except DefocusError as error:
-        return Piece(outcome.failed(error))
+        return replace(piece, outcome=outcome.failed(error), stack=None)  # it still weighs what it took
     return replace(piece, restored=restored)
 
 

@@ -73,6 +73,17 @@ def test_bytes_in_hand_are_bounded_but_one_file_goes_in(tmp_path, engine, jobs):
     assert len(list(pipeline(jobs, engine, ahead=3, memory=1))) == len(jobs)
 
 
+def test_files_that_fail_in_the_engine_give_their_bytes_back(tmp_path, engine):
+    """Or else the reader would wait for ever after enough of them."""
+    (tmp_path / "nan").mkdir()
+    for index in range(12):
+        tifffile.imwrite(tmp_path / "nan" / f"{index}.tif", np.full((64, 64), np.nan, np.float32))
+    todo = [Job(path, tmp_path / "out" / path.name) for path in (tmp_path / "nan").iterdir()]
+    done = list(pipeline(todo, engine, ahead=1, memory=6 * 64 * 64 * 4 + 6))
+    assert len(done) == 12
+    assert all("NaN" in str(outcome.error) for outcome in done)
+
+
 def test_what_the_jobs_raise_is_raised(engine):
     def broken():
         yield from ()
