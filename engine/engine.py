@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from math import isfinite
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,46 +15,13 @@ from .._version import __version__
 from .backends import AUTO, CountsSession, Opened, not_finite, open_session
 from .buffer import Buffer
 from .card import DEFAULT, Card, model_path, read_card
-from .errors import BackendError, InputError, StoppedError
+from .errors import BackendError, DefocusError, InputError, StoppedError
 from .fallback import Fallback, reopening
-from .intensity import Intensity, check_dtype, from_unit, limited, measure, to_unit
-from .planes import as_groups, channel_axis, check_axes, indices
+from .intensity import from_unit, limited, to_unit
 from .scratch import relax
-from .tiles import Tile, cut, plan, smallest_tile, up
-
-DEFAULT_TILE = 1024
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How an engine works, beside its model.
-
-    Attributes
-    ----------
-    tile, halo : int
-        Side of a tile with its halo, and the halo, in px.
-    per : "plane" or "stack"
-        Whether each plane has an intensity of its own, or each channel of a stack has one.
-    batch : int
-        How many tiles go through the network at once.
-    threads : int or None
-        Processor threads; None: as many as there are cores.
-    """
-
-    tile: int
-    halo: int
-    per: Literal["plane", "stack"] = "plane"
-    batch: int = 1
-    threads: int | None = None
-
-
-class _Piece(NamedTuple):
-    """One tile of one group (C, Y, X), where its core goes, and the intensity of each channel."""
-
-    source: np.ndarray
-    target: np.ndarray
-    intensities: tuple[Intensity, ...]
-    tile: Tile
+from .settings import Settings, settings_for
+from .tiles import Tile, cut
+from .work import Image, Portion, Work
 
 
 class Engine:
@@ -99,7 +65,7 @@ class Engine:
         halo: int | None = None,
         per: Literal["plane", "stack"] = "plane",
         threads: int | None = None,
-        batch: int = 1,
+        batch: int | None = None,
     ) -> Engine:
         """Open a model.
 
@@ -112,7 +78,7 @@ class Engine:
         tile, halo : int, optional
             In px; by default 1024 (more where the halo asks for it) and the halo on the model's card.
         per, threads, batch
-            See `Settings`.
+            See `Settings`; a batch of None is what is usual for the backend that is taken.
 
         Raises
         ------
@@ -123,9 +89,14 @@ class Engine:
         """
         path = model_path(model)
         card = read_card(path)
-        settings = _settings(card, tile, halo, per, threads, batch)
+
+        def settings(name: str) -> Settings:
+            return settings_for(card, name, tile, halo, per, threads, batch)
+
+        settings(backend)  # what makes no sense is told before a backend is opened
+        opened = open_session(backend, path, card, threads)
         fallback = Fallback(backend, reopening(path, card, threads), settings, card.multiple)
-        return cls(card, open_session(backend, path, card, threads), settings, fallback)
+        return cls(card, opened, settings(opened.name), fallback)
 
     def __call__(
         self,
@@ -167,19 +138,36 @@ class Engine:
             The runtime failed, or gave numbers that are none, and there was nothing to give way to: out of memory a
             smaller tile is tried, and where the backend was left to "auto" the next one.
         """
-        image = np.asarray(image)
-        check_dtype(image.dtype, name)
-        axes = check_axes(image.shape, axes, name)
-        result = np.empty(image.shape, image.dtype) if out is None else out
-        if result.shape != image.shape or result.dtype != image.dtype:
-            raise ValueError(f"out is {result.dtype} {result.shape}, the image {image.dtype} {image.shape}")
+        (found,) = self.together([Image(image, axes, name, out)], stopped)
+        if isinstance(found, DefocusError):
+            raise found
+        return found
+
+    def together(
+        self, images: Sequence[Image], stopped: Callable[[], bool] = lambda: False
+    ) -> list[np.ndarray | DefocusError]:
+        """Restore several images whose tiles share batches, where they have one shape and the settings allow.
+
+        Of each, what a call would return or raise: a bad image does not stop the others.
+        """
+        found: list[Work | DefocusError] = [self._work(image) for image in images]
         while True:
             try:
-                self._whole(image, result, axes, name, stopped)
-                return result
+                for batch in self._batches(found):
+                    if stopped():
+                        raise StoppedError(images[0].name, "was left before its end", "start again")
+                    self._restore(batch)
+                    relax(*(array for work in found if isinstance(work, Work) for array in (work.data, work.result)))
+                break
             except BackendError as error:
-                if not self._give_way(error):
-                    raise
+                if self._give_way(error):
+                    continue
+                failed: DefocusError = error
+            except StoppedError as error:
+                failed = error
+            found = [failed if isinstance(work, Work) else work for work in found]
+            break
+        return [work.result if isinstance(work, Work) else work for work in found]
 
     def map(self, images: Iterable[np.ndarray], axes: str | None = None) -> Iterator[np.ndarray]:
         """Restore images as they come: lazy, in order, one in memory at a time.
@@ -195,18 +183,31 @@ class Engine:
         for number, image in enumerate(images):
             yield self(image, axes, name=f"image {number}")
 
-    def _whole(
-        self, image: np.ndarray, result: np.ndarray, axes: str, name: object, stopped: Callable[[], bool]
-    ) -> None:
-        """Restore an image once, from its first tile to its last."""
-        source = as_groups(image, axes, self.card.channels, name)
-        target = as_groups(result, axes, self.card.channels, name)
-        pieces = self._pieces(source, target, axes, name)
-        while batch := list(islice(pieces, self.settings.batch)):
-            if stopped():
-                raise StoppedError(name, "was left before its end", "start again")
-            self._restore(batch)
-            relax(image, result)
+    def _work(self, image: Image) -> Work | DefocusError:
+        try:
+            return Work(image, self.card)
+        except InputError as error:
+            return error
+
+    def _batches(self, found: list[Work | DefocusError]) -> Iterator[list[Portion]]:
+        """The tiles of all images in batches of one shape; an image that turns out to be bad becomes its error."""
+
+        def portions() -> Iterator[Portion]:
+            for index, work in enumerate(found):
+                if isinstance(work, Work):
+                    try:
+                        yield from work.portions(self.settings)
+                    except InputError as error:
+                        found[index] = error
+
+        batch: list[Portion] = []
+        for portion in portions():
+            if batch and (len(batch) == self.settings.batch or portion.tile.shape != batch[0].tile.shape):
+                yield batch
+                batch = []
+            batch.append(portion)
+        if batch:
+            yield batch
 
     def provenance(self) -> dict[str, Any]:
         """What made an output, ready for JSON: the software, the model and its hash, the backend, the settings."""
@@ -246,27 +247,7 @@ class Engine:
         self.backend, self._session, self.description = opened.name, opened.session, opened.session.description
         return True
 
-    def _pieces(self, source: np.ndarray, target: np.ndarray, axes: str, name: object) -> Iterator[_Piece]:
-        """The tiles of every group (channels, Y, X) that has something to restore; the others are copied."""
-        if source.size == 0:
-            return
-        settings = self.settings
-        height, width = source.shape[-2:]
-        tiles = plan(height, width, settings.tile, settings.halo, self.card.multiple)
-        find = self._per_plane if settings.per == "plane" else _PerStack(source, axes, self.card, name)
-        for index in indices(source):
-            intensities = find(source[index], index, name)
-            if all(intensity.flat for intensity in intensities):
-                target[index] = source[index]
-                continue
-            for tile in tiles:
-                yield _Piece(source[index], target[index], intensities, tile)
-
-    def _per_plane(self, group: np.ndarray, index: tuple[int, ...], name: object) -> tuple[Intensity, ...]:
-        where = f"{name} plane {index}" if len(index) and any(index) else name
-        return tuple(measure(plane, self.card.intensity, where) for plane in group)
-
-    def _restore(self, pieces: list[_Piece]) -> None:
+    def _restore(self, pieces: list[Portion]) -> None:
         """Run one batch of tiles and put their cores into place."""
         shape = (len(pieces), self.card.channels, *pieces[0].tile.shape)
         session = self._session
@@ -297,7 +278,7 @@ class Engine:
                 else:
                     from_unit(unit[(channel, *tile.source)], intensity, target.dtype, out=target[core])
 
-    def _restore_counts(self, session: CountsSession, pieces: list[_Piece], shape: tuple[int, ...]) -> None:
+    def _restore_counts(self, session: CountsSession, pieces: list[Portion], shape: tuple[int, ...]) -> None:
         """The same where the session converts the counts itself."""
         batch = self._batch.array(shape, np.uint16)
         for counts, piece in zip(batch, pieces, strict=True):
@@ -313,47 +294,6 @@ class Engine:
         return cut(plane, tile, self._edge.array(tile.shape, plane.dtype))
 
 
-def _same_counts(piece: _Piece, session: CountsSession) -> bool:
+def _same_counts(piece: Portion, session: CountsSession) -> bool:
     """Whether a piece goes from counts that the session takes to counts of the same kind."""
     return piece.source.dtype == piece.target.dtype and session.takes_counts(piece.source.dtype)
-
-
-class _PerStack:
-    """One intensity for all planes of a stack, but one a channel: dyes have nothing to do with one another."""
-
-    def __init__(self, source: np.ndarray, axes: str, card: Card, name: object) -> None:
-        self._source, self._card, self._name = source, card, name
-        others = [letter for letter in axes if letter not in "YX"]
-        channel = channel_axis(axes)
-        # With one channel at a time the channel axis is among the leading ones of (..., 1, Y, X).
-        self._position = others.index(channel) if channel and card.channels == 1 else None
-        self._found: dict[int, tuple[Intensity, ...]] = {}
-
-    def __call__(self, group: np.ndarray, index: tuple[int, ...], name: object) -> tuple[Intensity, ...]:
-        key = 0 if self._position is None else index[self._position]
-        if key not in self._found:
-            stack = self._source if self._position is None else self._source[(slice(None),) * self._position + (key,)]
-            self._found[key] = tuple(
-                measure(stack[..., channel, :, :], self._card.intensity, self._name)
-                for channel in range(self._card.channels)
-            )
-        # A flat plane stays as it is, also among others.
-        return tuple(
-            Intensity(intensity.offset, 0.0) if plane.min() == plane.max() else intensity
-            for plane, intensity in zip(group, self._found[key], strict=True)
-        )
-
-
-def _settings(card: Card, tile: int | None, halo: int | None, per: str, threads: int | None, batch: int) -> Settings:
-    if per not in ("plane", "stack"):
-        raise InputError(f"per {per!r}", "unknown", 'choose "plane" or "stack"')
-    for word, value, least in (("halo", halo, 0), ("tile", tile, 1), ("threads", threads, 1), ("batch", batch, 1)):
-        if value is not None and value < least:
-            raise InputError(f"{word} {value}", "too small", f"use at least {least}")
-    halo = up(card.halo if halo is None else halo, card.multiple)
-    smallest = smallest_tile(halo, card.multiple)
-    if tile is None:
-        tile = up(max(DEFAULT_TILE, 4 * halo), card.multiple)  # less than a quarter of such a tile would be core
-    elif tile < smallest:
-        raise InputError(f"tile {tile}", f"leaves no core between halos of {halo} px", f"use at least {smallest}")
-    return Settings(tile // card.multiple * card.multiple, halo, per, batch, threads)

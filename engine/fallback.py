@@ -17,7 +17,7 @@ from .errors import BackendError, MissingExtraError, OutOfMemoryError
 from .tiles import smallest_tile
 
 if TYPE_CHECKING:
-    from .engine import Settings
+    from .settings import Settings
 
 Reopen = Callable[[str], Opened]
 
@@ -31,6 +31,10 @@ class Fallback:
         The backend that the user named, or "auto".
     reopen : callable
         Opens the model in the backend of a name.
+    wanted : callable
+        The settings for the backend of a name, as they were first asked for.
+    multiple : int
+        The model's.
 
     Attributes
     ----------
@@ -38,8 +42,8 @@ class Fallback:
         What was given up and why, oldest first.
     """
 
-    def __init__(self, asked: str, reopen: Reopen, settings: Settings, multiple: int) -> None:
-        self._asked, self._reopen, self._wanted, self._multiple = asked, reopen, settings, multiple
+    def __init__(self, asked: str, reopen: Reopen, wanted: Callable[[str], Settings], multiple: int) -> None:
+        self._asked, self._reopen, self._wanted, self._multiple = asked, reopen, wanted, multiple
         self.steps: list[str] = []
 
     def smaller(self, settings: Settings, error: BackendError) -> Settings | None:
@@ -66,7 +70,7 @@ class Fallback:
             except (BackendError, MissingExtraError):
                 continue
             self.steps.append(f"{error.thing}: {error.cause}; went on with {opened.session.description}")
-            return opened, self._wanted
+            return opened, self._wanted(opened.name)
         return None
 
 

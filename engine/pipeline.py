@@ -6,7 +6,7 @@ read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> judge -> 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from .jobs import Job, Outcome, version_record
 from .judge import judge
 from .report import summary
 from .scratch import Disk, Place, in_memory, on_a_disk, relax
+from .work import Image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +77,8 @@ def process(
     job: Job, engine: Engine, only_defocused: bool = False, memory: int = MEMORY, stop: Stopped = lambda: False
 ) -> Outcome:
     """Restore one file; never raises but for KeyboardInterrupt and the like."""
-    return write_stage(infer_stage(read_stage(job, memory), engine, stop), engine, only_defocused)
+    (piece,) = infer_stage([read_stage(job, memory)], engine, stop)
+    return write_stage(piece, engine, only_defocused)
 
 
 @dataclass(frozen=True)
@@ -135,23 +137,39 @@ def read_stage(job: Job, memory: int = 0) -> Piece:
     return Piece(outcome, version, stack, place=place, nbytes=held)
 
 
-def infer_stage(piece: Piece, engine: Engine, stop: Stopped = lambda: False) -> Piece:
-    """Run the engine on what was read; a file in memory is soon done and not left for `stop`."""
-    stack, outcome = piece.stack, piece.outcome
-    if stack is None:
-        return piece
+def infer_stage(pieces: Sequence[Piece], engine: Engine, stop: Stopped = lambda: False) -> list[Piece]:
+    """Run the engine on what was read: several files at once, whose tiles may share batches.
+
+    A file in memory is soon done and not left for `stop`; one that lies on disk comes here alone.
+    """
+    todo = [piece for piece in pieces if piece.stack is not None]
+    if not todo:
+        return list(pieces)
+    start, done = perf_counter(), dict[int, Piece]()
     try:
-        with _naming(outcome.job.source, "restoring"):
-            start = perf_counter()
-            out = piece.place(stack.data.shape, stack.data.dtype)
-            if out is None:
-                restored = engine(stack.data, stack.axes, name=outcome.job.name)
-            else:
-                restored = engine(stack.data, stack.axes, name=outcome.job.name, out=out, stopped=stop)
-            outcome.seconds["infer"] = perf_counter() - start
+        with _naming(todo[0].outcome.job.source, "restoring"):
+            images = [_image(piece) for piece in todo]
+            results = engine.together(images, stop if any(image.out is not None for image in images) else lambda: False)
     except DefocusError as error:
-        return replace(piece, outcome=outcome.failed(error), stack=None)  # it still weighs what it took
-    return replace(piece, restored=restored)
+        results = [error] * len(todo)
+    seconds, size = perf_counter() - start, sum(_pixels(piece) for piece in todo)
+    for piece, result in zip(todo, results, strict=True):
+        if isinstance(result, DefocusError):  # it still weighs what it took
+            done[id(piece)] = replace(piece, outcome=piece.outcome.failed(result), stack=None)
+            continue
+        piece.outcome.seconds["infer"] = seconds * _pixels(piece) / max(1, size)
+        done[id(piece)] = replace(piece, restored=result)
+    return [done.get(id(piece), piece) for piece in pieces]
+
+
+def _image(piece: Piece) -> Image:
+    assert piece.stack is not None
+    data = piece.stack.data
+    return Image(data, piece.stack.axes, piece.outcome.job.name, piece.place(data.shape, data.dtype))
+
+
+def _pixels(piece: Piece) -> int:
+    return 0 if piece.stack is None else piece.stack.data.size
 
 
 def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from .jobs import Job, Outcome
@@ -60,6 +62,42 @@ class _Budget:
             self._changed.notify_all()
 
 
+# What comes from the reader (Piece, None: no more, an exception) and from the writers (Outcome and its bytes).
+_Item = Piece | BaseException | tuple[Outcome, int] | None
+
+
+class _News:
+    """What the other threads tell the engine's; `put` may be called from any of them."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._kept: deque[_Item] = deque()
+        self.put = self._queue.put
+
+    def get(self) -> _Item:
+        """The next one; waits for it."""
+        while not self._kept:
+            with suppress(queue.Empty):
+                self._kept.append(self._queue.get(timeout=_PATIENCE))
+        return self._kept.popleft()
+
+    def neighbours(self, piece: Piece, planes: int) -> list[Piece]:
+        """Files of the same shape that have been read already, to make up `planes` with it; nobody is waited for."""
+        found: list[Piece] = []
+        planes -= piece.outcome.planes
+        while planes > 0 and piece.nbytes:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if isinstance(item, Piece) and item.outcome.shape == piece.outcome.shape and item.nbytes:
+                found.append(item)
+                planes -= item.outcome.planes
+            else:
+                self._kept.append(item)
+        return found
+
+
 def overlapped(
     jobs: Iterable[Job], engine: Engine, only_defocused: bool, ahead: int, memory: int, stop: Stopped
 ) -> Iterator[Outcome]:
@@ -67,9 +105,9 @@ def overlapped(
 
     If the caller leaves early, what is being written is finished and nothing more is begun.
     """
-    budget = _Budget(2 * ahead + 1, memory)
-    # What comes from the reader (Piece, None: no more, an exception) and from the writers (Outcome and its bytes).
-    news: queue.SimpleQueue[Piece | BaseException | tuple[Outcome, int] | None] = queue.SimpleQueue()
+    # Files that may share a batch must have been read before their turn.
+    budget = _Budget(2 * ahead + engine.settings.batch, memory)
+    news = _News()
 
     def read() -> None:
         try:
@@ -96,20 +134,20 @@ def overlapped(
     unwritten, more = 0, True
     try:
         while more or unwritten:
-            try:
-                item = news.get(timeout=_PATIENCE)
-            except queue.Empty:
-                continue
+            item = news.get()
             if isinstance(item, BaseException):
                 raise item
             if item is None:
                 more = False
             elif isinstance(item, Piece):
+                pieces = [item, *news.neighbours(item, engine.settings.batch)]
                 if stop():
-                    budget.leave(item.nbytes)
+                    for piece in pieces:
+                        budget.leave(piece.nbytes)
                     continue
-                unwritten += 1
-                writers.submit(write, infer_stage(item, engine, stop))
+                for piece in infer_stage(pieces, engine, stop):
+                    unwritten += 1
+                    writers.submit(write, piece)
             else:
                 outcome, size = item
                 unwritten -= 1

@@ -11,7 +11,7 @@ from onnx import load
 from onnx.reference import ReferenceEvaluator
 
 import defocus
-from defocus.engine import engine as module
+from defocus.engine import settings as module
 from defocus.engine.card import Percentiles
 from defocus.engine.engine import Engine
 from defocus.engine.errors import BackendError, InputError

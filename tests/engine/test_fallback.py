@@ -105,7 +105,7 @@ def test_a_lost_card_in_the_middle_of_a_file_does_not_cost_the_file(place, tiny_
     place(Card(lost_after=3))
     source, target = tmp_path / "a.tif", tmp_path / "out.tif"
     tifffile.imwrite(source, image)
-    with Engine.load(tiny_model, tile=128) as engine:
+    with Engine.load(tiny_model, tile=128, batch=1) as engine:
         outcome = process(Job(source, target), engine)
     assert outcome.error is None
     assert np.array_equal(tifffile.imread(target), expected)

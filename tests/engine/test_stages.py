@@ -12,8 +12,10 @@ import tifffile
 
 from defocus import Engine
 from defocus.engine import stages, tiff
+from defocus.engine.errors import BackendError
 from defocus.engine.jobs import Job
 from defocus.engine.pipeline import pipeline
+from defocus.engine.work import Image
 
 
 @pytest.fixture
@@ -52,9 +54,9 @@ def test_files_in_hand_are_bounded(tmp_path, engine, jobs, monkeypatch):
     taken, most = [], [0]
     whole = stages.infer_stage
 
-    def slow(piece, *rest):
+    def slow(*given):
         time.sleep(0.03)
-        return whole(piece, *rest)
+        return whole(*given)
 
     monkeypatch.setattr(stages, "infer_stage", slow)
 
@@ -71,6 +73,60 @@ def test_files_in_hand_are_bounded(tmp_path, engine, jobs, monkeypatch):
 def test_bytes_in_hand_are_bounded_but_one_file_goes_in(tmp_path, engine, jobs):
     (tmp_path / "out").mkdir()
     assert len(list(pipeline(jobs, engine, ahead=3, memory=1))) == len(jobs)
+
+
+@pytest.fixture
+def sets(tmp_path) -> list[Job]:
+    """Files that may share batches, and among them one of another shape, a bad one, a flat one and one with NaN."""
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(3)
+    for index in range(14):
+        image = rng.normal(1000, 200, (50, 60)).astype(np.float32)
+        image = {4: image[:30], 6: np.full_like(image, 7.0), 8: np.where(image > 1500, np.nan, image)}.get(index, image)
+        tifffile.imwrite(tmp_path / "in" / f"{index:02d}.tif", image, metadata=None)
+    image[0, 0] = np.nan
+    tifffile.imwrite(tmp_path / "in" / "08.tif", image, metadata=None)
+    (tmp_path / "in" / "10.tif").write_bytes(b"II*\0 no image")
+    return [Job(path, tmp_path / "out" / path.name) for path in sorted((tmp_path / "in").iterdir())]
+
+
+def test_files_share_batches_where_the_engine_takes_several(tmp_path, tiny_model, sets, monkeypatch):
+    batches, whole = [], Engine._restore
+
+    def counted(self, portions):
+        batches.append(len(portions))
+        whole(self, portions)
+
+    monkeypatch.setattr(Engine, "_restore", counted)
+    with Engine.load(tiny_model, backend="cpu", batch=4) as engine:
+
+        def jobs():
+            yield from sets
+            time.sleep(0.5)  # the engine is slower than that, so the others have been read
+
+        first = engine.together
+        engine.together = lambda *given: (time.sleep(0.2), first(*given))[1]  # type: ignore[method-assign]
+        done = {outcome.job.source.name: outcome for outcome in pipeline(jobs(), engine, ahead=2)}
+        assert 1 < max(batches) <= 4
+        bad = {name for name, outcome in done.items() if outcome.error}
+        assert bad == {"08.tif", "10.tif"}
+        assert "NaN" in str(done["08.tif"].error)
+        assert "08.tif" in str(done["08.tif"].error)
+    with Engine.load(tiny_model, backend="cpu") as engine:
+        for job in sets:
+            if job.source.name not in bad:
+                expected = engine(tifffile.imread(job.source))
+                np.testing.assert_allclose(tifffile.imread(job.target), expected, rtol=1e-5)
+
+
+def test_a_backend_that_fails_fails_all_files_of_the_batch(tmp_path, tiny_model, sets, monkeypatch):
+    def fails(self, portions):
+        raise BackendError("cpu", "broken", "mend it")
+
+    monkeypatch.setattr(Engine, "_restore", fails)
+    with Engine.load(tiny_model, backend="cpu", batch=4) as engine:
+        found = engine.together([Image(tifffile.imread(job.source)) for job in sets if job.source.name != "10.tif"])
+    assert [isinstance(one, BackendError) for one in found].count(True) == len(found)
 
 
 def test_files_that_fail_in_the_engine_give_their_bytes_back(tmp_path, engine):

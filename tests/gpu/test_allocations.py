@@ -13,8 +13,10 @@ import pytest
 
 from defocus.engine.backends import Opened
 from defocus.engine.card import read_card
-from defocus.engine.engine import Engine, Settings
+from defocus.engine.engine import Engine
 from defocus.engine.intensity import Intensity
+from defocus.engine.settings import Settings
+from defocus.engine.work import Image, Work
 
 RUNS = 20
 
@@ -115,7 +117,8 @@ def test_the_engine_makes_nothing_anew(gpu, made, tiny_model, way):
     engine = Engine(read_card(tiny_model), Opened("rtx", session), Settings(1024, 16, batch=64))
     image = np.random.default_rng(0).integers(0, 4000, shape, np.uint16)
     gpu.launch = lambda *arguments: None
-    pieces = list(engine._pieces(image, result := np.empty_like(image), "TCYX", "image"))
+    work = Work(Image(image, "TCYX"), engine.card)
+    pieces = list(work.portions(engine.settings))
     assert len(pieces) == len(image)
     for _ in range(3):
         engine._restore(pieces)
@@ -125,7 +128,7 @@ def test_the_engine_makes_nothing_anew(gpu, made, tiny_model, way):
             engine._restore(pieces)
     assert allocations(gpu) == before
     assert meter.most < image.nbytes / 8
-    assert np.array_equal(result, image)
+    assert np.array_equal(work.result, image)
 
 
 def test_the_meter_sees_what_is_made(gpu):

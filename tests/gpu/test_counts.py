@@ -14,9 +14,10 @@ import pytest
 from defocus.engine.backends import CountsSession, Opened, device_counts
 from defocus.engine.backends.device_counts import PTX, SIGNATURES, DeviceCounts, Packet, as_ranges, proven
 from defocus.engine.card import read_card
-from defocus.engine.engine import Engine, Settings
+from defocus.engine.engine import Engine
 from defocus.engine.errors import BackendError
 from defocus.engine.intensity import LIMIT, Intensity, from_unit, limited, to_unit
+from defocus.engine.settings import Settings
 from defocus.tests.gpu import fake_tensorrt
 from defocus.tests.gpu.late_driver import LETTERS
 from defocus.tests.gpu.ptx import Ptx
