@@ -75,7 +75,9 @@ def make_ways(scratch: Path, cache: Path, plane: np.ndarray) -> tuple[list[Way],
         add(name, environments.TORCH, _path("with_torch.py"), *io, str(program), kind)
     careamics = (_path("with_careamics.py"), *io, str(program), low, high)
     add("careamics, its loop over our network", environments.CAREAMICS, *careamics, tiled=("512",), whole=())
-    made = subprocess.run([export, "default", "--bioimageio", str(package)], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [export, "default", "--bioimageio", str(package)], capture_output=True, text=True, check=False
+    )
     if made.returncode == 0:
         core = (_path("with_bioimageio.py"), *io, str(package))
         add("bioimageio.core", environments.BIOIMAGEIO, *core, tiled=("10",), whole=(), unit=True)
