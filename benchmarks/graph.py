@@ -4,8 +4,8 @@
 
 A ratio is the time of a plane of 520 x 696 over that of the backend as the engine opens it, both in one repetition; the
 median and the spread stand in the table. Parity is PSNR to FP32 over drawn planes in camera counts, as `defocus-export
---fp16` measures it (export/half_gate.py): the least of the planes and the median. A way wins with a ratio below 0.95, in
-no repetition above 1, and at least 50 dB on every plane.
+--fp16` measures it (export/half_gate.py): the least of the planes and the median. A way wins with a ratio below 0.95,
+in no repetition above 1, and at least 50 dB on every plane.
 """
 
 from __future__ import annotations

@@ -74,7 +74,8 @@ def machine() -> str:
     kind = f" ({', '.join(has)})" if has else ""
     day = datetime.now(UTC).date().isoformat()
     system = f"{platform.system()} {platform.release().partition('-')[0]}"
-    return f"{name}{kind}, {os.cpu_count()} cores, {system}, Python {platform.python_version()}, defocus {__version__}, {day}"
+    python = f"Python {platform.python_version()}"
+    return f"{name}{kind}, {os.cpu_count()} cores, {system}, {python}, defocus {__version__}, {day}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

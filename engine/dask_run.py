@@ -150,17 +150,17 @@ def _client(where: str, stack: ExitStack) -> Any:
         return stack.enter_context(Client(stack.enter_context(cluster)))
     if where == "slurm":
         try:
-            from dask_jobqueue import SLURMCluster  # pyright: ignore[reportMissingImports]
+            from dask_jobqueue.slurm import SLURMCluster  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingExtraError("dask_jobqueue", "slurm", "--dask slurm") from error
         try:
-            cluster = stack.enter_context(SLURMCluster())
+            jobs: Any = stack.enter_context(SLURMCluster())
         except ValueError as error:  # cores and memory have no default
             cause = "Dask's configuration does not say what a job is"
             remedy = "write jobqueue.slurm.cores and .memory into ~/.config/dask/jobqueue.yaml (docs/pipelines.md)"
             raise InputError("--dask slurm", cause, remedy) from error
-        cluster.adapt(minimum=1, maximum=MOST_JOBS)
-        return stack.enter_context(Client(cluster))
+        jobs.adapt(minimum=1, maximum=MOST_JOBS)
+        return stack.enter_context(Client(jobs))
     try:
         return stack.enter_context(Client(where, timeout="10s"))
     except (OSError, ValueError) as error:

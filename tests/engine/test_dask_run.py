@@ -105,11 +105,11 @@ def test_threads_of_one_worker_share_its_engine_and_the_scheduler_never_holds_mo
     backend = "openvino" if find_spec("openvino") else "cpu"
     task = Task(str(tiny_model), card.sha256, backend, None, None, "plane", None, False)
     most, statuses = 0, []
-    with LocalCluster(n_workers=1, threads_per_worker=4, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=4, processes=False, dashboard_address="127.0.0.1:0") as made:
+        cluster: Any = made
         for result in restore_on(str(cluster.scheduler_address), jobs, card, task):
             statuses.append(result.status)
-            scheduler: Any = cluster.scheduler
-            most = max(most, len(scheduler.tasks))
+            most = max(most, len(cluster.scheduler.tasks))
     dask_run._engine.cache_clear()
     assert sorted(statuses) == [Status.DONE] * 40 + [Status.FAILED]  # bad.tif
     assert 0 < most <= 6 + 2  # those that are being forgotten may still be there

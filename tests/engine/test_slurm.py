@@ -1,4 +1,4 @@
-"""`--dask slurm` on a real SLURM of this one machine, started for the test: a controller, a node, jobs that are workers."""
+"""`--dask slurm` on a real SLURM of this one machine, started for the test: a controller, a node, jobs as workers."""
 
 from __future__ import annotations
 
