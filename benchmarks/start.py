@@ -39,16 +39,11 @@ def import_seconds(module: str) -> float:
     command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stderr.splitlines()
     # "import time: self [us] | cumulative | imported package", children first and indented by two spaces a level.
-    top = [line.split("|") for line in lines if line.startswith("import time:")]
-    package = [
-        int(cells[1]) for cells in top if cells[2].strip() in (module, *_parents(module)) and cells[2][:2] != "  "
-    ]
-    return sum(package) / 1e6
-
-
-def _parents(module: str) -> list[str]:
+    # The packages above the module are rows of their own at the same depth, before it.
     parts = module.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts))]
+    wanted = {".".join(parts[: count + 1]) for count in range(len(parts))}
+    rows = [line.removeprefix("import time:").split("|") for line in lines if line.startswith("import time:")]
+    return sum(int(took) for _, took, name in rows if name.removeprefix(" ") in wanted) / 1e6
 
 
 def first_output(folder: Path, source: Path, backend: str) -> float:

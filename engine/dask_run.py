@@ -144,8 +144,13 @@ def _client(where: str, stack: ExitStack) -> Any:
         if not count.isdecimal() or int(count) < 1:
             raise InputError(f"--dask {where}", "no number of workers", "write local:2")
         threads = max(1, available_cores() // int(count))
+        # With a host the dashboard's link names it; without, the machine's outer address, where nobody listens.
         cluster = LocalCluster(
-            n_workers=int(count), threads_per_worker=threads, processes=True, dashboard_address="127.0.0.1:0"
+            n_workers=int(count),
+            threads_per_worker=threads,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
         )
         return stack.enter_context(Client(stack.enter_context(cluster)))
     if where == "slurm":

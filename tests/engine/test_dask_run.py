@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -115,11 +116,13 @@ def test_threads_of_one_worker_share_its_engine_and_the_scheduler_never_holds_mo
     assert 0 < most <= 6 + 2  # those that are being forgotten may still be there
 
 
-def test_local_workers_share_the_cores(tmp_path, tiny_model):
+def test_local_workers_share_the_cores_and_the_dashboards_link_leads_somewhere():
     """Two workers never take more threads than there are cores (but for one each)."""
     with ExitStack() as stack:
         client = dask_run._client("local:2", stack)
         threads = list(client.nthreads().values())
+        with urlopen(client.dashboard_link, timeout=20) as page:
+            assert page.status == 200
     assert len(threads) == 2
     assert sum(threads) <= max(2, available_cores())
 
