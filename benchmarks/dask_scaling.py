@@ -69,12 +69,13 @@ def _known(dask_scheduler: Any) -> range:
 def on_paper(empty: float, bare: float, size: float) -> str:
     """What ten million files on a hundred nodes would take, from what was measured here."""
     rate, node = 1 / empty, NODE_CORES / bare
+    together = min(rate, 100 * node)
     return (
         f"On paper, {MILLIONS} million files of this size on 100 nodes of {NODE_CORES} such cores: a node restores "
-        f"{node:.1f} a second, all of them {100 * node:.0f}; {MILLIONS * 1e6 / (100 * node) / 3600:.1f} hours. One "
-        f"scheduler hands out {rate:.0f} tasks a second, so it bends at {rate / node:.0f} such nodes. If it knew all "
+        f"{node:.1f} a second, all of them {100 * node:.0f}. One scheduler hands out {rate:.0f} tasks a second, so it "
+        f"bends at {rate / node:.0f} such nodes; {MILLIONS * 1e6 / together / 3600:.1f} hours. If it knew all "
         f"files at once, it would hold {MILLIONS * 1e6 * size / 1e9:.0f} GB; it is given {SUBMITTED:,} at a time, "
-        f"{SUBMITTED * size / 1e6:.0f} MB. The file system reads and writes {min(rate, 100 * node):.0f} files a second "
+        f"{SUBMITTED * size / 1e6:.0f} MB. The file system reads and writes {together:.0f} files a second "
         "each way. The list of files is made and looked through before the first is sent, so give a plate or a folder "
         "a command: parts of some 100,000 files."
     )

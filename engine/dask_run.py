@@ -21,7 +21,7 @@ from .cores import available_cores
 from .errors import DefocusError, InputError, MissingExtraError
 from .jobs import Job
 
-SUBMITTED = 10_000  # tasks that the scheduler knows of at once: about 20 MB (benchmarks/dask_scaling.py)
+SUBMITTED = 10_000  # tasks that the scheduler knows of at once: about 40 MB (benchmarks/dask_scaling.py)
 MOST_JOBS = 100  # of SLURM, at once
 _RETRIES = 3
 _ONE_AT_A_TIME = threading.Lock()  # an engine serves one thread, a worker may have many
