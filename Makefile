@@ -51,10 +51,22 @@ compare: .venv/.develop
 	    --simulate $(DATA)/dsb2018/520x696=0.32 --simulate $(DATA)/cellprofiler_gfp=0.11 \
 	    --weights runs/compare/weights --figure drawn -o runs/compare
 
+# Every table of docs/performance.md with small numbers, in under 15 minutes on 2 quiet cores; BENCH is where they go.
+# The environments of the others are made on the first run, which takes some minutes more. docs/performance.md has the
+# commands with the full numbers.
+BENCH ?= runs/bench
+
 bench: .venv/.develop
-	$(BIN)/python benchmarks/latency.py
-	$(BIN)/python benchmarks/throughput.py
-	$(BIN)/python benchmarks/peers/peers.py
+	mkdir -p $(BENCH)
+	$(BIN)/python benchmarks/latency.py --files 15
+	$(BIN)/python benchmarks/throughput.py -n 12 --repetitions 3 -o $(BENCH)/throughput.md
+	$(BIN)/python benchmarks/stages.py -n 60 -o $(BENCH)/stages.md
+	$(BIN)/python benchmarks/stream.py --files 30 -o $(BENCH)/stream.md
+	$(BIN)/python benchmarks/start.py --repetitions 3 -o $(BENCH)/start.md
+	$(BIN)/python benchmarks/memory.py --files 3 --side 10000 -o $(BENCH)/memory.md
+	$(BIN)/python benchmarks/graph.py --repetitions 2 -o $(BENCH)/graph.md
+	$(BIN)/python benchmarks/dask_scaling.py -n 12 -o $(BENCH)/dask.md
+	$(BIN)/python benchmarks/peers/peers.py -n 6 --among 6 -o $(BENCH)/peers.md
 
 wheel: .venv/.develop
 	$(BIN)/python -m build --wheel
@@ -71,7 +83,7 @@ wheel: .venv/.develop
 	touch $@
 
 .venv/.develop: .venv/src/defocus $(DECLARED)
-	$(PIP) install --constraint constraints.txt --editable ".[cpu,rtx,openvino,bioimageio,dask,train,demo,test,dev]"
+	$(PIP) install --constraint constraints.txt --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,dev]"
 	touch $@
 
 clean:

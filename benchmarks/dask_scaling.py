@@ -1,27 +1,84 @@
-"""Dask: from one worker to two, and what a task adds.
+"""Dask: from one worker to two, and what a task costs the scheduler in time and memory.
 
-    python benchmarks/dask_scaling.py [-n 24] [-o FILE]
+    python benchmarks/dask_scaling.py [-n 24] [--tasks 20000] [-o docs/results/dask.md]
 
 Drawn planes of 520 x 696 through `restore_on` with one worker of one thread, and with two; a bare loop of `process`
-with one thread in the same run is what a worker does without Dask. Then as many empty tasks as there are files, twenty
-times over: the time of one is what the scheduler adds.
+with one thread in the same run is what a worker does without Dask. The time of a task is that of one that does nothing,
+with two workers. Its memory is what a scheduler of its own holds more with `--tasks` of ours waiting, divided by them.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from defocus import Engine
+from defocus.benchmarks.report import publish, table, write_files
 from defocus.engine.batch import find
 from defocus.engine.card import model_path, read_card
-from defocus.engine.dask_run import Task, restore_on
+from defocus.engine.dask_run import SUBMITTED, Task, restore_on
+from defocus.engine.jobs import Job
 from defocus.engine.pipeline import process
 
-from throughput import write_files  # pyright: ignore[reportMissingImports]  # isort: skip
+MILLIONS = 10
+NODE_CORES = 2
+
+
+def task_bytes(count: int, task: Task) -> float:
+    """Bytes that a scheduler holds for each of so many waiting tasks with a file and its settings."""
+    from distributed import Client
+
+    def nothing(job: Job, task: Task) -> Job:
+        return job
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "scheduler.json"
+        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+        command += ["--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)]
+        scheduler = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            with Client(scheduler_file=str(file), timeout="60s") as connected:
+                client: Any = connected
+                held = psutil.Process(scheduler.pid).memory_info
+                before = held().rss
+                jobs = [
+                    Job(Path(f"/data/plate_01/{i:07d}.tif"), Path(f"/out/plate_01/{i:07d}.tif")) for i in range(count)
+                ]
+                futures = client.map(nothing, jobs, task=task, pure=False)
+                while len(client.run_on_scheduler(_known)) < count:
+                    time.sleep(0.2)
+                after = held().rss
+                del futures
+        finally:
+            scheduler.kill()  # it has nothing to save, and would first forget every task
+            scheduler.wait(30)
+    return (after - before) / count
+
+
+def _known(dask_scheduler: Any) -> range:
+    return range(len(dask_scheduler.tasks))
+
+
+def on_paper(empty: float, bare: float, size: float) -> str:
+    """What ten million files on a hundred nodes would take, from what was measured here."""
+    rate, node = 1 / empty, NODE_CORES / bare
+    together = min(rate, 100 * node)
+    return (
+        f"On paper, {MILLIONS} million files of this size on 100 nodes of {NODE_CORES} such cores: a node restores "
+        f"{node:.1f} a second, all of them {100 * node:.0f}. One scheduler hands out {rate:.0f} tasks a second, so it "
+        f"bends at {rate / node:.0f} such nodes; {MILLIONS * 1e6 / together / 3600:.1f} hours. If it knew all "
+        f"files at once, it would hold {MILLIONS * 1e6 * size / 1e9:.0f} GB; it is given {SUBMITTED:,} at a time, "
+        f"{SUBMITTED * size / 1e6:.0f} MB. The file system reads and writes {together:.0f} files a second "
+        "each way. The list of files is made and looked through before the first is sent, so give a plate or a folder "
+        "a command: parts of some 100,000 files."
+    )
 
 
 def main() -> None:
@@ -29,13 +86,14 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-n", type=int, default=24)
+    parser.add_argument("--tasks", type=int, default=20_000, help="waiting, for the scheduler's memory")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     card = read_card(model_path())
     task = Task(str(model_path()), card.sha256, "cpu", None, None, "plane", 1, False)
+    empty = 0.0
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in"
-        source.mkdir()
         write_files(source, options.n)
         with Engine.load(backend="cpu", threads=1) as engine:
             jobs = find([source], Path(folder) / "bare")
@@ -54,23 +112,24 @@ def main() -> None:
                 start = time.perf_counter()
                 results = list(restore_on(address, jobs, card, task))
                 seconds[workers] = (time.perf_counter() - start) / options.n
-                assert all(result.error is None for result in results)
+                if any(result.error for result in results):
+                    raise SystemExit("dask_scaling: a file failed")
                 with Client(address) as connected:
                     client: Any = connected
                     count = 20 * options.n
                     start = time.perf_counter()
                     client.gather(client.map(abs, range(count), pure=False))
                     empty = (time.perf_counter() - start) / count
-    text = (
-        "| | relative to a bare loop with one thread |\n| --- | --- |\n"
-        f"| one worker, time a file | {seconds[1] / bare:.2f} |\n"
-        f"| two workers, time a file | {seconds[2] / bare:.2f} |\n"
-        f"| one to two workers, speed | {seconds[1] / seconds[2]:.2f} |\n"
-        f"| an empty task, with two workers | {empty / bare:.4f} ({1e3 * empty:.2f} ms) |\n"
-    )
-    print(text)
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
+    size = task_bytes(options.tasks, task)
+    rows = [
+        ("one worker, time a file", f"{seconds[1] / bare:.2f}"),
+        ("two workers, time a file", f"{seconds[2] / bare:.2f}"),
+        ("one to two workers, speed", f"{seconds[1] / seconds[2]:.2f}"),
+        ("a task that does nothing, two workers", f"{empty / bare:.4f} ({1e3 * empty:.2f} ms)"),
+        (f"memory of the scheduler for a waiting task, of {options.tasks:,}", f"{size / 1e3:.2f} kB"),
+    ]
+    head = ("", f"relative to a bare loop with one thread ({1e3 * bare:.0f} ms a file)")
+    publish("Dask", [table(head, rows), on_paper(empty, bare, size)], options.output)
 
 
 if __name__ == "__main__":

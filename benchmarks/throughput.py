@@ -1,6 +1,6 @@
 """How near `defocus-run` comes to its floor: the processor time of decode, inference and encode over the cores.
 
-    python benchmarks/throughput.py [-n 40] [--backend cpu --backend openvino] [-o docs/throughput.md]
+    python benchmarks/throughput.py [-n 40] [--backend cpu --backend openvino] [-o docs/results/throughput.md]
 
 Drawn planes of 520 x 696, 16-bit, LZW. Each repetition measures, one after the other: decode, inference and encode of
 the same files in bare loops (their processor time over the cores is the floor), the pipeline with its stages side by
@@ -22,6 +22,7 @@ import numpy as np
 import tifffile
 
 from defocus import Engine
+from defocus.benchmarks.report import publish, spread, table
 from defocus.engine import tiff
 from defocus.engine.batch import AHEAD
 from defocus.engine.cores import available_cores
@@ -103,23 +104,15 @@ def main() -> None:
             repetition(engine, paths[:2], Path(folder))
             runs = [repetition(engine, paths, Path(folder)) for _ in range(options.repetitions)]
             rows.append((engine.description, runs))
-    lines = [
-        "| backend | decode, ms | inference, ms | encode, ms | judge, ms | floor over side by side | spread | "
-        "floor over one after the other |",
-        "| --- " * 8 + "|",
-    ]
+    head = ("backend", "decode, ms", "inference, ms", "encode, ms", "judge, ms")
+    head += ("floor over side by side", "spread", "floor over one after the other")
+    lines = []
     for description, runs in rows:
         stages = [f"{1e3 * median(run[key] for run in runs):.1f}" for key in ("decode", "inference", "encode", "judge")]
         ratios = sorted(run["floor"] / run["side by side"] for run in runs)
         serial = median(run["floor"] / run["one after the other"] for run in runs)
-        lines.append(
-            f"| {description} | {' | '.join(stages)} | {median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} | "
-            f"{serial:.2f} |"
-        )
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
+        lines.append((description, *stages, f"{median(ratios):.2f}", spread(ratios), f"{serial:.2f}"))
+    publish("`defocus-run` against its floor", [table(head, lines)], options.output)
 
 
 if __name__ == "__main__":

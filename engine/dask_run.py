@@ -1,28 +1,38 @@
 """Many machines: one task a file over dask.distributed.
 
 A worker loads the model once. Outputs are committed as everywhere: whole or not at all, and one that is done is left.
-So a task that is tried again after its worker has died, or that is submitted twice, doubles nothing.
+So a task that is tried again after its worker has died, or that is submitted twice, doubles nothing. The scheduler is
+given a bounded number of tasks at a time, so what it must remember does not grow with the number of files.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Literal
 
 from .batch import Result, Status, is_done, settled
 from .card import Card, read_card
+from .cores import available_cores
 from .errors import DefocusError, InputError, MissingExtraError
 from .jobs import Job
 
+SUBMITTED = 10_000  # tasks that the scheduler knows of at once: about 40 MB (benchmarks/dask_scaling.py)
+MOST_JOBS = 100  # of SLURM, at once
 _RETRIES = 3
+_ONE_AT_A_TIME = threading.Lock()  # an engine serves one thread, a worker may have many
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs to know beside the file: `model` is a path that it must reach too, with this hash."""
+    """What a worker needs to know beside the file: `model` is a path that it must reach too, with this hash.
+
+    `threads` None: as many as the worker has been given (`dask worker --nthreads`).
+    """
 
     model: str
     sha256: str
@@ -69,32 +79,52 @@ def restore_on(
         client = _client(where, stack)
         if client.dashboard_link:
             tell(f"dashboard: {client.dashboard_link}")
-        futures = client.map(_restore_one, todo, task=task, overwrite=overwrite, retries=_RETRIES, pure=False)
-        of = dict(zip((future.key for future in futures), todo, strict=True))
-        for future in as_completed(futures):
-            job = of[future.key]
-            if future.status == "finished":
-                results = future.result()
-            else:  # its workers died again and again, or it was cancelled
-                cause = f"no worker could finish it ({type(future.exception()).__name__})"
-                error = DefocusError(job.name, cause, "see the logs of the workers")
-                results = [Result(one, Status.FAILED, None, error) for one in job.each()]
+        waiting = iter(todo)
+        of: dict[str, Job] = {}
+
+        def submit(count: int) -> list[Any]:
+            part = list(islice(waiting, count))
+            if not part:
+                return []
+            futures = client.map(_restore_one, part, task=task, overwrite=overwrite, retries=_RETRIES, pure=False)
+            of.update(zip((future.key for future in futures), part, strict=True))
+            return futures
+
+        submitted = as_completed(submit(SUBMITTED))
+        for future in submitted:
+            results = _results(of.pop(future.key), future)
             future.release()
+            if len(of) <= SUBMITTED // 2:
+                submitted.update(submit(SUBMITTED - len(of)))
             yield from results
+
+
+def _results(job: Job, future: Any) -> list[Result]:
+    """What a task that has ended says of its files."""
+    if future.status == "finished":
+        return future.result()
+    # Its workers died again and again, or it was cancelled.
+    cause = f"no worker could finish it ({type(future.exception()).__name__})"
+    error = DefocusError(job.name, cause, "see the logs of the workers")
+    return [Result(one, Status.FAILED, None, error) for one in job.each()]
 
 
 def _restore_one(job: Job, task: Task, overwrite: bool) -> list[Result]:
     """On a worker: one file, or those that belong together."""
+    from distributed import get_worker
+
     from .pipeline import process
 
-    try:
-        engine = _engine(task)
-        # Another worker may have finished it and died before it could tell.
-        if not overwrite and is_done(job, engine.card):
-            return [Result(one, Status.SKIPPED) for one in job.each()]
-    except DefocusError as error:
-        return [Result(one, Status.FAILED, None, error) for one in job.each()]
-    return [Result.of(one) for one in process(job, engine, task.only_defocused).each()]
+    threads = task.threads or get_worker().state.nthreads
+    with _ONE_AT_A_TIME:
+        try:
+            engine = _engine(replace(task, threads=threads))
+            # Another worker may have finished it and died before it could tell.
+            if not overwrite and is_done(job, engine.card):
+                return [Result(one, Status.SKIPPED) for one in job.each()]
+        except DefocusError as error:
+            return [Result(one, Status.FAILED, None, error) for one in job.each()]
+        return [Result.of(one) for one in process(job, engine, task.only_defocused).each()]
 
 
 @lru_cache(maxsize=1)
@@ -114,18 +144,29 @@ def _client(where: str, stack: ExitStack) -> Any:
     if kind == "local":
         if not count.isdecimal() or int(count) < 1:
             raise InputError(f"--dask {where}", "no number of workers", "write local:2")
+        threads = max(1, available_cores() // int(count))
+        # With a host the dashboard's link names it; without, the machine's outer address, where nobody listens.
         cluster = LocalCluster(
-            n_workers=int(count), threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+            n_workers=int(count),
+            threads_per_worker=threads,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
         )
         return stack.enter_context(Client(stack.enter_context(cluster)))
     if where == "slurm":
         try:
-            from dask_jobqueue import SLURMCluster  # pyright: ignore[reportMissingImports]
+            from dask_jobqueue.slurm import SLURMCluster  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingExtraError("dask_jobqueue", "slurm", "--dask slurm") from error
-        cluster = stack.enter_context(SLURMCluster())
-        cluster.adapt(minimum=1, maximum=100)
-        return stack.enter_context(Client(cluster))
+        try:
+            jobs: Any = stack.enter_context(SLURMCluster())
+        except ValueError as error:  # cores and memory have no default
+            cause = "Dask's configuration does not say what a job is"
+            remedy = "write jobqueue.slurm.cores and .memory into ~/.config/dask/jobqueue.yaml (docs/pipelines.md)"
+            raise InputError("--dask slurm", cause, remedy) from error
+        jobs.adapt(minimum=1, maximum=MOST_JOBS)
+        return stack.enter_context(Client(jobs))
     try:
         return stack.enter_context(Client(where, timeout="10s"))
     except (OSError, ValueError) as error:

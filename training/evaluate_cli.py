@@ -9,9 +9,16 @@ from typing import Annotated
 
 import typer
 
+from .._version import __version__
 from ..engine.edge import run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"defocus-evaluate {__version__}")
+        raise typer.Exit
 
 
 @app.command()
@@ -44,6 +51,9 @@ def evaluate(
     minutes: Annotated[float, typer.Option(min=0.01, help="Training time of each method.")] = 3.0,
     runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs/compare/runs"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     """Compare every method: Tables 1 to 3 of the paper, the figure, a scatter of all fields, and what each costs."""
     try:

@@ -1,24 +1,27 @@
-"""The same weights and images through what people would run instead: speed, memory, what is kept, what breaks.
+"""The same weights and images through what people would run instead: speed, memory, seams, what is kept, what breaks.
 
-    python benchmarks/peers/peers.py [-n 40] [--repetitions 5] [-o docs/results/peers.md]
+    python benchmarks/peers/peers.py [-n 40] [--repetitions 5] [--among 200] [-o docs/results/peers.md]
 
-Drawn planes of 520 x 696 (16-bit, LZW, OME description), one of them cut in half. Every way is a process of its own,
-start included; repetitions are interleaved, ratios are of one repetition. Peak memory is that of a process with its
-children.
-The ways are the functions below `ways`, short enough to be judged: each is what its documentation shows.
+Drawn planes of 520 x 696 (16-bit, LZW, OME description). Every way is a process of its own, in an environment of its
+own that pip makes from the package index (kept in runs/peers); what each does is a short script beside this one.
+
+- Images/s: between the first output and the last, so without the start, which is a column of its own. Repetitions are
+  interleaved; our speed over theirs is of one repetition, its median and spread stand in the table.
+- Memory: the most that a process and its children held at once (resident, looked at 20 times a second).
+- Seams: the largest difference, in counts, between an image of 1072 x 1072 in tiles and whole.
+- A broken file: one of `--among` files is cut in half. How many of the others were written, and the exit code.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -26,57 +29,50 @@ import numpy as np
 import psutil
 import tifffile
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-SHAPE = (520, 696)
+from defocus.benchmarks.peers.ways import OURS, ROOT, Way, make_ways
+from defocus.benchmarks.report import draw_plane, publish, spread, table, write_files
+
+LARGE = (1072, 1072)
+HEAD = (
+    *("way", "images/s", "our speed over it", "spread", "start to first output, s", "peak memory, MB"),
+    *("seams, counts", "type", "OME metadata", "files beside a broken one", "exit then"),
+)
 
 
-def write_images(folder: Path, count: int) -> None:
-    """Drawn planes out of focus; the middle one is cut in half."""
-    from defocus.training.heldout import counts_pair
-    from defocus.training.suite import drawn_fields
+@dataclass(frozen=True)
+class Run:
+    """One run of a way: how fast, how much memory, and how it ended."""
 
-    plane = counts_pair(drawn_fields(1)[0], 22)[0]
-    plane = np.pad(
-        plane, [(0, max(0, want - have)) for want, have in zip(SHAPE, plane.shape, strict=True)], "symmetric"
+    rate: float
+    first: float
+    memory: float
+    code: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a file's type and metadata."""
+
+    dtype: str
+    metadata: str
+
+
+def measured(command: list[str], out: Path, environment: dict[str, str]) -> Run:
+    """Run it into the empty folder `out`; the outputs' own times tell the rate."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    start = time.time()
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment
     )
-    for index in range(count):
-        image = np.roll(plane[: SHAPE[0], : SHAPE[1]], 7 * index, 1)
-        path = folder / f"{index:03d}.ome.tif"
-        tifffile.imwrite(path, image, compression="lzw", metadata={"axes": "YX", "PhysicalSizeX": 0.645})
-    broken = folder / f"{count // 2:03d}.ome.tif"
-    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
-
-
-def ways(scratch: Path) -> dict[str, list[str]]:
-    """Name and command of each way; {in} and {out} are folders."""
-    python, bin_ = sys.executable, Path(sys.executable).parent
-    package = scratch / "default.zip"
-    weights = ROOT / "docs" / "models" / "default" / "weights.pt"
-    found = {
-        "defocus-run, ONNX Runtime": [str(bin_ / "defocus-run"), "{in}", "-o", "{out}", "--backend", "cpu"],
-        "defocus-run, OpenVINO": [str(bin_ / "defocus-run"), "{in}", "-o", "{out}", "--backend", "openvino"],
-        "tifffile + ONNX Runtime loop": [python, str(HERE / "plain.py"), "{in}", "{out}"],
-        "torch, eager": [python, str(HERE / "with_torch.py"), "{in}", "{out}", str(weights)],
-        "a process a file (xargs -P2)": ["sh", str(HERE / "each.sh"), str(bin_ / "defocus-run"), "{in}", "{out}"],
-    }
-    made = subprocess.run([str(bin_ / "defocus-export"), "default", "--bioimageio", str(package)], capture_output=True)
-    if made.returncode == 0:
-        found["bioimageio.core"] = [python, str(HERE / "with_bioimageio.py"), "{in}", "{out}", str(package)]
-    return found
-
-
-def measured(command: list[str]) -> tuple[float, float, int]:
-    """Wall seconds, peak MB of the process and its children, exit code."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    peak, over = [0.0], threading.Event()
+    peak, over = 0.0, threading.Event()
 
     def look() -> None:
+        nonlocal peak
         while not over.wait(0.05):
             try:
                 family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-                peak[0] = max(peak[0], sum(one.memory_info().rss for one in family) / 1e6)
+                peak = max(peak, sum(one.memory_info().rss for one in family) / 1e6)
             except psutil.Error:
                 continue
 
@@ -85,78 +81,110 @@ def measured(command: list[str]) -> tuple[float, float, int]:
     code = process.wait()
     over.set()
     watcher.join()
-    return time.perf_counter() - start, peak[0], code
+    times = sorted(path.stat().st_mtime for path in out.iterdir() if path.is_file())
+    rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 0.0
+    return Run(rate, times[0] - start if times else float("nan"), peak, code)
 
 
-def kept(source: Path, out: Path) -> dict[str, str]:
-    """What is left of type and metadata, and of the files beside the broken one."""
-    whole = [path for path in sorted(source.iterdir()) if _readable(path)]
-    there = [out / path.name for path in whole if (out / path.name).exists()]
-    if not there:
-        return {"files": f"0 of {len(whole)}", "type": "-", "metadata": "-"}
-    with tifffile.TiffFile(there[0]) as made, tifffile.TiffFile(whole[0]) as given:
-        same = made.pages.first.dtype == given.pages.first.dtype
-        ome = "PhysicalSizeX" in (made.ome_metadata or "")
-        return {
-            "files": f"{len(there)} of {len(whole)}",
-            "type": "kept" if same else str(made.pages.first.dtype),
-            "metadata": "kept" if ome else "lost",
-        }
+def output_of(source: Path, out: Path) -> Path | None:
+    """The output of a file, whatever ending it was given."""
+    return next(iter(out.glob(f"{source.name.partition('.')[0]}.*")), None)
+
+
+def kept(source: Path, out: Path) -> Kept:
+    """Compare the first file with its output."""
+    given = sorted(source.iterdir())[0]
+    if (made := output_of(given, out)) is None:
+        return Kept("-", "-")
+    with tifffile.TiffFile(made) as after, tifffile.TiffFile(given) as before:
+        dtype = after.pages.first.dtype
+        same = dtype == before.pages.first.dtype
+        return Kept("kept" if same else str(dtype), "kept" if "PhysicalSizeX" in (after.ome_metadata or "") else "lost")
+
+
+def seams(way: Way, source: Path, out: Path, environment: dict[str, str]) -> str:
+    """The largest difference of tiled to whole, in counts."""
+    if way.tiled is None or way.whole is None:
+        return "no tiles"
+    results = []
+    given = next(source.iterdir())
+    for more in (way.whole, way.tiled):
+        run = measured(way.filled(source, out, more), out, environment)
+        made = output_of(given, out)
+        if run.code or made is None:
+            return f"failed ({run.code})"
+        results.append(tifffile.imread(made).astype(np.float64))
+    low, high = np.percentile(tifffile.imread(given), (1, 99.9)) if way.unit else (0.0, 1.0)
+    return f"{np.abs(results[1] - results[0]).max() * (high - low):.0f}"
+
+
+def among(way: Way, source: Path, out: Path, environment: dict[str, str]) -> tuple[str, int]:
+    """How many whole files were written beside the broken one, and the exit code."""
+    run = measured(way.filled(source, out), out, environment)
+    whole = [path for path in source.iterdir() if _readable(path)]
+    written = sum(output_of(path, out) is not None for path in whole)
+    return f"{written} of {len(whole)}", run.code
 
 
 def _readable(path: Path) -> bool:
     try:
         tifffile.imread(path)
-        return True
     except Exception:
         return False
+    return True
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("-n", type=int, default=20)
+    parser.add_argument("-n", type=int, default=40, help="files that are timed")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--among", type=int, default=200, help="files of which one is broken")
+    parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "peers", help="the environments")
+    parser.add_argument("--only", nargs="+", default=[], help="ways whose name holds one of these words, beside ours")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        source, out = scratch / "in", scratch / "out"
-        source.mkdir()
-        write_images(source, options.n)
-        commands = ways(scratch)
-        runs: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
-        left: dict[str, dict[str, str]] = {}
+        source, broken, large, out = (scratch / name for name in ("in", "broken", "large", "out"))
+        write_files(source, options.n, ome=True)
+        cut = write_files(broken, options.among, ome=True)[options.among // 2]
+        cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+        write_files(large, 1, LARGE, ome=True)
+        ways, missing = make_ways(scratch, options.cache, draw_plane())
+        if options.only:
+            ways = [way for way in ways if way.name == OURS or any(word in way.name for word in options.only)]
+        # torch.compile's code is kept between processes, as a user's would be.
+        environment = {"TORCHINDUCTOR_CACHE_DIR": str(options.cache / "inductor")}
+        runs: dict[str, list[Run]] = {way.name: [] for way in ways}
+        left = {}
+        for way in ways:  # the first run fills the caches: it only tells what is kept
+            measured(way.filled(source, out), out, environment)
+            left[way.name] = kept(source, out)
         for _ in range(options.repetitions):
-            for name, command in commands.items():
-                shutil.rmtree(out, ignore_errors=True)
-                out.mkdir()
-                filled = [part.replace("{in}", str(source)).replace("{out}", str(out)) for part in command]
-                runs[name].append(measured(filled))
-                left[name] = kept(source, out)
-    ours = [seconds for seconds, _, _ in runs["defocus-run, ONNX Runtime"]]
-    lines = [
-        "| way | time a file, relative to ours | spread | peak memory, MB | files beside a broken one | type "
-        "| OME metadata | exit |",
-        "| --- " * 8 + "|",
-    ]
-    for name, found in runs.items():
-        # A way that ends at the broken file has written only those before it.
-        share = int(left[name]["files"].split()[0]) / int(left["defocus-run, ONNX Runtime"]["files"].split()[0])
-        ratios = sorted(one[0] / our / share if share else np.inf for one, our in zip(found, ours, strict=True))
-        cells = [
-            name,
-            f"{median(ratios):.2f}",
-            f"{ratios[0]:.2f} to {ratios[-1]:.2f}",
-            f"{max(r[1] for r in found):.0f}",
-        ]
-        cells += [left[name][key] for key in ("files", "type", "metadata")]
-        lines.append(f"| {' | '.join([*cells, str(found[-1][2])])} |")
-    per_second = (options.n - 1) / median(ours)
-    text = "\n".join(lines) + f"\n\ndefocus-run: {per_second:.2f} images/s with its start, {os.cpu_count()} cores.\n"
-    print(text)
-    print(json.dumps(runs))
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
+            for way in ways:
+                runs[way.name].append(measured(way.filled(source, out), out, environment))
+        rows = []
+        for way in ways:
+            mine, ours = runs[way.name], runs[OURS]
+            ratios = [our.rate / one.rate for our, one in zip(ours, mine, strict=True) if one.rate]
+            written, code = among(way, broken, out, environment)
+            rows.append(
+                [
+                    way.name,
+                    f"{median(run.rate for run in mine):.2f}",
+                    f"{median(ratios):.2f}" if ratios else "-",
+                    spread(ratios) if ratios else "-",
+                    f"{median(run.first for run in mine):.1f}",
+                    f"{max(run.memory for run in mine):.0f}",
+                    seams(way, large, out, environment),
+                    left[way.name].dtype,
+                    left[way.name].metadata,
+                    written,
+                    code,
+                ]
+            )
+    notes = "careamics loads no network but its own: ours is set in the place of its U-Net, its loop does the rest."
+    publish("Against what people would run instead", [table(HEAD, rows), notes, *missing], options.output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What one writes in an afternoon: tifffile, percentiles, ONNX Runtime, tifffile. IN OUT."""
+"""What one writes in an afternoon: tifffile, percentiles, ONNX Runtime, tifffile. IN OUT MODEL."""
 
 import sys
 from pathlib import Path
@@ -7,10 +7,8 @@ import numpy as np
 import onnxruntime
 import tifffile
 
-from defocus.engine.card import model_path
-
-source, out = map(Path, sys.argv[1:])
-session = onnxruntime.InferenceSession(str(model_path()), providers=["CPUExecutionProvider"])
+source, out, model = map(Path, sys.argv[1:])
+session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
 for path in sorted(source.iterdir()):
     image = tifffile.imread(path).astype(np.float32)
     low, high = np.percentile(image, (1, 99.9))

@@ -9,16 +9,20 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import tiff
+from defocus.engine import dask_run, tiff
 from defocus.engine.batch import Status, find
 from defocus.engine.card import read_card
+from defocus.engine.cores import available_cores
 from defocus.engine.dask_run import Task, restore_on
 from defocus.engine.errors import InputError
 
@@ -88,6 +92,39 @@ def test_the_command_shares_out_and_a_second_submission_does_nothing(folder, tin
     again = run(folder, tiny_model, "--dask", "local:1")
     assert "40 skipped" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in (folder / "out").iterdir()} == times
+
+
+def test_threads_of_one_worker_share_its_engine_and_the_scheduler_never_holds_more_than_its_part(
+    folder, tiny_model, monkeypatch
+):
+    """Four threads, one engine that serves one at a time (an OpenVINO request refuses a second); parts of six."""
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(dask_run, "SUBMITTED", 6)
+    jobs = find([folder / "in"], folder / "out")
+    card = read_card(tiny_model)
+    backend = "openvino" if find_spec("openvino") else "cpu"
+    task = Task(str(tiny_model), card.sha256, backend, None, None, "plane", None, False)
+    most, statuses = 0, []
+    with LocalCluster(n_workers=1, threads_per_worker=4, processes=False, dashboard_address="127.0.0.1:0") as made:
+        cluster: Any = made
+        for result in restore_on(str(cluster.scheduler_address), jobs, card, task):
+            statuses.append(result.status)
+            most = max(most, len(cluster.scheduler.tasks))
+    dask_run._engine.cache_clear()
+    assert sorted(statuses) == [Status.DONE] * 40 + [Status.FAILED]  # bad.tif
+    assert 0 < most <= 6 + 2  # those that are being forgotten may still be there
+
+
+def test_local_workers_share_the_cores_and_the_dashboards_link_leads_somewhere():
+    """Two workers never take more threads than there are cores (but for one each)."""
+    with ExitStack() as stack:
+        client = dask_run._client("local:2", stack)
+        threads = list(client.nthreads().values())
+        with urlopen(client.dashboard_link, timeout=20) as page:
+            assert page.status == 200
+    assert len(threads) == 2
+    assert sum(threads) <= max(2, available_cores())
 
 
 def test_an_address_that_makes_no_sense_is_one_line(tmp_path, tiny_model):

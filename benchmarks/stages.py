@@ -1,0 +1,106 @@
+"""`defocus-run` with a network so small that reading and writing take the time: against its slowest stage.
+
+    python benchmarks/stages.py [-n 200] [--repetitions 5] [-o docs/results/stages.md]
+
+Each repetition sends the same drawn files (520 x 696, 16-bit, LZW) through the stages one after the other, which gives
+each stage's own time, and then through what `defocus-run` does. The most that can be had is one file in the time of the
+slowest stage, or in the processor time of all of them over the cores where that is longer, as it is on few cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from defocus import Engine
+from defocus.benchmarks.report import BARS, Bar, publish, spread, table, write_files
+from defocus.benchmarks.tiny import write_tiny
+from defocus.engine.batch import Status, find, restore
+from defocus.engine.card import read_card
+from defocus.engine.cores import available_cores
+from defocus.engine.pipeline import process
+
+LEAST = 0.9
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Seconds a file: of each stage by itself, of the processor for all of them over the cores, and of the batch."""
+
+    stages: dict[str, float]
+    processor: float
+    batch: float
+
+    @property
+    def slowest(self) -> float:
+        return max(self.stages.values())
+
+    @property
+    def floor(self) -> float:
+        return max(self.slowest, self.processor)
+
+
+def repetition(model: Path, source: Path, backend: str) -> Repetition:
+    """Measure the stages and the batch once."""
+    card = read_card(model)
+    with tempfile.TemporaryDirectory() as folder:
+        with Engine.load(model, backend) as engine:
+            jobs = find([source], Path(folder) / "one")
+            process(jobs[0], engine)
+            total: Counter[str] = Counter()
+            processor = time.process_time()
+            for job in jobs:
+                outcome = process(job, engine)
+                if outcome.error:
+                    raise outcome.error
+                total.update(outcome.seconds)
+            processor = time.process_time() - processor
+        jobs = find([source], Path(folder) / "batch")
+        engine = Engine.load(model, backend)
+        start = time.perf_counter()
+        results = list(restore(jobs, card, lambda: engine))
+        batch = time.perf_counter() - start
+    if any(result.status is not Status.DONE for result in results):
+        raise SystemExit("stages: a file failed")
+    count = len(jobs)
+    stages = {stage: seconds / count for stage, seconds in total.items()}
+    return Repetition(stages, processor / count / available_cores(), batch / count)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("-n", type=int, default=200)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--backend", default="cpu")
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = write_tiny(Path(folder) / "tiny.onnx")
+        source = Path(folder) / "in"
+        write_files(source, options.n)
+        runs = [repetition(model, source, options.backend) for _ in range(options.repetitions)]
+    of_slowest = [run.slowest / run.batch for run in runs]
+    of_floor = [run.floor / run.batch for run in runs]
+    bars = [
+        Bar("rate, of the slowest stage's own", LEAST, median(of_slowest), "", True, spread(of_slowest)),
+        Bar("rate, of the most that the cores allow", LEAST, median(of_floor), "", True, spread(of_floor)),
+    ]
+    stages = [
+        (stage, f"{1e3 * median(run.stages[stage] for run in runs):.1f}")
+        for stage in sorted(runs[0].stages, key=lambda stage: -runs[0].stages[stage])
+    ]
+    stages += [
+        ("all of them, processor over cores", f"{1e3 * median(run.processor for run in runs):.1f}"),
+        ("`defocus-run`", f"{1e3 * median(run.batch for run in runs):.1f}"),
+    ]
+    parts = [table(BARS, [bar.cells() for bar in bars]), table(("", "ms a file"), stages)]
+    publish("Where reading and writing take the time", parts, options.output)
+
+
+if __name__ == "__main__":
+    main()
