@@ -61,10 +61,12 @@ def output_error(target: Path, error: OSError) -> OutputError:
 def sweep(folder: Path) -> list[Path]:
     """Remove temporaries that a killed process left below `folder`; return those removed."""
     removed = []
-    for path in Path(folder).rglob(f"{PREFIX}*{SUFFIX}"):
-        with suppress(OSError):
-            path.unlink()
-            removed.append(path)
+    for parent, _, names in os.walk(folder):  # passes over what cannot be listed
+        for name in names:
+            if name.startswith(PREFIX) and name.endswith(SUFFIX):
+                with suppress(OSError):
+                    (path := Path(parent, name)).unlink()
+                    removed.append(path)
     return removed
 
 

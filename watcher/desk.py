@@ -39,13 +39,18 @@ class Desk:
         self.journal, self._health = journal, health
         self._settings, self._card, self._tell = settings, engine.card, report
         self._offered: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
+        self._told_of_journal = ""
         self._in_hand: dict[Path, tuple[Arrival, str, int]] = {}
 
     def known(self, relative: Path, stat: Stat, hinted: bool) -> bool:
         """Whether a version needs nothing more; called from the finder's thread."""
         if self._offered.get(relative) == stat or not self._settings.wants(relative, stat[1]):
             return True
-        entry = self.journal.find(relative)
+        try:
+            entry = self.journal.find(relative)
+        except OutputError as error:
+            self._journal_fails(error)
+            return True  # not now: the next rescan asks again
         if entry is None or entry.stat != stat or entry.model != self._card.sha256 or entry.state is State.FAILED:
             return False
         if not hinted:
@@ -67,14 +72,14 @@ class Desk:
         self._offered.pop(arrival.relative, None)
 
     def wait_for_room(self, stop: threading.Event, queued: int) -> bool:
-        """Wait while the output's disk is too full (promise P9); False if the stop came first.
+        """Wait while the output has gone or its disk is too full (promises P8, P9); False if the stop came first.
 
-        Raises OutputError with `once`: nobody would come to make room.
+        Raises OutputError with `once`: nobody would come to mend it.
         """
         out, told = self._settings.out, False
         while reason := missing_room(out, self._settings.min_free_mb):
             if self._settings.once:
-                raise OutputError(out, reason.partition(": ")[2].partition(";")[0], "make room")
+                raise OutputError(out, *reason.removeprefix(f"{out}: ").split("; ", 1))
             self._health.trouble(f"{out} room", reason)
             if not told:
                 self._say(Event("paused", text=reason, queued=queued))
@@ -84,7 +89,7 @@ class Desk:
                 return False
         if told:
             self._health.trouble(f"{out} room", None)
-            self._say(Event("warning", text=f"{out}: room again", queued=queued))
+            self._say(Event("warning", text=f"{out}: can be written to again", queued=queued))
         return True
 
     def job(self, arrival: Arrival, queued: int) -> Job | None:
@@ -95,7 +100,13 @@ class Desk:
         found = _digest(arrival.path)
         job = Job(arrival.path, self._settings.out / arrival.relative, arrival.stat)
         try:
-            done = self._done_before(job, arrival)
+            entry = self.journal.find(arrival.relative)
+        except OutputError as error:
+            self._journal_fails(error)
+            self.forget(arrival)
+            return None
+        try:
+            done = self._done_before(job, arrival, entry)
         except OutputError as error:  # somebody else's file is in its place
             self._quarantine(arrival, found, str(error), queued)
             return None
@@ -128,8 +139,12 @@ class Desk:
             self._retry(arrival, found, str(error), queued)
 
     def _retry(self, arrival: Arrival, found: str, reason: str, queued: int) -> None:
-        entry = self.journal.find(arrival.relative)
         attempts = 1
+        try:
+            entry = self.journal.find(arrival.relative)
+        except OutputError as error:
+            self._journal_fails(error)
+            entry = None
         if entry is not None and (entry.stat, entry.state) == (arrival.stat, State.FAILED):
             attempts += entry.attempts
         if attempts >= self._settings.retries:
@@ -151,17 +166,26 @@ class Desk:
                 Entry(relative, arrival.stat, found, self._card.sha256, state, attempts, reason, report)
             )
         except OutputError as error:  # a full disk: the next rescan finds the file again, and its output done
-            if self._settings.once:  # nobody would come to make room
-                raise
-            self._say(Event("warning", relative, str(error)))
+            self._journal_fails(error)
+        else:
+            self._health.trouble(str(self.journal.path), None)
+            self._told_of_journal = ""
         self._offered.pop(arrival.relative, None)
+
+    def _journal_fails(self, error: OutputError) -> None:
+        """Told once until it works again. Raises with `once`: nobody would come to mend it."""
+        if self._settings.once:
+            raise error
+        self._health.trouble(str(self.journal.path), str(error))
+        if self._told_of_journal != str(error):
+            self._told_of_journal = str(error)
+            self._say(Event("warning", text=str(error)))
 
     def _say(self, event: Event) -> None:
         self._tell(replace(event, folder=self._settings.acquisition))
 
-    def _done_before(self, job: Job, arrival: Arrival) -> bool:
+    def _done_before(self, job: Job, arrival: Arrival, entry: Entry | None) -> bool:
         """Whether the output is there already: committed by a process that was killed before it wrote that down."""
-        entry = self.journal.find(arrival.relative)
         if entry is not None and entry.stat == arrival.stat and entry.model == self._card.sha256:
             return False  # the journal knows this version: its content changed, or it failed before
         return is_done(job, self._card)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
 from ..engine.commit import output_error
+from ..engine.errors import DefocusError
 from ..engine.pipeline import Stat
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
@@ -62,6 +64,8 @@ class Entry:
 class Journal:
     """The journal of one output folder; a context manager. Its methods may be called from any thread.
 
+    They raise OutputError while the journal cannot be read or written, and DefocusError if it was damaged meanwhile.
+
     Attributes
     ----------
     path : Path
@@ -85,68 +89,50 @@ class Journal:
 
     def find(self, relative: Path) -> Entry | None:
         """What is known of a path below the acquisition folder."""
-        with self._lock:
-            row = self._connection.execute(
-                f"{_KNOWN} WHERE relative = ?",
-                (relative.as_posix(),),
-            ).fetchone()
+        with self._used() as connection:
+            row = connection.execute(f"{_KNOWN} WHERE relative = ?", (relative.as_posix(),)).fetchone()
         return _entry(row) if row else None
 
     def record(self, entry: Entry) -> None:
-        """Write down what became of a version, in place of what was known of its path.
-
-        Raises OutputError if the journal cannot be written.
-        """
+        """Write down what became of a version, in place of what was known of its path."""
         row = (entry.relative, *entry.stat, entry.digest, entry.model, entry.state.value, entry.attempts, entry.reason)
-        try:
-            with self._lock, self._connection:
-                self._connection.execute(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*row, datetime.now(UTC).isoformat(timespec="seconds"), entry.report),
-                )
-        except sqlite3.OperationalError as error:
-            raise output_error(self.path, OSError(0, str(error))) from error
+        with self._used() as connection, connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row, datetime.now(UTC).isoformat(timespec="seconds"), entry.report),
+            )
 
     def quarantined(self) -> list[Entry]:
         """The files that are set aside, by path."""
-        with self._lock:
-            rows = self._connection.execute(
-                f"{_KNOWN} WHERE state = ? ORDER BY relative",
-                (State.QUARANTINED.value,),
-            ).fetchall()
+        with self._used() as connection:
+            query = f"{_KNOWN} WHERE state = ? ORDER BY relative"
+            rows = connection.execute(query, (State.QUARANTINED.value,)).fetchall()
         return [_entry(row) for row in rows]
 
     def forget(self, relative: str) -> bool:
-        """Take a path out, so that its file is dealt with anew; whether it was there. Raises OutputError."""
-        try:
-            with self._lock, self._connection:
-                cursor = self._connection.execute("DELETE FROM files WHERE relative = ?", (relative,))
-                return cursor.rowcount > 0
-        except sqlite3.OperationalError as error:
-            raise output_error(self.path, OSError(0, str(error))) from error
+        """Take a path out, so that its file is dealt with anew; whether it was there."""
+        with self._used() as connection, connection:
+            return connection.execute("DELETE FROM files WHERE relative = ?", (relative,)).rowcount > 0
 
     def prune(self, acquisition: Path, days: float) -> int:
         """Drop what was dealt with over `days` ago and is no longer in the acquisition folder, and shrink the file.
 
-        What is still there stays known, or it would be done again. Returns how many went. Raises OutputError.
+        What is still there stays known, or it would be done again. Returns how many went.
         """
         limit = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
-        try:
-            with self._lock:
-                rows = self._connection.execute("SELECT relative FROM files WHERE updated < ?", (limit,)).fetchall()
-                gone = [row for row in rows if not os.path.lexists(acquisition / row[0])]
-                with self._connection:
-                    self._connection.executemany("DELETE FROM files WHERE relative = ?", gone)
-                if gone:
-                    self._connection.execute("VACUUM")
-            return len(gone)
-        except sqlite3.OperationalError as error:
-            raise output_error(self.path, OSError(0, str(error))) from error
+        with self._used() as connection:
+            rows = connection.execute("SELECT relative FROM files WHERE updated < ?", (limit,)).fetchall()
+            gone = [row for row in rows if not os.path.lexists(acquisition / row[0])]
+            with connection:
+                connection.executemany("DELETE FROM files WHERE relative = ?", gone)
+            if gone:
+                connection.execute("VACUUM")
+        return len(gone)
 
     def recent(self, count: int) -> list[tuple[str, str, str]]:
         """The files that were done last, newest first: (relative, time in UTC, report as JSON)."""
-        with self._lock:
-            return self._connection.execute(
+        with self._used() as connection:
+            return connection.execute(
                 "SELECT relative, updated, report FROM files WHERE state = ? ORDER BY updated DESC, relative LIMIT ?",
                 (State.DONE.value, count),
             ).fetchall()
@@ -166,8 +152,8 @@ class Journal:
 
     def counts(self) -> dict[State, int]:
         """How many paths are in each state."""
-        with self._lock:
-            rows = dict(self._connection.execute("SELECT state, COUNT(*) FROM files GROUP BY state").fetchall())
+        with self._used() as connection:
+            rows = dict(connection.execute("SELECT state, COUNT(*) FROM files GROUP BY state").fetchall())
         return {state: rows.get(state.value, 0) for state in State}
 
     def close(self) -> None:
@@ -180,12 +166,26 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @contextmanager
+    def _used(self) -> Iterator[sqlite3.Connection]:
+        """The connection, held by this thread alone; what SQLite raises becomes one of our own errors."""
+        try:
+            with self._lock:
+                yield self._connection
+        except sqlite3.OperationalError as error:  # a disk that fails or is full
+            raise output_error(self.path, OSError(0, str(error))) from error
+        except sqlite3.DatabaseError as error:
+            self._check_readable()
+            remedy = "start defocus-watch again: it keeps the damaged one aside and begins anew"
+            raise DefocusError(self.path, f"was damaged while it was in use ({error})", remedy) from error
+
     def _open(self) -> sqlite3.Connection:
         try:
             return self._connect()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
+            self._check_readable()
             aside = self.path.with_name(f"{NAME}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
             os.replace(self.path, aside)
             for suffix in ("-journal", "-wal", "-shm"):
@@ -193,6 +193,13 @@ class Journal:
                     self.path.with_name(NAME + suffix).unlink()
             self.warning = f"{self.path}: damaged ({error}); kept as {aside.name}, beginning a new one"
             return self._connect()
+
+    def _check_readable(self) -> None:
+        """Raise OutputError if the file cannot be read now: SQLite calls that damage, too."""
+        try:
+            self.path.read_bytes()
+        except OSError as error:
+            raise output_error(self.path, error) from error
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=10, check_same_thread=False)

@@ -31,6 +31,7 @@ class Watching:
         self.acquisition, self.out, self.log = acquisition, out, log
         command = [sys.executable, *program, str(acquisition), "-o", str(out)]
         command += ["--model", str(model), "--backend", "cpu", *arguments]
+        self._begun = log.stat().st_size if log.exists() else 0
         with open(log, "a") as file:
             self.process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | dict(environment or {})
@@ -40,7 +41,7 @@ class Watching:
         return self.log.read_text()
 
     def ready(self) -> Watching:
-        wait_for(lambda: "watching " in self.said() or self.process.poll() is not None, 30)
+        wait_for(lambda: b"watching " in self.log.read_bytes()[self._begun :] or self.process.poll() is not None, 30)
         assert self.process.poll() is None, self.said()
         return self
 

@@ -1,9 +1,9 @@
 /* Makes chosen calls of a process fail or hang, for paths that match: loaded with LD_PRELOAD (see faults.py).
  *
  * DEFOCUS_FAULTS names the file of rules, read anew at each call, so that a fault can begin and end while the process
- * runs. A rule is a line: CALL ERRNO MILLISECONDS PATTERN. CALL is open, read, fread (what goes through the C library's
- * own buffer), write, fsync, rename, scandir or readdir; ERRNO is a number, 0 for a call that is only slow; PATTERN is
- * matched by fnmatch(3) against the whole path.
+ * runs. A rule is a line: CALL ERRNO MILLISECONDS PATTERN. CALL is open, read, bulk (a read of over 100 KiB: of
+ * pixels, not of headers), write, fsync, rename, scandir or readdir; ERRNO is a number, 0 for a call that is only slow;
+ * PATTERN is matched by fnmatch(3) against the whole path.
  * DEFOCUS_FAULTS_HITS names a file to which each fault that was met is appended: CALL and path.
  *
  * Our own look at the rules goes past the C library, so that it does not meet itself.
@@ -144,11 +144,11 @@ OPENAT(openat64)
         } \
         return NEXT(name) arguments; \
     }
-ON_FILE(ssize_t, read, "read", file, -1, (int file, void *data, size_t size), (file, data, size))
+ON_FILE(ssize_t, read, size > 100 << 10 ? "bulk" : "read", file, -1, (int file, void *data, size_t size), (file, data, size))
 ON_FILE(ssize_t, readv, "read", file, -1, (int file, const struct iovec *data, int count), (file, data, count))
 ON_FILE(ssize_t, pread, "read", file, -1, (int file, void *data, size_t size, off_t at), (file, data, size, at))
 ON_FILE(ssize_t, pread64, "read", file, -1, (int file, void *data, size_t size, off64_t at), (file, data, size, at))
-ON_FILE(size_t, fread, "fread", fileno(stream), 0, (void *data, size_t size, size_t count, FILE *stream),
+ON_FILE(size_t, fread, "read", fileno(stream), 0, (void *data, size_t size, size_t count, FILE *stream),
         (data, size, count, stream))
 ON_FILE(ssize_t, write, "write", file, -1, (int file, const void *data, size_t size), (file, data, size))
 ON_FILE(ssize_t, writev, "write", file, -1, (int file, const struct iovec *data, int count), (file, data, count))

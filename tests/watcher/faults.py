@@ -1,4 +1,4 @@
-"""Faults of the operating system that begin and end while a real process runs: faults.c, compiled and loaded into it."""
+"""Faults of the operating system that begin and end while a real process runs: faults.c, loaded into it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Faults:
 
     @contextmanager
     def during(self, *rules: tuple[str, int, str], seconds: float = 0.0) -> Iterator[None]:
-        """Within it, calls fail: rules of (call, errno, pattern of paths); each takes `seconds` first. errno 0: only slow.
+        """Within it, calls fail: rules of (call, errno, pattern of paths), each after `seconds`; errno 0: only slow.
 
         Fails if no fault was met at all: then nothing has been tested.
         """

@@ -6,10 +6,11 @@ Each fault begins while defocus-watch runs, and ends; then every file must be co
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
-from pathlib import Path
 from errno import EBUSY, EIO, ENOSPC
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,79 +112,84 @@ def test_a_write_that_ends_short_on_a_disk_with_room_is_not_called_full(folders,
     check_end(watching, ["a.tif"], listing(acquisition))
 
 
-@pytest.mark.parametrize("number", [EIO, EBUSY], ids=name_of)
-@pytest.mark.parametrize("call", ["open", "read"])
-def test_an_input_that_cannot_be_read_for_a_moment_is_corrected_afterwards(folders, begin, faults, call, number):
+def unreadable(acquisition: Path) -> dict[str, tuple[str, int, str]]:
+    """Every way in which a file cannot be read: a name for each, and its rule."""
+    ways = [(call, number) for call in ("open", "read") for number in (EIO, EBUSY)]
+    names = {f"{call}-{name_of(number)}.tif": (call, number) for call, number in ways}
+    return {name: (call, number, f"{acquisition}/{name}") for name, (call, number) in names.items()}
+
+
+def test_inputs_that_cannot_be_read_for_a_moment_are_corrected_afterwards(folders, begin, faults):
     acquisition, out = folders
     watching = begin("--patience", "30")
-    with faults.during((call, number, f"{acquisition}/*")):
-        write_tiff(acquisition / "a.tif", 1)
-        wait_for(lambda: faults.met())
+    rules = unreadable(acquisition)
+    with faults.during(*rules.values()):
+        for seed, name in enumerate(rules):
+            write_tiff(acquisition / name, seed)
+        wait_for(lambda: {rule[0] for rule in rules.values()} == {line.split()[0] for line in faults.met()})
         time.sleep(0.6)
         assert outputs(out) == []
-        assert watching.process.poll() is None
-    check_end(watching, ["a.tif"], listing(acquisition))
+    check_end(watching, sorted(rules), listing(acquisition))
 
 
-@pytest.mark.parametrize("number", [EIO, EBUSY], ids=name_of)
-@pytest.mark.parametrize("call", ["open", "read"])
-def test_an_input_that_can_never_be_read_is_set_aside_with_the_reason(folders, begin, faults, call, number):
+def test_inputs_that_can_never_be_read_are_set_aside_with_the_reason(folders, begin, faults):
     acquisition, out = folders
     port = free_port()
     watching = begin("--status", str(port))
-    with faults.during((call, number, "*/bad.tif")):
-        write_tiff(acquisition / "bad.tif", 1)
-        write_tiff(acquisition / "good.tif", 2)  # the rest goes on
-        wait_for(lambda: states(out) == {"bad.tif": "quarantined", "good.tif": "done"})
-        (said,) = lines(watching, "bad.tif")
-        assert said.startswith(f"set aside: {acquisition / 'bad.tif'}: cannot be read ("), said
+    rules = unreadable(acquisition)
+    with faults.during(*rules.values()):
+        for seed, name in enumerate(rules):
+            write_tiff(acquisition / name, seed)
+        write_tiff(acquisition / "good.tif", 9)  # the rest goes on
+        wait_for(lambda: states(out) == dict.fromkeys(rules, "quarantined") | {"good.tif": "done"})
         time.sleep(0.6)
-        assert lines(watching, "bad.tif") == [said]  # one line, however often it is looked at
-    # The disk is mended, the file still has its old size and time: it is asked for.
-    retry = {"folder": 0, "file": "bad.tif"}
-    assert ask(port, "/api/retry", retry, X_Defocus=state(port)["csrf"])[0] == 200
-    check_end(watching, ["bad.tif", "good.tif"], listing(acquisition))
+        for name, (_, number, _) in rules.items():  # one line, however often it is looked at
+            (said,) = lines(watching, name)
+            assert said.startswith(f"set aside: {acquisition / name}: cannot be read ({os.strerror(number)})"), said
+    # The disk is mended, the files still have their old size and time: they are asked for.
+    for name in rules:
+        retry = {"folder": 0, "file": name}
+        assert ask(port, "/api/retry", retry, X_Defocus=state(port)["csrf"])[0] == 200
+    check_end(watching, sorted([*rules, "good.tif"]), listing(acquisition))
 
 
 def test_an_input_that_fails_only_when_its_pixels_are_read_is_tried_three_times(folders, begin, faults):
-    """It was found complete; the pixels, 1 MB further on, cannot be read."""
+    """It was found complete, for its headers can be read."""
     acquisition, out = folders
     watching = begin("--retries", "3")
-    write_tiff(acquisition / "other.tif", 0)
-    wait_for(lambda: outputs(out) == ["other.tif"])
-    # Headers are read by read(2), pixels without compression by fread(3): only those fail here.
-    with faults.during(("fread", EIO, "*/a.tif")):
+    with faults.during(("bulk", EIO, "*/a.tif")):
         write_tiff(acquisition / "a.tif", 1, (700, 700))
         wait_for(lambda: states(out).get("a.tif") == "quarantined")
-        said = lines(watching, "a.tif")
-        assert [line.partition(": ")[0] for line in said] == ["will try again", "will try again", "set aside"], said
+    said = lines(watching, "a.tif")
+    assert [line.partition(": ")[0] for line in said] == ["will try again", "will try again", "set aside"], said
+    assert all("cannot be read (Input/output error)" in line for line in said), said
     assert watching.stop() == 0
 
 
-@pytest.mark.parametrize("number", [EIO, EBUSY], ids=name_of)
-@pytest.mark.parametrize("call", ["scandir", "readdir"])
-def test_a_folder_that_cannot_be_listed_is_said_and_waited_for(folders, begin, faults, call, number):
+def test_a_folder_that_cannot_be_listed_is_said_and_waited_for(folders, begin, faults):
     acquisition, out = folders
     port = free_port()
     watching = begin("--polling", "--status", str(port))
-    with faults.during((call, number, str(acquisition))):
-        write_tiff(acquisition / "a.tif", 1)
-        wait_for(lambda: ask(port, "/healthz")[0] == 503)
-        assert "cannot be reached" in json.loads(ask(port, "/healthz")[2])["problems"][0]
-        time.sleep(0.6)
-        assert outputs(out) == []
-        assert watching.said().count("cannot be reached") == 1
-    wait_for(lambda: ask(port, "/healthz")[0] == 200)
-    assert watching.said().count("is back") == 1
-    check_end(watching, ["a.tif"], listing(acquisition))
+    ways = [(call, number) for call in ("scandir", "readdir") for number in (EIO, EBUSY)]
+    for count, (call, number) in enumerate(ways, 1):
+        with faults.during((call, number, str(acquisition))):
+            wait_for(lambda: ask(port, "/healthz")[0] == 503)
+            write_tiff(acquisition / f"{count}.tif", count)
+            (problem,) = json.loads(ask(port, "/healthz")[2])["problems"]
+            assert problem == f"{acquisition}: cannot be reached"
+            time.sleep(0.5)
+            assert len(outputs(out)) == count - 1
+            assert watching.said().count(f"cannot be reached ({os.strerror(number)})") in (1, 2)  # once a call
+        wait_for(lambda: ask(port, "/healthz")[0] == 200)
+        assert watching.said().count("cannot be reached") == watching.said().count("is back") == count
+    check_end(watching, ["1.tif", "2.tif", "3.tif", "4.tif"], listing(acquisition))
 
 
-@pytest.mark.parametrize("call", ["scandir", "readdir"])
-def test_a_subfolder_that_cannot_be_listed_is_said_and_the_rest_goes_on(folders, begin, faults, call):
+def test_a_subfolder_that_cannot_be_listed_is_said_and_the_rest_goes_on(folders, begin, faults):
     acquisition, out = folders
     (acquisition / "plate").mkdir()
     watching = begin("--polling")
-    with faults.during((call, EIO, f"{acquisition}/plate")):
+    with faults.during(("scandir", EIO, f"{acquisition}/plate")):
         write_tiff(acquisition / "plate" / "a.tif", 1)
         write_tiff(acquisition / "b.tif", 2)
         wait_for(lambda: outputs(out) == ["b.tif"])
@@ -204,19 +210,21 @@ def test_the_observer_comes_back_after_a_listing_that_failed_between(folders, be
     check_end(watching, ["a.tif", "b.tif", "c.tif"], listing(acquisition))
 
 
-@pytest.mark.parametrize("call", ["open", "read", "write", "fsync"])
-def test_a_journal_that_fails_for_a_moment_stops_nothing(folders, begin, faults, call):
+def test_a_journal_that_fails_for_a_moment_stops_nothing(folders, begin, faults):
     acquisition, out = folders
     watching = begin()
     write_tiff(acquisition / "a.tif", 1)
     wait_for(lambda: states(out) == {"a.tif": "done"})
-    with faults.during((call, EIO, f"{out}/.defocus/journal.sqlite*")):
-        write_tiff(acquisition / "b.tif", 2)
-        wait_for(lambda: [line for line in watching.said().splitlines() if "journal.sqlite: cannot be written" in line])
-        time.sleep(0.6)
-        assert watching.process.poll() is None, watching.said()
-    write_tiff(acquisition / "c.tif", 3)
-    check_end(watching, ["a.tif", "b.tif", "c.tif"], listing(acquisition))
+    calls = ["open", "read", "write", "fsync"]
+    for count, call in enumerate(calls, 1):
+        with faults.during((call, EIO, f"{out}/.defocus/journal.sqlite*")):
+            write_tiff(acquisition / f"{call}.tif", count)
+            wait_for(lambda count=count: watching.said().count("journal.sqlite: cannot be written") >= count)
+            time.sleep(0.5)
+            assert watching.process.poll() is None, watching.said()
+        wait_for(lambda call=call: states(out).get(f"{call}.tif") == "done")
+    assert watching.said().count("journal.sqlite: cannot be written") == len(calls)  # once each
+    check_end(watching, sorted(["a.tif", *(f"{call}.tif" for call in calls)]), listing(acquisition))
 
 
 def test_a_share_that_hangs_for_seconds_costs_only_seconds(folders, begin, faults):
@@ -285,16 +293,26 @@ def whole(path: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("call", ["scandir", "open"])
-def test_a_start_on_an_output_that_fails_is_one_line(folders, start, faults, call):
-    acquisition, out = folders
+def test_a_start_on_an_output_that_cannot_be_opened_is_one_line(folders, start, faults):
+    _, out = folders
     out.mkdir()
-    (out / f"{PREFIX}1.part").write_bytes(b"left over")
-    faults.begin((call, EIO, f"{out}*"))
+    faults.begin(("open", EIO, f"{out}*"))
     watching = start(*QUICK, environment=faults.environment)
     assert watching.process.wait(30) == 1
-    said = watching.said().splitlines()
-    assert "Input/output error" in said[-1]
-    assert str(out) in said[-1]
-    assert "unexpected" not in watching.said()
-    assert "Traceback" not in watching.said()
+    (said,) = [line for line in watching.said().splitlines() if "watching" not in line]
+    assert f"{out}/.defocus: cannot be written (Input/output error)" in said
+
+
+def test_a_start_on_an_output_that_cannot_be_listed_goes_on(folders, begin, faults):
+    """What a killed process left there is removed by the next start that can."""
+    acquisition, out = folders
+    out.mkdir()
+    left = out / f"{PREFIX}1.part"
+    left.write_bytes(b"half an output")
+    write_tiff(acquisition / "a.tif")
+    with faults.during(("scandir", EIO, str(out))):
+        watching = begin()
+        wait_for(lambda: outputs(out) == ["a.tif"])
+        assert watching.stop() == 0
+    assert left.exists()
+    check_end(begin(), ["a.tif"], listing(acquisition))
