@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine.errors import InputError
+from ..engine.errors import InputError, printable
 from ..engine.pipeline import Stat, stat_of
 from .completeness import State, Waiting, is_file, is_folder, look, suffix_matches
 from .hints import Hints
@@ -40,6 +40,11 @@ class Arrival:
     stat: Stat
     seen: float
     problem: InputError | None = None
+
+    @property
+    def name(self) -> str:
+        """`relative` as it is shown and written down."""
+        return printable(self.relative.as_posix())
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def _jobs(
         job = desk.job(arrival, len(line))
         if job is not None:
             desks[job.source] = desk
-            health.working(arrival.relative.as_posix())
+            health.working(arrival.name)
             yield job
     for finder in finders:
         finder.check()

@@ -112,7 +112,7 @@ class Desk:
             return None
         if done:
             self._record(arrival, found, State.DONE)
-            self._say(Event("skipped", arrival.relative.as_posix(), queued=queued))
+            self._say(Event("skipped", arrival.name, queued=queued))
             return None
         self._in_hand[job.source] = (arrival, found, queued)
         return job
@@ -120,7 +120,7 @@ class Desk:
     def settle(self, outcome: Outcome, stop: threading.Event) -> None:
         """Write down what became of a job."""
         arrival, found, queued = self._in_hand.pop(outcome.job.source)
-        name, error = arrival.relative.as_posix(), outcome.error
+        name, error = arrival.name, outcome.error
         if error is None:
             latency = time.monotonic() - arrival.seen
             self._record(arrival, found, State.DONE, report=json.dumps(summary(outcome.reports)))
@@ -151,16 +151,16 @@ class Desk:
             self._quarantine(arrival, found, reason, queued, attempts)
             return
         self._record(arrival, found, State.FAILED, attempts, reason)
-        self._say(Event("retry", arrival.relative.as_posix(), reason, queued=queued))
+        self._say(Event("retry", arrival.name, reason, queued=queued))
 
     def _quarantine(self, arrival: Arrival, found: str, reason: str, queued: int, attempts: int = 1) -> None:
         self._record(arrival, found, State.QUARANTINED, attempts, reason)
-        self._say(Event("quarantined", arrival.relative.as_posix(), reason, queued=queued))
+        self._say(Event("quarantined", arrival.name, reason, queued=queued))
 
     def _record(
         self, arrival: Arrival, found: str, state: State, attempts: int = 1, reason: str = "", report: str = ""
     ) -> None:
-        relative = arrival.relative.as_posix()
+        relative = arrival.name
         try:
             self.journal.record(
                 Entry(relative, arrival.stat, found, self._card.sha256, state, attempts, reason, report)

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ..engine.commit import output_error
-from ..engine.errors import DefocusError
+from ..engine.errors import DefocusError, printable
 from ..engine.pipeline import Stat
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
@@ -26,7 +26,7 @@ SCHEMA = 2  # 1 had no report
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS files (
-    relative TEXT PRIMARY KEY,  -- below the acquisition folder, with /
+    relative TEXT PRIMARY KEY,  -- below the acquisition folder, with /; bytes that are no text escaped
     size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
     digest TEXT NOT NULL,       -- of head and tail
@@ -90,7 +90,7 @@ class Journal:
     def find(self, relative: Path) -> Entry | None:
         """What is known of a path below the acquisition folder."""
         with self._used() as connection:
-            row = connection.execute(f"{_KNOWN} WHERE relative = ?", (relative.as_posix(),)).fetchone()
+            row = connection.execute(f"{_KNOWN} WHERE relative = ?", (printable(relative.as_posix()),)).fetchone()
         return _entry(row) if row else None
 
     def record(self, entry: Entry) -> None:

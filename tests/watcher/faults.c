@@ -4,6 +4,7 @@
  * runs. A rule is a line: CALL ERRNO MILLISECONDS PATTERN. CALL is open, read, bulk (a read of over 100 KiB: of
  * pixels, not of headers), write, fsync, rename, scandir or readdir; ERRNO is a number, 0 for a call that is only slow;
  * PATTERN is matched by fnmatch(3) against the whole path.
+ * CALL may also be clock: MILLISECONDS are then added to the time of day, as when somebody sets the clock.
  * DEFOCUS_FAULTS_HITS names a file to which each fault that was met is appended: CALL and path.
  *
  * Our own look at the rules goes past the C library, so that it does not meet itself.
@@ -39,7 +40,7 @@ static void note(const char *call, const char *path)
     syscall(SYS_close, file);
 }
 
-static int rule_for(const char *call, const char *path)
+static int rule_for(const char *call, const char *path, int *milliseconds)
 {
     const char *name = getenv("DEFOCUS_FAULTS");
     char text[4096], *line, *rest = text;
@@ -57,25 +58,26 @@ static int rule_for(const char *call, const char *path)
     text[size] = 0;
     while ((line = strsep(&rest, "\n")) != NULL) {
         char which[16];
-        int number, milliseconds, at;
-        if (sscanf(line, "%15s %d %d %n", which, &number, &milliseconds, &at) < 3 || strcmp(which, call) != 0)
+        int number, at;
+        if (sscanf(line, "%15s %d %d %n", which, &number, milliseconds, &at) < 3 || strcmp(which, call) != 0)
             continue;
         if (fnmatch(line + at, path, 0) != 0)
             continue;
         note(call, path);
-        if (milliseconds > 0) {
-            struct timespec pause = {milliseconds / 1000, milliseconds % 1000 * 1000000L};
-            nanosleep(&pause, NULL);
-        }
         return number;
     }
+    *milliseconds = 0;
     return 0;
 }
 
 /* The errno that a call should fail with, after a pause if the rule has one; 0: let it through, errno as it was. */
 static int fault(const char *call, const char *path)
 {
-    int before = errno, number = rule_for(call, path);
+    int before = errno, milliseconds = 0, number = rule_for(call, path, &milliseconds);
+    if (milliseconds > 0) {
+        struct timespec pause = {milliseconds / 1000, milliseconds % 1000 * 1000000L};
+        nanosleep(&pause, NULL);
+    }
     errno = before;
     return number;
 }
@@ -204,3 +206,14 @@ DIR *opendir(const char *path)
     }
 READDIR(struct dirent, readdir)
 READDIR(struct dirent64, readdir64)
+
+int clock_gettime(clockid_t clock, struct timespec *time)
+{
+    int before = errno, milliseconds = 0, result = NEXT(clock_gettime)(clock, time);
+    if (result == 0 && clock == CLOCK_REALTIME) {
+        rule_for("clock", "", &milliseconds);
+        time->tv_sec += milliseconds / 1000;
+        errno = before;
+    }
+    return result;
+}
