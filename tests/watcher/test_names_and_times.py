@@ -91,19 +91,18 @@ def test_names_that_are_no_text_are_corrected_too(folders, start, tiny_model, ho
 
 
 def test_a_path_too_long_for_its_output_is_set_aside_and_the_rest_goes_on(tmp_path, tiny_model):
-    acquisition, out = tmp_path / "a", tmp_path / ("o" * 250) / ("p" * 250)
-    acquisition.mkdir()
-    deep = Path(*["d" * 200] * 18)
+    acquisition, out = tmp_path / "a", tmp_path / ("o" * 100)
+    long = 4000 - len(str(acquisition))
+    deep = Path(*["d" * 200] * (long // 201), "e" * (long % 201))
     os.makedirs(acquisition / deep)
-    assert len(str(acquisition / deep / "a.tif")) < 4096 < len(str(out / deep / "a.tif"))
+    assert len(str(acquisition / deep / "a.tif")) < 4095 < len(str(out / deep / "a.tif"))
     write_tiff(acquisition / deep / "a.tif", 1)
     write_tiff(acquisition / "b.tif", 2)
-    os.makedirs(acquisition / "e" / Path(*["d" * 200] * 10))
-    write_tiff(acquisition / "e" / Path(*["d" * 200] * 10) / "long.tif", 3)
+    write_tiff(acquisition / deep.parent / "long.tif", 3)
     watching = Watching(acquisition, out, tiny_model, tmp_path / "log", *QUICK, "--once")
     try:
         assert watching.process.wait(60) == 1, watching.said()
-        assert sorted(Path(name).name for name in outputs(out)) == ["b.tif", "long.tif"]
+        assert sorted(Path(name).name for name in outputs(out)) == ["b.tif", "long.tif"], watching.said()
         assert "its output's path is too long" in watching.said()
         assert "paused" not in watching.said()
     finally:
