@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 SOURCE = Path(__file__).with_name("faults.c")
 
 
@@ -67,15 +65,14 @@ class Faults:
         return path.read_text().splitlines() if path.exists() else []
 
 
-def compiled(folder: Path) -> Path:
-    """The shim, compiled into a folder; skips where that cannot be."""
+def compiled(folder: Path) -> Path | None:
+    """The shim, compiled into a folder; None where that cannot be: no Linux, no C compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if os.name != "posix" or compiler is None or not Path("/proc/self/fd").exists():
-        pytest.skip("needs Linux and a C compiler (apt-get install gcc)")
+        return None
     library = folder / "faults.so"
     line = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", str(library), str(SOURCE), "-ldl"]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    subprocess.run(line, check=True)
     return library
 
 

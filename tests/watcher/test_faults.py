@@ -35,7 +35,10 @@ main()
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory) -> Path:
-    return compiled(tmp_path_factory.mktemp("shim"))
+    library = compiled(tmp_path_factory.mktemp("shim"))
+    if library is None:
+        pytest.skip("needs Linux and a C compiler: apt-get install gcc")
+    return library
 
 
 @pytest.fixture

@@ -109,6 +109,19 @@ def test_a_running_daemon_seen_from_outside(folders, start):
     wait_for(lambda: ask(port, "/healthz")[0] == 200)
 
 
+def test_a_daemon_that_was_killed_can_have_its_port_again_at_once(folders, start):
+    """A page was open; the system keeps such a port for a minute, and a restart must not wait for that."""
+    port = free_port()
+    watching = start(*QUICK, "--status", str(port)).ready()
+    with socket.create_connection(("127.0.0.1", port)) as visitor:
+        visitor.sendall(b"GET /api/state HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert visitor.recv(100)
+        watching.kill()
+        again = start(*QUICK, "--status", str(port)).ready()
+        assert state(port)["phase"] == "watching"
+    assert again.stop() == 0
+
+
 def test_a_retry_takes_the_file_again(folders, start):
     acquisition, out = folders
     port = free_port()
