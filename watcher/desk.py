@@ -39,12 +39,17 @@ class Desk:
         self.journal, self._health = journal, health
         self._settings, self._card, self._tell = settings, engine.card, report
         self._offered: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
+        self._unwritten: dict[Path, Entry] = {}  # what the journal could not take yet
         self._told_of_journal = ""
         self._in_hand: dict[Path, tuple[Arrival, str, int]] = {}
 
     def known(self, relative: Path, stat: Stat, hinted: bool) -> bool:
         """Whether a version needs nothing more; called from the finder's thread."""
         if self._offered.get(relative) == stat or not self._settings.wants(relative, stat[1]):
+            return True
+        unwritten = self._unwritten.get(relative)
+        if unwritten is not None and unwritten.stat == stat and not hinted:
+            self._write(relative, unwritten)  # done before: it is only to be written down
             return True
         try:
             entry = self.journal.find(relative)
@@ -160,17 +165,20 @@ class Desk:
     def _record(
         self, arrival: Arrival, found: str, state: State, attempts: int = 1, reason: str = "", report: str = ""
     ) -> None:
-        relative = arrival.name
+        entry = Entry(arrival.name, arrival.stat, found, self._card.sha256, state, attempts, reason, report)
+        self._write(arrival.relative, entry)
+        self._offered.pop(arrival.relative, None)
+
+    def _write(self, relative: Path, entry: Entry) -> None:
         try:
-            self.journal.record(
-                Entry(relative, arrival.stat, found, self._card.sha256, state, attempts, reason, report)
-            )
-        except OutputError as error:  # a full disk: the next rescan finds the file again, and its output done
+            self.journal.record(entry)
+        except OutputError as error:  # a full disk: the next rescan tries again
+            self._unwritten[relative] = entry
             self._journal_fails(error)
         else:
+            self._unwritten.pop(relative, None)
             self._health.trouble(str(self.journal.path), None)
             self._told_of_journal = ""
-        self._offered.pop(arrival.relative, None)
 
     def _journal_fails(self, error: OutputError) -> None:
         """Told once until it works again. Raises with `once`: nobody would come to mend it."""

@@ -2,9 +2,9 @@
 
     python benchmarks/soak/soak.py --minutes 30 [--rate 2] [--model default] [-o docs/results/soak.md]
 
-Writers of seven kinds (load.py) fill an acquisition folder. SIGKILL ends the daemon now and then; it is started anew, as
-by a service manager. Calls of the operating system fail or hang for some seconds (tests/watcher/faults.c, where there
-is a C compiler). What is looked at meanwhile: memory, file descriptors, queue, /healthz, latency. At the end
+Writers of seven kinds (load.py) fill an acquisition folder. SIGKILL ends the daemon now and then; it is started anew,
+as by a service manager. Calls of the operating system fail or hang for some seconds (tests/watcher/faults.c, where
+there is a C compiler). What is looked at meanwhile: memory, file descriptors, queue, /healthz, latency. At the end
 (proof.py): no file lost or doubled, every output equal to what the engine makes of its input, every bad file set aside
 with a reason, no file of the acquisition folder touched. The exit code is 1 if any of that does not hold.
 """
@@ -137,8 +137,9 @@ def trouble(
 ) -> tuple[int, Counter[str]]:
     """Kill in the first 60 % of the time, let calls fail all the time; how often each. The last life is a long one."""
     begun, kills, met = time.monotonic(), 0, Counter()
-    moments = [(0.6 * seconds * (n + 1) / 9, "kill") for n in range(8)]
-    moments += [(seconds * (n + 0.5) / 14, n) for n in range(14)]
+    ends, fails = max(2, round(seconds / 225)), max(7, round(seconds / 128))
+    moments = [(0.6 * seconds * (n + 1) / (ends + 1), "kill") for n in range(ends)]
+    moments += [(seconds * (n + 0.5) / fails, n) for n in range(fails)]
     for moment, what in sorted(moments, key=lambda one: one[0]):
         if stop.wait(max(0.0, begun + moment - time.monotonic())):
             break

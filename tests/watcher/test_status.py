@@ -74,7 +74,7 @@ def test_a_running_daemon_seen_from_outside(folders, start):
     port = free_port()
     begun = time.monotonic()
     watching = start(*QUICK, "--status", str(port))
-    wait_for(lambda: _listens(port), 10)
+    wait_for(lambda: listens(port), 10)
     assert state(port)["phase"] in ("starting", "watching")
     assert time.monotonic() - begun < 10  # 2 s on an idle machine; this one may be busy
     watching.ready()
@@ -291,7 +291,8 @@ def test_a_histogram_counts_all_that_is_below():
     assert (histogram.count, histogram.total) == (3, 1000.31)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether a page answers there."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1):
             return True
