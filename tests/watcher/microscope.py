@@ -96,7 +96,7 @@ def acquire(target: str, times: int, seconds: float) -> None:
     core.setPixelSizeUm("20x", 0.65)
     core.updateSystemStateCache()
     sequence = useq.MDASequence(
-        axis_order="tcz",
+        axis_order="tcz",  # pyright: ignore[reportArgumentType]
         channels=list(CHANNELS),  # pyright: ignore[reportArgumentType]
         z_plan=useq.ZRelativePositions(relative=list(HEIGHTS)),
         time_plan=useq.TIntervalLoops(interval=seconds, loops=times),  # pyright: ignore[reportArgumentType]

@@ -72,11 +72,9 @@ def acquire(target: Path, times: int, seconds: float) -> None:
 
 @needs_microscope
 @WAYS
-@pytest.mark.parametrize(
-    ("times", "seconds"), [(3, 0.9), pytest.param(60, 2.0, marks=pytest.mark.slow)], ids=["seconds", "minutes"]
-)
-def test_an_acquisition_of_pymmcore_plus_that_grows_page_by_page(folders, start, tiny_model, how, times, seconds):
+def test_an_acquisition_of_pymmcore_plus_that_grows_page_by_page(folders, start, tiny_model, how):
     """Cameras and drives in Python, useq-schema, ome-writers. It pauses longer than a file needs to settle."""
+    times, seconds = 3, 0.9
     acquisition, out = folders
     watching = start(*QUICK, *how).ready()
     with reader(out):
@@ -147,23 +145,43 @@ def test_a_copy_over_smb_that_is_only_seen_by_polling(folders, start, tiny_model
     check(watching, tiny_model, ["a.tif"])
 
 
+@needs_microscope
 @pytest.mark.slow
-@WAYS
-def test_a_writer_that_pauses_for_a_minute(folders, start, tiny_model, tmp_path, how):
-    """Longer than the usual patience of 30 s: it may be set aside meanwhile, and is corrected when it is whole."""
+def test_growing_over_two_minutes_and_pausing_for_one(folders, start, tiny_model, tmp_path):
+    """Two daemons look on, one by events and one by polling, both with the usual times but for a short settling.
+
+    The pause is longer than their patience of 30 s: the file is set aside meanwhile, and corrected when it is whole.
+    """
     acquisition, out = folders
     write_tiff(tmp_path / "source.tif", 1, (300, 400))
     content = (tmp_path / "source.tif").read_bytes()
-    watching = start(*how).ready()
-    with open(acquisition / "a.tif", "wb") as file:
-        file.write(content[: len(content) // 2])
-        file.flush()
-        time.sleep(60)
-        assert outputs(out) == []
-        file.write(content[len(content) // 2 :])
-    wait_for(lambda: states(out) == {"a.tif": "done"}, 30)
-    assert watching.stop() == 0
-    check(watching, tiny_model, ["a.tif"])
+    events = start("--settle", "1").ready()
+    polling = Watching(
+        acquisition, tmp_path / "polled", tiny_model, tmp_path / "polled.log", "--settle", "1", "--polling"
+    )
+    growing = threading.Thread(target=acquire, args=(acquisition / "grows.ome.tif", 60, 2.0))
+    try:
+        polling.ready()
+        with reader(out), reader(polling.out):
+            growing.start()
+            with open(acquisition / "pauses.tif", "wb") as file:
+                file.write(content[: len(content) // 2])
+                file.flush()
+                time.sleep(60)
+                assert not [one.out for one in (events, polling) if (one.out / "pauses.tif").exists()]
+                file.write(content[len(content) // 2 :])
+            growing.join()
+            for one in (events, polling):
+                wait_for(lambda one=one: states(one.out) == {"grows.ome.tif": "done", "pauses.tif": "done"}, 40)
+                wait_for(lambda one=one: tiff.read(one.out / "grows.ome.tif").data.shape == (60, 2, 3, 96, 128), 40)
+            time.sleep(1.0)
+        for one in (events, polling):
+            assert one.stop() == 0
+            assert "pauses.tif: truncated" in one.said()
+            check(one, tiny_model, ["grows.ome.tif", "pauses.tif"])
+    finally:
+        growing.join()
+        polling.kill()
 
 
 @WAYS
@@ -181,8 +199,15 @@ def test_the_same_name_written_again_and_again(folders, start, tiny_model, how):
     check(watching, tiny_model, ["live.tif"])
 
 
-@pytest.mark.parametrize("order", ["oldest", "newest"])
-@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("order", "count"),
+    [
+        ("oldest", 400),
+        ("newest", 400),
+        pytest.param("oldest", 10_000, marks=pytest.mark.slow),
+        pytest.param("newest", 3_000, marks=pytest.mark.slow),
+    ],
+)
 def test_a_burst_of_more_files_than_the_line_holds(folders, start, tiny_model, tmp_path, order, count):
     """All at once, into a line of 256: nothing is lost, nothing is done twice, whichever goes first."""
     acquisition, out = folders
