@@ -41,7 +41,7 @@ class Watching:
         return self.log.read_text()
 
     def ready(self) -> Watching:
-        wait_for(lambda: b"watching " in self.log.read_bytes()[self._begun :] or self.process.poll() is not None, 30)
+        wait_for(lambda: b"watching " in self.log.read_bytes()[self._begun :] or self.process.poll() is not None, 60)
         assert self.process.poll() is None, self.said()
         return self
 

@@ -147,7 +147,7 @@ def test_the_page_answers_while_the_model_is_loaded(browser, folders, start, fau
     port = free_port()
     faults.begin(("open", 0, str(tiny_model)), seconds=5.0)
     watching = start(*QUICK, "--status", str(port), environment=faults.environment)
-    wait_for(lambda: listens(port), 20)
+    wait_for(lambda: listens(port), 60)
     took = psutil.Process(watching.process.pid).cpu_times()
     assert took.user + took.system < 2.0
     page = browser.new_page()
