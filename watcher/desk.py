@@ -39,7 +39,6 @@ class Desk:
         self.journal, self._health = journal, health
         self._settings, self._card, self._tell = settings, engine.card, report
         self._offered: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
-        self._unwritten: dict[Path, Entry] = {}  # what the journal could not take yet
         self._told_of_journal = ""
         self._in_hand: dict[Path, tuple[Arrival, str, int]] = {}
 
@@ -47,15 +46,12 @@ class Desk:
         """Whether a version needs nothing more; called from the finder's thread."""
         if self._offered.get(relative) == stat or not self._settings.wants(relative, stat[1]):
             return True
-        unwritten = self._unwritten.get(relative)
-        if unwritten is not None and unwritten.stat == stat and not hinted:
-            self._write(relative, unwritten)  # done before: it is only to be written down
-            return True
         try:
             entry = self.journal.find(relative)
         except OutputError as error:
             self._journal_fails(error)
             return True  # not now: the next rescan asks again
+        self._journal_works()
         if entry is None or entry.stat != stat or entry.model != self._card.sha256 or entry.state is State.FAILED:
             return False
         if not hinted:
@@ -105,13 +101,7 @@ class Desk:
         found = _digest(arrival.path)
         job = Job(arrival.path, self._settings.out / arrival.relative, arrival.stat)
         try:
-            entry = self.journal.find(arrival.relative)
-        except OutputError as error:
-            self._journal_fails(error)
-            self.forget(arrival)
-            return None
-        try:
-            done = self._done_before(job, arrival, entry)
+            done = self._done_before(job, arrival)
         except OutputError as error:  # somebody else's file is in its place
             self._quarantine(arrival, found, str(error), queued)
             return None
@@ -144,12 +134,8 @@ class Desk:
             self._retry(arrival, found, str(error), queued)
 
     def _retry(self, arrival: Arrival, found: str, reason: str, queued: int) -> None:
+        entry = self._entry(arrival)
         attempts = 1
-        try:
-            entry = self.journal.find(arrival.relative)
-        except OutputError as error:
-            self._journal_fails(error)
-            entry = None
         if entry is not None and (entry.stat, entry.state) == (arrival.stat, State.FAILED):
             attempts += entry.attempts
         if attempts >= self._settings.retries:
@@ -165,20 +151,21 @@ class Desk:
     def _record(
         self, arrival: Arrival, found: str, state: State, attempts: int = 1, reason: str = "", report: str = ""
     ) -> None:
-        entry = Entry(arrival.name, arrival.stat, found, self._card.sha256, state, attempts, reason, report)
-        self._write(arrival.relative, entry)
+        try:
+            self.journal.record(
+                Entry(arrival.name, arrival.stat, found, self._card.sha256, state, attempts, reason, report)
+            )
+        except OutputError as error:  # a full disk: the journal keeps it and tries again
+            self._journal_fails(error)
         self._offered.pop(arrival.relative, None)
 
-    def _write(self, relative: Path, entry: Entry) -> None:
+    def _entry(self, arrival: Arrival) -> Entry | None:
+        """What the journal knows of a path; None also while it cannot be read."""
         try:
-            self.journal.record(entry)
-        except OutputError as error:  # a full disk: the next rescan tries again
-            self._unwritten[relative] = entry
+            return self.journal.find(arrival.relative)
+        except OutputError as error:
             self._journal_fails(error)
-        else:
-            self._unwritten.pop(relative, None)
-            self._health.trouble(str(self.journal.path), None)
-            self._told_of_journal = ""
+            return None
 
     def _journal_fails(self, error: OutputError) -> None:
         """Told once until it works again. Raises with `once`: nobody would come to mend it."""
@@ -189,11 +176,17 @@ class Desk:
             self._told_of_journal = str(error)
             self._say(Event("warning", text=str(error)))
 
+    def _journal_works(self) -> None:
+        if self._told_of_journal and not self.journal.behind:
+            self._told_of_journal = ""
+            self._health.trouble(str(self.journal.path), None)
+
     def _say(self, event: Event) -> None:
         self._tell(replace(event, folder=self._settings.acquisition))
 
-    def _done_before(self, job: Job, arrival: Arrival, entry: Entry | None) -> bool:
+    def _done_before(self, job: Job, arrival: Arrival) -> bool:
         """Whether the output is there already: committed by a process that was killed before it wrote that down."""
+        entry = self._entry(arrival)
         if entry is not None and entry.stat == arrival.stat and entry.model == self._card.sha256:
             return False  # the journal knows this version: its content changed, or it failed before
         return is_done(job, self._card)

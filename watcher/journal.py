@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ..engine.commit import output_error
-from ..engine.errors import DefocusError, printable
+from ..engine.errors import DefocusError, OutputError, printable
 from ..engine.pipeline import Stat
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
@@ -79,6 +79,7 @@ class Journal:
         self.path = Path(out) / FOLDER / NAME
         self.warning: str | None = None
         self._lock = threading.Lock()
+        self._unwritten: dict[str, Entry] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = self._open()
@@ -87,20 +88,36 @@ class Journal:
         except sqlite3.OperationalError as error:  # no permission, full disk
             raise output_error(self.path, OSError(0, str(error))) from error
 
+    @property
+    def behind(self) -> bool:
+        """Whether something could not be written down yet."""
+        return bool(self._unwritten)
+
     def find(self, relative: Path) -> Entry | None:
-        """What is known of a path below the acquisition folder."""
+        """What is known of a path below the acquisition folder; what could not be written before is written now."""
+        entry = self._unwritten.get(printable(relative.as_posix()))
+        with suppress(OutputError):  # at the first that still cannot be written
+            for one in list(self._unwritten.values()):
+                self.record(one)
+        if entry is not None:
+            return entry
         with self._used() as connection:
             row = connection.execute(f"{_KNOWN} WHERE relative = ?", (printable(relative.as_posix()),)).fetchone()
         return _entry(row) if row else None
 
     def record(self, entry: Entry) -> None:
-        """Write down what became of a version, in place of what was known of its path."""
+        """Write down what became of a version, in place of what was known of its path.
+
+        If it cannot be written (OutputError) it is kept in memory, and tried again when any path is asked for.
+        """
+        self._unwritten[entry.relative] = entry
         row = (entry.relative, *entry.stat, entry.digest, entry.model, entry.state.value, entry.attempts, entry.reason)
         with self._used() as connection, connection:
             connection.execute(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*row, datetime.now(UTC).isoformat(timespec="seconds"), entry.report),
             )
+        self._unwritten.pop(entry.relative, None)
 
     def quarantined(self) -> list[Entry]:
         """The files that are set aside, by path."""
@@ -111,6 +128,7 @@ class Journal:
 
     def forget(self, relative: str) -> bool:
         """Take a path out, so that its file is dealt with anew; whether it was there."""
+        self._unwritten.pop(relative, None)
         with self._used() as connection, connection:
             return connection.execute("DELETE FROM files WHERE relative = ?", (relative,)).rowcount > 0
 
