@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 DECLARED := pyproject.toml _version.py constraints.txt
 
-.PHONY: demo test check soak format bench results compare wheel clean
+.PHONY: demo test check soak soak-30min format bench results compare wheel clean
 
 demo: .venv/.demo
 	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
@@ -13,7 +13,11 @@ test: .venv/.develop
 	$(BIN)/pytest -m "not slow"
 
 soak: .venv/.develop
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --durations=0
+
+# The real daemon under a stated load, with kills and faults, and the proof that nothing is lost: docs/results/soak.md
+soak-30min: .venv/.develop
+	$(BIN)/python benchmarks/soak/soak.py --minutes 30 -o docs/results/soak.md
 
 check: .venv/.develop
 	$(BIN)/ruff check .
@@ -83,7 +87,8 @@ wheel: .venv/.develop
 	touch $@
 
 .venv/.develop: .venv/src/defocus $(DECLARED)
-	$(PIP) install --constraint constraints.txt --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,dev]"
+	$(PIP) install --constraint constraints.txt \
+	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,dev]"
 	touch $@
 
 clean:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import DefocusError, InputError, OutputError
 
 PREFIX, SUFFIX = ".defocus-", ".part"
 
@@ -44,13 +44,18 @@ def commit(target: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def output_error(target: Path, error: OSError) -> OutputError:
-    """The one line a user needs for an operating system error met while writing `target`."""
+def output_error(target: Path, error: OSError) -> DefocusError:
+    """The one line a user needs for an operating system error met while writing `target`.
+
+    An OutputError, but for a path that is too long: that is the input's own, and waiting does not help.
+    """
     elsewhere = "choose another output folder with -o"
     # numpy.tofile swallows the errno of a write that ended short: "200000 requested and 130712 written".
     short = error.errno is None and "requested and" in str(error)
     if short or error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return OutputError(target, "the disk is full", f"free some space or {elsewhere}")
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError(target, "its output's path is too long", "give shorter names, or a shorter folder with -o")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(target, "no permission to write", f"give this user write permission or {elsewhere}")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
@@ -61,10 +66,12 @@ def output_error(target: Path, error: OSError) -> OutputError:
 def sweep(folder: Path) -> list[Path]:
     """Remove temporaries that a killed process left below `folder`; return those removed."""
     removed = []
-    for path in Path(folder).rglob(f"{PREFIX}*{SUFFIX}"):
-        with suppress(OSError):
-            path.unlink()
-            removed.append(path)
+    for parent, _, names in os.walk(folder):  # passes over what cannot be listed
+        for name in names:
+            if name.startswith(PREFIX) and name.endswith(SUFFIX):
+                with suppress(OSError):
+                    (path := Path(parent, name)).unlink()
+                    removed.append(path)
     return removed
 
 

@@ -21,7 +21,12 @@ class DefocusError(Exception):
         super().__init__(self.thing, cause, remedy)
 
     def __str__(self) -> str:
-        return " ".join(f"{self.thing}: {self.cause}; {self.remedy}".split())
+        return printable(" ".join(f"{self.thing}: {self.cause}; {self.remedy}".split()))
+
+
+def printable(text: str) -> str:
+    """Text that can be printed and stored anywhere: bytes of file names that are not UTF-8 are shown as `\\udcXX`."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class InputError(DefocusError):

@@ -206,7 +206,8 @@ def provenance(engine: Engine, source: Path, version: Stat) -> dict[str, Any]:
 def stat_of(path: Path) -> Stat:
     """Size in bytes and modification time in ns: the version of a file."""
     stat = os.stat(path)
-    return stat.st_size, stat.st_mtime_ns
+    # Times of nonsense, as broken shares give them, lie beyond what a database holds (after 2262).
+    return stat.st_size, min(max(stat.st_mtime_ns, -(2**63)), 2**63 - 1)
 
 
 def check_unchanged(path: Path, version: Stat) -> None:

@@ -5,6 +5,7 @@ Hints make it quick, a periodic rescan makes it sure (promise P4). Nothing in th
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -12,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..engine.errors import InputError
+from ..engine.errors import InputError, printable
 from ..engine.pipeline import Stat, stat_of
-from .completeness import State, Waiting, is_file, look, suffix_matches
+from .completeness import State, Waiting, is_file, is_folder, look, suffix_matches
 from .hints import Hints
 
 LONGEST_WAIT = 0.5  # s until `stop` is looked at again
@@ -49,6 +50,11 @@ class Arrival:
     def each(self) -> tuple[Arrival, ...]:
         """Its files one by one, in the order of channels."""
         return (replace(self, others=()), *self.others)
+
+    @property
+    def name(self) -> str:
+        """`relative` as it is shown and written down."""
+        return printable(self.relative.as_posix())
 
 
 @dataclass(frozen=True)
@@ -116,19 +122,23 @@ def arrivals(
         eyes.hints.stop()
 
 
-def scan(folder: Path) -> Iterator[Path]:
-    """The TIFF files below a folder, by name; linked folders are not entered. Raises OSError if it cannot be read."""
+def scan(folder: Path, skipped: Callable[[Path, OSError], None] = lambda path, error: None) -> Iterator[Path]:
+    """The TIFF files below a folder; linked folders are not entered.
+
+    `skipped` is told of a subfolder that has gone, or cannot be read. Raises OSError if the folder itself cannot.
+    """
     folders = [folder]
     while folders:
         current = folders.pop()
         try:
             entries = list(os.scandir(current))
-        except OSError:
+        except OSError as error:
             if current == folder:
                 raise
-            continue  # a subfolder that has gone, or that is not ours to read
+            skipped(current, error)
+            continue
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
+            if is_folder(entry):
                 if not entry.name.startswith("."):
                     folders.append(Path(entry.path))
             elif suffix_matches(entry.name) and is_file(entry):
@@ -142,10 +152,16 @@ class _Eyes:
         self.folder, self.hints, self.reachable = folder, Hints(folder), True
         self._polling, self._warn = pace.polling, warn
         self._told: str | None = None
+        self._mounted = False
+        self._identity: tuple[int, int] | None = None
+        self._skipped: dict[Path, OSError] = {}
 
     def scan(self) -> list[Path]:
+        """The files that are there; none while the folder cannot be reached."""
         try:
-            found = list(scan(self.folder))
+            found = self._listed()
+            if self._observe():
+                found = self._listed()  # what came between the two has sent no event
         except OSError as error:
             if self.reachable:
                 self._warn(f"{self.folder}: cannot be reached ({error.strerror}); waiting for it to come back")
@@ -155,14 +171,34 @@ class _Eyes:
         if not self.reachable:
             self._warn(f"{self.folder}: is back")
             self.reachable = True
-        if not self._polling and not self.hints.alive():
-            reason = self.hints.start()
-            if reason and reason != self._told:
-                self._warn(f"{self.folder}: the system does not tell of new files ({reason}); looking every rescan")
-            self._told = reason
-            # What came between the scan and the start of the observer has sent no event.
-            found = list(scan(self.folder)) if reason is None else found
         return found
+
+    def _listed(self) -> list[Path]:
+        """Raises OSError if the folder cannot be listed, or is the empty place that an unmounted share leaves."""
+        there = os.stat(self.folder)
+        mounted = os.path.ismount(self.folder)
+        if self._mounted and not mounted:
+            raise OSError(errno.ENODEV, "no longer mounted")
+        self._mounted = mounted
+        if self._identity not in (None, (there.st_dev, there.st_ino)):
+            self.hints.stop()  # another folder is in its place; the observer sees the old one
+        self._identity = there.st_dev, there.st_ino
+        before, self._skipped = self._skipped, {}
+        found = list(scan(self.folder, self._skipped.__setitem__))
+        for path, error in self._skipped.items():
+            if path not in before and not isinstance(error, FileNotFoundError):
+                self._warn(f"{path}: cannot be read ({error.strerror}); its files wait, the rest goes on")
+        return found
+
+    def _observe(self) -> bool:
+        """Start the observer if it does not run; whether it was started."""
+        if self._polling or self.hints.alive():
+            return False
+        reason = self.hints.start()
+        if reason and reason != self._told:
+            self._warn(f"{self.folder}: the system does not tell of new files ({reason}); looking every rescan")
+        self._told = reason
+        return reason is None
 
 
 def _notice(

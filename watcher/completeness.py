@@ -111,6 +111,14 @@ def suffix_matches(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith((".", "~"))
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether a directory entry is a folder, not a link to one; one that cannot be looked at is none."""
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:  # file systems that do not say so in the listing are asked, and may fail
+        return False
+
+
 def is_file(entry: os.DirEntry[str]) -> bool:
     """Whether a directory entry is a file; an entry that vanishes meanwhile is none."""
     try:

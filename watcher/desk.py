@@ -42,13 +42,19 @@ class Desk:
         # What an entry of the journal holds for: with another model, or another pattern, all is to be looked at anew.
         self._how = engine.card.sha256 + (f" {settings.channels.text}" if settings.channels else "")
         self._offered: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
+        self._told_of_journal = ""
         self._in_hand: dict[Path, tuple[list[tuple[Arrival, str]], int]] = {}  # by the first source
 
     def known(self, relative: Path, stat: Stat, hinted: bool) -> bool:
         """Whether a version needs nothing more; called from the finder's thread."""
         if self._offered.get(relative) == stat or not self._settings.wants(relative, stat[1]):
             return True
-        entry = self.journal.find(relative)
+        try:
+            entry = self.journal.find(relative)
+        except OutputError as error:
+            self._journal_fails(error)
+            return True  # not now: the next rescan asks again
+        self._journal_works()
         if entry is None or entry.stat != stat or entry.model != self._how or entry.state is State.FAILED:
             return False
         if not hinted:
@@ -78,7 +84,12 @@ class Desk:
         is looked into: its problem may have been that its partner was missing.
         """
         found = []
-        for entry in self.journal.like(glob):
+        try:
+            entries = self.journal.like(glob)
+        except OutputError as error:
+            self._journal_fails(error)
+            return []  # not now: the partners are looked for again while the file waits
+        for entry in entries:
             relative = Path(entry.relative)
             path = self._settings.acquisition / relative
             if entry.model != self._how or entry.state is State.FAILED or relative in self._offered:
@@ -97,14 +108,14 @@ class Desk:
         return found
 
     def wait_for_room(self, stop: threading.Event, queued: int) -> bool:
-        """Wait while the output's disk is too full (promise P9); False if the stop came first.
+        """Wait while the output has gone or its disk is too full (promises P8, P9); False if the stop came first.
 
-        Raises OutputError with `once`: nobody would come to make room.
+        Raises OutputError with `once`: nobody would come to mend it.
         """
         out, told = self._settings.out, False
         while reason := missing_room(out, self._settings.min_free_mb):
             if self._settings.once:
-                raise OutputError(out, reason.partition(": ")[2].partition(";")[0], "make room")
+                raise OutputError(out, *reason.removeprefix(f"{out}: ").split("; ", 1))
             self._health.trouble(f"{out} room", reason)
             if not told:
                 self._say(Event("paused", text=reason, queued=queued))
@@ -114,7 +125,7 @@ class Desk:
                 return False
         if told:
             self._health.trouble(f"{out} room", None)
-            self._say(Event("warning", text=f"{out}: room again", queued=queued))
+            self._say(Event("warning", text=f"{out}: can be written to again", queued=queued))
         return True
 
     def job(self, arrival: Arrival, queued: int) -> Job | None:
@@ -135,7 +146,7 @@ class Desk:
             for one, found in members:
                 if not (one.recalled and self._state(one) is State.DONE):
                     self._record(one, found, State.DONE)
-                    self._say(Event("skipped", one.relative.as_posix(), queued=queued))
+                    self._say(Event("skipped", one.name, queued=queued))
             return None
         self._in_hand[job.source] = (members, queued)
         return job
@@ -145,7 +156,7 @@ class Desk:
         members, queued = self._in_hand.pop(outcome.job.source)
         if isinstance(outcome.error, OutputError):
             # Not the files' fault: nothing is written down, the next rescan finds them again.
-            self._say(Event("paused", members[0][0].relative.as_posix(), str(outcome.error), queued=queued))
+            self._say(Event("paused", members[0][0].name, str(outcome.error), queued=queued))
             if self._settings.once:
                 raise outcome.error
             stop.wait(OUTPUT_PAUSE)
@@ -155,7 +166,7 @@ class Desk:
         # Files that belong together are given up together.
         attempts = 1 + max(self._failures(arrival) for arrival, _ in members)
         for (arrival, found), one in zip(members, outcome.each(), strict=True):
-            name, error = arrival.relative.as_posix(), one.error
+            name, error = arrival.name, one.error
             if error is None:
                 latency = time.monotonic() - arrival.seen
                 self._record(arrival, found, State.DONE, report=json.dumps(summary(one.reports)))
@@ -171,31 +182,51 @@ class Desk:
 
     def _failures(self, arrival: Arrival) -> int:
         """How often this version has failed so far."""
-        entry = self.journal.find(arrival.relative)
+        entry = self._entry(arrival)
         failed = entry is not None and (entry.stat, entry.state) == (arrival.stat, State.FAILED)
         return entry.attempts if entry is not None and failed else 0
 
     def _state(self, arrival: Arrival) -> State | None:
         """What the journal says of this version."""
-        entry = self.journal.find(arrival.relative)
+        entry = self._entry(arrival)
         known = entry is not None and (entry.stat, entry.model) == (arrival.stat, self._how)
         return entry.state if entry is not None and known else None
 
     def _quarantine(self, arrival: Arrival, found: str, reason: str, queued: int, attempts: int = 1) -> None:
         self._record(arrival, found, State.QUARANTINED, attempts, reason)
-        self._say(Event("quarantined", arrival.relative.as_posix(), reason, queued=queued))
+        self._say(Event("quarantined", arrival.name, reason, queued=queued))
 
     def _record(
         self, arrival: Arrival, found: str, state: State, attempts: int = 1, reason: str = "", report: str = ""
     ) -> None:
-        relative = arrival.relative.as_posix()
         try:
-            self.journal.record(Entry(relative, arrival.stat, found, self._how, state, attempts, reason, report))
-        except OutputError as error:  # a full disk: the next rescan finds the file again, and its output done
-            if self._settings.once:  # nobody would come to make room
-                raise
-            self._say(Event("warning", relative, str(error)))
+            entry = Entry(arrival.name, arrival.stat, found, self._how, state, attempts, reason, report)
+            self.journal.record(entry)
+        except OutputError as error:  # a full disk: the journal keeps it and tries again
+            self._journal_fails(error)
         self.forget(arrival)
+
+    def _entry(self, arrival: Arrival) -> Entry | None:
+        """What the journal knows of a path; None also while it cannot be read."""
+        try:
+            return self.journal.find(arrival.relative)
+        except OutputError as error:
+            self._journal_fails(error)
+            return None
+
+    def _journal_fails(self, error: OutputError) -> None:
+        """Told once until it works again. Raises with `once`: nobody would come to mend it."""
+        if self._settings.once:
+            raise error
+        self._health.trouble(str(self.journal.path), str(error))
+        if self._told_of_journal != str(error):
+            self._told_of_journal = str(error)
+            self._say(Event("warning", text=str(error)))
+
+    def _journal_works(self) -> None:
+        if self._told_of_journal and not self.journal.behind:
+            self._told_of_journal = ""
+            self._health.trouble(str(self.journal.path), None)
 
     def _say(self, event: Event) -> None:
         self._tell(replace(event, folder=self._settings.acquisition))

@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
 from ..engine.commit import output_error
+from ..engine.errors import DefocusError, OutputError, printable
 from ..engine.pipeline import Stat
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
@@ -24,7 +26,7 @@ SCHEMA = 2  # 1 had no report
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS files (
-    relative TEXT PRIMARY KEY,  -- below the acquisition folder, with /
+    relative TEXT PRIMARY KEY,  -- below the acquisition folder, with /; bytes that are no text escaped
     size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
     digest TEXT NOT NULL,       -- of head and tail
@@ -62,6 +64,8 @@ class Entry:
 class Journal:
     """The journal of one output folder; a context manager. Its methods may be called from any thread.
 
+    They raise OutputError while the journal cannot be read or written, and DefocusError if it was damaged meanwhile.
+
     Attributes
     ----------
     path : Path
@@ -75,6 +79,7 @@ class Journal:
         self.path = Path(out) / FOLDER / NAME
         self.warning: str | None = None
         self._lock = threading.Lock()
+        self._unwritten: dict[str, Entry] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = self._open()
@@ -83,76 +88,75 @@ class Journal:
         except sqlite3.OperationalError as error:  # no permission, full disk
             raise output_error(self.path, OSError(0, str(error))) from error
 
+    @property
+    def behind(self) -> bool:
+        """Whether something could not be written down yet."""
+        return bool(self._unwritten)
+
     def find(self, relative: Path) -> Entry | None:
-        """What is known of a path below the acquisition folder."""
-        with self._lock:
-            row = self._connection.execute(
-                f"{_KNOWN} WHERE relative = ?",
-                (relative.as_posix(),),
-            ).fetchone()
+        """What is known of a path below the acquisition folder; what could not be written before is written now."""
+        entry = self._unwritten.get(printable(relative.as_posix()))
+        with suppress(OutputError):  # at the first that still cannot be written
+            for one in list(self._unwritten.values()):
+                self.record(one)
+        if entry is not None:
+            return entry
+        with self._used() as connection:
+            row = connection.execute(f"{_KNOWN} WHERE relative = ?", (printable(relative.as_posix()),)).fetchone()
         return _entry(row) if row else None
 
     def like(self, glob: str) -> list[Entry]:
         """What is known of the paths that look like this, with SQLite's `*`, `?` and `[...]`."""
-        with self._lock:
-            rows = self._connection.execute(f"{_KNOWN} WHERE relative GLOB ? ORDER BY relative", (glob,)).fetchall()
+        with self._used() as connection:
+            rows = connection.execute(f"{_KNOWN} WHERE relative GLOB ? ORDER BY relative", (glob,)).fetchall()
         return [_entry(row) for row in rows]
 
     def record(self, entry: Entry) -> None:
         """Write down what became of a version, in place of what was known of its path.
 
-        Raises OutputError if the journal cannot be written.
+        If it cannot be written (OutputError) it is kept in memory, and tried again when any path is asked for.
         """
+        self._unwritten[entry.relative] = entry
         row = (entry.relative, *entry.stat, entry.digest, entry.model, entry.state.value, entry.attempts, entry.reason)
-        try:
-            with self._lock, self._connection:
-                self._connection.execute(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*row, datetime.now(UTC).isoformat(timespec="seconds"), entry.report),
-                )
-        except sqlite3.OperationalError as error:
-            raise output_error(self.path, OSError(0, str(error))) from error
+        with self._used() as connection, connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row, datetime.now(UTC).isoformat(timespec="seconds"), entry.report),
+            )
+        self._unwritten.pop(entry.relative, None)
 
     def quarantined(self) -> list[Entry]:
         """The files that are set aside, by path."""
-        with self._lock:
-            rows = self._connection.execute(
-                f"{_KNOWN} WHERE state = ? ORDER BY relative",
-                (State.QUARANTINED.value,),
-            ).fetchall()
+        with self._used() as connection:
+            query = f"{_KNOWN} WHERE state = ? ORDER BY relative"
+            rows = connection.execute(query, (State.QUARANTINED.value,)).fetchall()
         return [_entry(row) for row in rows]
 
     def forget(self, relative: str) -> bool:
-        """Take a path out, so that its file is dealt with anew; whether it was there. Raises OutputError."""
-        try:
-            with self._lock, self._connection:
-                cursor = self._connection.execute("DELETE FROM files WHERE relative = ?", (relative,))
-                return cursor.rowcount > 0
-        except sqlite3.OperationalError as error:
-            raise output_error(self.path, OSError(0, str(error))) from error
+        """Take a path out, so that its file is dealt with anew; whether it was there."""
+        self._unwritten.pop(relative, None)
+        with self._used() as connection, connection:
+            return connection.execute("DELETE FROM files WHERE relative = ?", (relative,)).rowcount > 0
 
     def prune(self, acquisition: Path, days: float) -> int:
         """Drop what was dealt with over `days` ago and is no longer in the acquisition folder, and shrink the file.
 
-        What is still there stays known, or it would be done again. Returns how many went. Raises OutputError.
+        What is still there stays known, or it would be done again. Returns how many went.
         """
         limit = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
-        try:
-            with self._lock:
-                rows = self._connection.execute("SELECT relative FROM files WHERE updated < ?", (limit,)).fetchall()
-                gone = [row for row in rows if not os.path.lexists(acquisition / row[0])]
-                with self._connection:
-                    self._connection.executemany("DELETE FROM files WHERE relative = ?", gone)
-                if gone:
-                    self._connection.execute("VACUUM")
-            return len(gone)
-        except sqlite3.OperationalError as error:
-            raise output_error(self.path, OSError(0, str(error))) from error
+        with self._used() as connection:
+            rows = connection.execute("SELECT relative FROM files WHERE updated < ?", (limit,)).fetchall()
+            gone = [row for row in rows if not os.path.lexists(acquisition / row[0])]
+            with connection:
+                connection.executemany("DELETE FROM files WHERE relative = ?", gone)
+            if gone:
+                connection.execute("VACUUM")
+        return len(gone)
 
     def recent(self, count: int) -> list[tuple[str, str, str]]:
         """The files that were done last, newest first: (relative, time in UTC, report as JSON)."""
-        with self._lock:
-            return self._connection.execute(
+        with self._used() as connection:
+            return connection.execute(
                 "SELECT relative, updated, report FROM files WHERE state = ? ORDER BY updated DESC, relative LIMIT ?",
                 (State.DONE.value, count),
             ).fetchall()
@@ -172,8 +176,8 @@ class Journal:
 
     def counts(self) -> dict[State, int]:
         """How many paths are in each state."""
-        with self._lock:
-            rows = dict(self._connection.execute("SELECT state, COUNT(*) FROM files GROUP BY state").fetchall())
+        with self._used() as connection:
+            rows = dict(connection.execute("SELECT state, COUNT(*) FROM files GROUP BY state").fetchall())
         return {state: rows.get(state.value, 0) for state in State}
 
     def close(self) -> None:
@@ -186,12 +190,26 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @contextmanager
+    def _used(self) -> Iterator[sqlite3.Connection]:
+        """The connection, held by this thread alone; what SQLite raises becomes one of our own errors."""
+        try:
+            with self._lock:
+                yield self._connection
+        except sqlite3.OperationalError as error:  # a disk that fails or is full
+            raise output_error(self.path, OSError(0, str(error))) from error
+        except sqlite3.DatabaseError as error:
+            self._check_readable()
+            remedy = "start defocus-watch again: it keeps the damaged one aside and begins anew"
+            raise DefocusError(self.path, f"was damaged while it was in use ({error})", remedy) from error
+
     def _open(self) -> sqlite3.Connection:
         try:
             return self._connect()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
+            self._check_readable()
             aside = self.path.with_name(f"{NAME}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
             os.replace(self.path, aside)
             for suffix in ("-journal", "-wal", "-shm"):
@@ -199,6 +217,13 @@ class Journal:
                     self.path.with_name(NAME + suffix).unlink()
             self.warning = f"{self.path}: damaged ({error}); kept as {aside.name}, beginning a new one"
             return self._connect()
+
+    def _check_readable(self) -> None:
+        """Raise OutputError if the file cannot be read now: SQLite calls that damage, too."""
+        try:
+            self.path.read_bytes()
+        except OSError as error:
+            raise output_error(self.path, error) from error
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=10, check_same_thread=False)

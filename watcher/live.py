@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.status import Status
 
+from ..engine.errors import printable
 from ..engine.jobs import Outcome
 from .settings import Event
 
@@ -75,7 +76,7 @@ class Live:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        self._console.print(text)
+        self._console.print(printable(text))
 
 
 def _done(outcome: Outcome | None) -> str:

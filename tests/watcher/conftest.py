@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,30 @@ import tifffile
 class Watching:
     """A defocus-watch process; its output is kept in a file, so that no pipe can fill."""
 
-    def __init__(self, acquisition: Path, out: Path, model: Path, log: Path, *arguments: str) -> None:
+    def __init__(
+        self,
+        acquisition: Path,
+        out: Path,
+        model: Path,
+        log: Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "defocus.watcher.cli"),
+    ) -> None:
         self.acquisition, self.out, self.log = acquisition, out, log
-        command = [sys.executable, "-m", "defocus.watcher.cli", str(acquisition), "-o", str(out)]
+        command = [sys.executable, *program, str(acquisition), "-o", str(out)]
         command += ["--model", str(model), "--backend", "cpu", *arguments]
+        self._begun = log.stat().st_size if log.exists() else 0
         with open(log, "a") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | dict(environment or {})
+            )
 
     def said(self) -> str:
         return self.log.read_text()
 
     def ready(self) -> Watching:
-        wait_for(lambda: "watching " in self.said() or self.process.poll() is not None, 30)
+        wait_for(lambda: b"watching " in self.log.read_bytes()[self._begun :] or self.process.poll() is not None, 60)
         assert self.process.poll() is None, self.said()
         return self
 
@@ -89,8 +102,8 @@ def start(folders, tiny_model, tmp_path) -> Iterator[Callable[..., Watching]]:
     """Start defocus-watch on `folders` with extra arguments; whatever still runs at the end is killed."""
     running: list[Watching] = []
 
-    def begin(*arguments: str) -> Watching:
-        watching = Watching(*folders, tiny_model, tmp_path / "log.txt", *arguments)
+    def begin(*arguments: str, **how) -> Watching:
+        watching = Watching(*folders, tiny_model, tmp_path / "log.txt", *arguments, **how)
         running.append(watching)
         return watching
 

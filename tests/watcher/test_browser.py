@@ -11,24 +11,24 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 
 from defocus.engine.card import model_path
 
-from .conftest import Watching, wait_for
-from .test_status import EVIL, free_port
+from .conftest import Watching, wait_for, write_tiff
+from .test_faults import faults, shim  # noqa: F401  fixtures
+from .test_status import EVIL, free_port, listens
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 expect = playwright.expect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium"),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+QUICK = ("--settle", "0.1", "--rescan", "0.3", "--patience", "0.3", "--min-free-mb", "0")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -65,8 +65,7 @@ def test_the_page_lives(browser, lab):
     acquisition, out = lab / "acquisition", lab / "corrected"
     acquisition.mkdir()
     port = free_port()
-    quick = ("--settle", "0.1", "--rescan", "0.3", "--patience", "0.3", "--status", str(port))
-    watching = Watching(acquisition, out, model_path(), lab / "log", *quick)
+    watching = Watching(acquisition, out, model_path(), lab / "log", *QUICK, "--status", str(port))
     try:
         watching.ready()
         page = browser.new_page(viewport={"width": 900, "height": 1000})
@@ -99,7 +98,10 @@ def test_the_page_lives(browser, lab):
         (acquisition / EVIL).write_bytes(b"not a TIFF")
         (acquisition / "short.tif").write_bytes((acquisition / "t00.tif").read_bytes()[:5000])
         expect(page.locator("#failures button")).to_have_count(2, timeout=30_000)
-        assert EVIL in page.locator("#failures").inner_text()  # as text, not as an image
+        shown = page.locator("#failures").inner_text()
+        assert EVIL in shown  # as text, not as an image
+        assert "not a TIFF" in shown
+        assert "truncated" in shown
         assert page.locator("#failures img").count() == 0
         acquisition.rename(lab / "away")
         expect(page.locator("#state")).to_have_text("in trouble", timeout=30_000)
@@ -120,3 +122,38 @@ def test_the_page_lives(browser, lab):
         expect(page.locator("#state")).to_have_text("the daemon does not answer", timeout=30_000)
     finally:
         watching.kill()
+
+
+def test_the_retry_button_has_a_file_corrected(browser, folders, start):
+    """Set aside for something that is mended without the file itself being written again."""
+    acquisition, out = folders
+    port = free_port()
+    start(*QUICK, "--status", str(port)).ready()
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{port}/")
+    (out / "a.tif").write_bytes(b"somebody else's")
+    write_tiff(acquisition / "a.tif")
+    expect(page.locator("#failures")).to_contain_text("is there already", timeout=30_000)
+    (out / "a.tif").unlink()
+    page.locator("#failures button").click()
+    expect(page.locator("#failures button")).to_have_count(0, timeout=30_000)
+    expect(page.locator("#name")).to_have_text("a.tif", timeout=30_000)
+    assert tifffile.imread(out / "a.tif").shape == (64, 64)
+    page.close()
+
+
+def test_the_page_answers_while_the_model_is_loaded(browser, folders, start, faults, tiny_model):  # noqa: F811
+    """The disk of the model is slow, 5 s: whoever looks sees that it starts. It took under 2 s of processor time."""
+    port = free_port()
+    faults.begin(("open", 0, str(tiny_model)), seconds=5.0)
+    watching = start(*QUICK, "--status", str(port), environment=faults.environment)
+    wait_for(lambda: listens(port), 60)
+    took = psutil.Process(watching.process.pid).cpu_times()
+    assert took.user + took.system < 2.0
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{port}/")
+    expect(page.locator("#state")).to_have_text("starting: the model is being loaded")
+    assert "watching " not in watching.said()
+    faults.end()
+    expect(page.locator("#state")).to_have_text("watching", timeout=30_000)
+    page.close()

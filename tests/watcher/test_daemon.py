@@ -41,15 +41,13 @@ def run(folders, tiny_model):
 
 
 def failing(monkeypatch, errors):
-    """Make the engine fail with these errors, one a call, and work after."""
-    real, left = Engine.__call__, list(errors)
+    """Make the engine fail with these errors, one a file, and work after."""
+    real, left = Engine.together, list(errors)
 
-    def call(self, *arguments, **names):
-        if left:
-            raise left.pop(0)
-        return real(self, *arguments, **names)
+    def together(self, images, *rest):
+        return [left.pop(0) for _ in images] if left else real(self, images, *rest)
 
-    monkeypatch.setattr(Engine, "__call__", call)
+    monkeypatch.setattr(Engine, "together", together)
 
 
 def test_a_failure_is_tried_again(folders, run, monkeypatch):
@@ -64,14 +62,12 @@ def test_a_failure_is_tried_again(folders, run, monkeypatch):
 def test_tries_are_bounded(folders, run, monkeypatch):
     write_tiff(folders[0] / "a.tif")
     write_tiff(folders[0] / "b.tif", 1)
-    real = Engine.__call__
+    real, error = Engine.together, BackendError("gpu", "always this", "give up")
 
-    def call(self, image, axes=None, name="image"):
-        if Path(str(name)).name == "a.tif":
-            raise BackendError("gpu", "always this", "give up")
-        return real(self, image, axes, name)
+    def together(self, images, *rest):
+        return [error if Path(str(image.name)).name == "a.tif" else real(self, [image], *rest)[0] for image in images]
 
-    monkeypatch.setattr(Engine, "__call__", call)
+    monkeypatch.setattr(Engine, "together", together)
     events, aside = run(retries=3)
     assert [event.kind for event in events if event.relative == "a.tif"] == ["retry", "retry", "quarantined"]
     assert [(entry.relative, entry.attempts, entry.state) for entry in aside] == [("a.tif", 3, State.QUARANTINED)]

@@ -111,3 +111,23 @@ def test_a_journal_of_the_first_format_is_taken_over(tmp_path):
         assert journal.find(Path("a/b.tif")) == entry()
         journal.record(entry("c.tif", report="[]"))
         assert journal.find(Path("c.tif")) == entry("c.tif", report="[]")
+
+
+def test_what_cannot_be_written_is_known_all_the_same_and_written_later(tmp_path):
+    """Another program holds the file; SQLite waits for it 10 s, here not at all."""
+    with Journal(tmp_path) as journal:
+        journal._connection.execute("PRAGMA busy_timeout = 0")
+        other = sqlite3.connect(journal.path)
+        other.execute("BEGIN EXCLUSIVE")
+        for name in ("a.tif", "b.tif"):
+            with pytest.raises(OutputError, match="locked"):
+                journal.record(entry(name))
+        with pytest.raises(OutputError, match="locked"):
+            journal.find(Path("c.tif"))
+        assert journal.behind
+        assert journal.find(Path("a.tif")) == entry("a.tif")
+        other.rollback()
+        assert journal.find(Path("c.tif")) is None
+        assert not journal.behind
+        assert other.execute("SELECT COUNT(*) FROM files").fetchone() == (2,)
+        other.close()

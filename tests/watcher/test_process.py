@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,14 @@ QUICK = ("--settle", "0.3", "--rescan", "0.3", "--patience", "1")
 
 
 def states(out: Path) -> dict[str, str]:
-    connection = sqlite3.connect(f"file:{out / '.defocus' / 'journal.sqlite'}?mode=ro", uri=True, timeout=10)
-    rows = connection.execute("SELECT relative, state FROM files").fetchall()
-    connection.close()
-    return dict(rows)
+    """What the journal knows; {} while it is not there yet."""
+    try:
+        with closing(
+            sqlite3.connect(f"file:{out / '.defocus' / 'journal.sqlite'}?mode=ro", uri=True, timeout=10)
+        ) as connection:
+            return dict(connection.execute("SELECT relative, state FROM files").fetchall())
+    except sqlite3.OperationalError:
+        return {}
 
 
 def whole(path: Path) -> bool:

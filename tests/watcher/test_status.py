@@ -74,7 +74,7 @@ def test_a_running_daemon_seen_from_outside(folders, start):
     port = free_port()
     begun = time.monotonic()
     watching = start(*QUICK, "--status", str(port))
-    wait_for(lambda: _listens(port), 10)
+    wait_for(lambda: listens(port), 10)
     assert state(port)["phase"] in ("starting", "watching")
     assert time.monotonic() - begun < 10  # 2 s on an idle machine; this one may be busy
     watching.ready()
@@ -107,6 +107,19 @@ def test_a_running_daemon_seen_from_outside(folders, start):
     assert "cannot be reached" in json.loads(ask(port, "/healthz")[2])["problems"][0]
     acquisition.with_name("away").rename(acquisition)
     wait_for(lambda: ask(port, "/healthz")[0] == 200)
+
+
+def test_a_daemon_that_was_killed_can_have_its_port_again_at_once(folders, start):
+    """A page was open; the system keeps such a port for a minute, and a restart must not wait for that."""
+    port = free_port()
+    watching = start(*QUICK, "--status", str(port)).ready()
+    with socket.create_connection(("127.0.0.1", port)) as visitor:
+        visitor.sendall(b"GET /api/state HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert visitor.recv(100)
+        watching.kill()
+        again = start(*QUICK, "--status", str(port)).ready()
+        assert state(port)["phase"] == "watching"
+    assert again.stop() == 0
 
 
 def test_a_retry_takes_the_file_again(folders, start):
@@ -278,7 +291,8 @@ def test_a_histogram_counts_all_that_is_below():
     assert (histogram.count, histogram.total) == (3, 1000.31)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether a page answers there."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1):
             return True

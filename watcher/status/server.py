@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import os
 import secrets
 import socket
 import threading
@@ -47,7 +48,8 @@ class Server(ThreadingHTTPServer):
     """The listening socket with what its handlers need."""
 
     daemon_threads = True
-    allow_reuse_address = False  # on Windows it would let two programs share a port
+    # Elsewhere the port of a daemon that was killed stays taken for a minute; on Windows two programs could share it.
+    allow_reuse_address = os.name == "posix"
 
     def __init__(self, host: str, port: int, token: str, state: State) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -58,7 +58,7 @@ class State:
 
     def __init__(self, folders: Sequence[WatchSettings], health: Health) -> None:
         self.folders, self.health = tuple(folders), health
-        self.started_at = time.time()
+        self._begun = time.monotonic()
         self.phase, self.model, self.backend = "starting", "", ""
         self.counts: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
@@ -120,7 +120,7 @@ class State:
                 last = {"folder": self.last[0], "file": self.last[1], "number": self.counts["done"]}
             return {
                 "phase": self.phase,
-                "up_s": round(time.time() - self.started_at),
+                "up_s": round(now - self._begun),
                 "model": self.model,
                 "backend": self.backend,
                 "gpu": self._gpu,

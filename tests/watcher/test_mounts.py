@@ -1,0 +1,125 @@
+"""Shares that go away and come back: a tmpfs in the place of each, really mounted and unmounted."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Watching, outputs, wait_for, write_tiff
+from .test_process import states
+from .test_status import ask, free_port
+
+QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.8")
+
+
+class Share:
+    """A file system of its own that can be mounted at a folder and taken away, its files kept."""
+
+    def __init__(self, keeper: Path, at: Path) -> None:
+        self.keeper, self.at = keeper, at
+
+    def mount(self) -> None:
+        self.at.mkdir(exist_ok=True)
+        subprocess.run(["mount", "--bind", self.keeper, self.at], check=True)
+
+    def unmount(self, *how: str) -> None:
+        """`-l`: as a share that is gone while files of it are open; `-f` does not take a bind mount away."""
+        subprocess.run(["umount", *how, self.at], check=True)
+
+
+@pytest.fixture
+def share(tmp_path) -> Iterator[Share]:
+    keeper = tmp_path / "server"
+    keeper.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", keeper], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    one = Share(keeper, tmp_path / "share")
+    yield one
+    subprocess.run(["umount", "-l", one.at], capture_output=True)
+    subprocess.run(["umount", "-l", keeper], check=True)
+
+
+@pytest.mark.parametrize("polling", [(), ("--polling",)], ids=["events", "polling"])
+@pytest.mark.parametrize("below", ["", "plate"], ids=["mount point", "below it"])
+def test_an_acquisition_share_that_is_unmounted_and_returns(share, tmp_path, tiny_model, polling, below):
+    share.mount()
+    acquisition, out, port = share.at / below, tmp_path / "out", free_port()
+    acquisition.mkdir(exist_ok=True)
+    watching = Watching(acquisition, out, tiny_model, tmp_path / "log", *QUICK, *polling, "--status", str(port)).ready()
+    try:
+        write_tiff(acquisition / "a.tif", 1)
+        wait_for(lambda: states(out) == {"a.tif": "done"})
+        for name in ("b.tif", "c.tif"):
+            share.unmount("-l")
+            wait_for(lambda: ask(port, "/healthz")[0] == 503)
+            write_tiff(share.keeper / below / name, 2)  # the microscope goes on writing to its server
+            share.mount()
+            wait_for(lambda: ask(port, "/healthz")[0] == 200)
+            wait_for(lambda name=name: states(out).get(name) == "done")
+        assert (watching.said().count("cannot be reached"), watching.said().count("is back")) == (2, 2)
+        write_tiff(acquisition / "d.tif", 3)  # and the events of the new mount are heard
+        wait_for(lambda: outputs(out) == ["a.tif", "b.tif", "c.tif", "d.tif"])
+        assert watching.stop() == 0
+        assert "Traceback" not in watching.said()
+    finally:
+        watching.kill()
+
+
+def test_an_output_share_that_is_unmounted_is_not_filled_beneath(share, tmp_path, tiny_model):
+    """Corrected files must not land in the empty folder that is left on the local disk."""
+    share.mount()
+    acquisition, out, port = tmp_path / "acq", share.at, free_port()
+    acquisition.mkdir()
+    program = (
+        "-c",
+        "import defocus.watcher.desk as d; d.OUTPUT_PAUSE = 0.3; from defocus.watcher.cli import main; main()",
+    )
+    watching = Watching(
+        acquisition,
+        out,
+        tiny_model,
+        tmp_path / "log",
+        *QUICK,
+        "--status",
+        str(port),
+        "--min-free-mb",
+        "0",
+        program=program,
+    ).ready()
+    try:
+        write_tiff(acquisition / "a.tif", 1)
+        wait_for(lambda: states(out) == {"a.tif": "done"})
+        share.unmount("-l")
+        write_tiff(acquisition / "b.tif", 2)
+        wait_for(lambda: ask(port, "/healthz")[0] == 503)
+        assert "the output folder has gone" in ask(port, "/healthz")[2].decode()
+        assert list(out.iterdir()) == []
+        share.mount()
+        wait_for(lambda: outputs(out) == ["a.tif", "b.tif"])
+        wait_for(lambda: states(out) == {"a.tif": "done", "b.tif": "done"})
+        assert ask(port, "/healthz")[0] == 200
+        assert watching.stop() == 0
+        assert watching.said().count("the output folder has gone") == 1
+    finally:
+        watching.kill()
+
+
+def test_once_does_not_wait_for_an_output_that_has_gone(tmp_path, tiny_model):
+    import threading
+
+    from defocus import Engine
+    from defocus.engine.errors import OutputError
+    from defocus.watcher.desk import Desk
+    from defocus.watcher.health import Health
+    from defocus.watcher.journal import Journal
+    from defocus.watcher.settings import WatchSettings
+
+    settings = WatchSettings(tmp_path / "acq", tmp_path / "out", once=True)
+    with Engine.load(tiny_model, backend="cpu") as engine, Journal(settings.out) as journal:
+        desk = Desk(settings, engine, journal, lambda event: None, Health())
+        with pytest.raises(OutputError, match="the output folder has gone; bring it back"):
+            desk.wait_for_room(threading.Event(), 0)
