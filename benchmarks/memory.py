@@ -2,11 +2,11 @@
 
     python benchmarks/memory.py [--files 6] [--side 20000] [-o docs/results/memory.md]
 
-The most that its process held at once is the kernel's own account of it (VmHWM in /proc, so Linux only). Beside it stands
+The most that its process held at once is the kernel's own account of it (VmHWM in /proc, so Linux only). Beside it is
 the most that was the process's own (RssAnon, looked at 50 times a second): pages of mapped files count as held too, but
-the system takes them back when it needs room. Flat: what it held in the last third of the files over that of the first
-third. The large plane is drawn (16 bits, uncompressed, 800 MB) and goes through a network so small that it is soon done;
-what is held then is pixels, not layers.
+the system takes them back when it needs room. Flat: what it held in the last third of the files over that of the first.
+The large plane is drawn (16 bits, uncompressed, 800 MB) and goes through a network so small that it is soon done; what
+is held then is pixels, not layers.
 """
 
 from __future__ import annotations
