@@ -1,0 +1,67 @@
+"""The benchmarks run, and what they compare is comparable."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from defocus.benchmarks.report import BARS, Bar, table
+from defocus.engine.card import model_path
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("bar", "verdict"),
+    [
+        (Bar("time", 1.1, 1.2, "s"), "**missed**"),
+        (Bar("time", 1.1, 1.1, "s"), "met"),
+        (Bar("rate", 0.9, 0.89, at_least=True), "**missed**"),
+        (Bar("rate", 0.9, 0.95, at_least=True), "met"),
+    ],
+)
+def test_a_bar_says_whether_it_is_met(bar, verdict):
+    assert bar.cells()[-1] == verdict
+    assert len(bar.cells()) == len(BARS)
+    assert table(BARS, [bar.cells()]).count("\n") == 2
+
+
+@pytest.mark.parametrize("change", ["with_batchnorm", "without_transposed"])
+def test_a_changed_graph_computes_the_same(change):
+    onnx = pytest.importorskip("onnx")
+    from defocus.benchmarks import graph_variants
+    from defocus.export.half_gate import on_cpu
+
+    graph = onnx.load(str(model_path()))
+    changed = getattr(graph_variants, change)(graph)
+    assert {node.op_type for node in changed.graph.node} != {node.op_type for node in graph.graph.node}
+    batch = np.random.default_rng(0).uniform(0, 1, (1, 1, 64, 96)).astype(np.float32)
+    np.testing.assert_allclose(on_cpu(changed)(batch), on_cpu(graph)(batch), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    [
+        "stages.py -n 4 --repetitions 1",
+        "stream.py --files 4",
+        "start.py --repetitions 1 --backend cpu",
+        "memory.py --files 1 --side 3000 --backend cpu",
+        "dask_scaling.py -n 2 --tasks 200",
+        "graph.py --repetitions 1 --side 64 64 --only planes",
+    ],
+)
+def test_a_benchmark_writes_its_page(line, tmp_path):
+    script, *options = line.split()
+    page = tmp_path / "page.md"
+    command = [sys.executable, str(BENCHMARKS / script), *options, "-o", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text(encoding="utf-8")
+    assert f"    python benchmarks/{line}" in text
+    assert "cores, " in text
+    assert "| --- |" in text
