@@ -17,6 +17,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from .bands import extremes
+
 SMALLEST = 16  # px; a plane narrower than this shows too few frequencies to be judged
 _SIDE = 256  # px of a window: a disk of 35 px, about the largest that is restored, has its first dark ring at 57 px
 _MOST = 6  # windows of a plane: what bounds the cost of a large one
@@ -58,7 +60,8 @@ def windows(plane: np.ndarray, side: int, most: int) -> Iterator[np.ndarray]:
 
 def span(plane: np.ndarray) -> float:
     """From the least to the largest value; 1 for a flat plane."""
-    return float(plane.max()) - float(plane.min()) or 1.0
+    least, most = extremes(plane)
+    return most - least or 1.0
 
 
 def centred(plane: np.ndarray, scale: float) -> np.ndarray:

@@ -8,11 +8,11 @@ are rounded and clipped to their range, never wrapped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from .bands import bands, extremes, planes
 from .card import Percentiles
 from .errors import InputError
 
@@ -29,7 +29,6 @@ LIMIT = 250.0
 # Percentiles of more values than this are taken from an even sample of them: sorting a copy of a long float stack
 # would double its memory.
 _SAMPLE = 1 << 24
-_BAND = 1 << 22  # values that are counted at once
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def measure(values: np.ndarray, rule: Percentiles, thing: object = "image") -> I
     check_dtype(values.dtype, thing)
     if values.size == 0:
         return Intensity(0.0, 0.0)
-    least, most = float(values.min()), float(values.max())  # NaN comes through both
+    least, most = extremes(values)  # NaN comes through both
     if not (np.isfinite(least) and np.isfinite(most)):
         kind = "NaN" if np.isnan(least) or np.isnan(most) else "infinite"
         raise InputError(thing, f"holds {kind} values", "replace them by numbers, for example the background level")
@@ -148,7 +147,7 @@ def _histogram_percentiles(values: np.ndarray, rule: Percentiles) -> tuple[float
     """Exact percentiles of 8- and 16-bit integers, band by band, in memory that does not grow with the image."""
     limit = np.iinfo(values.dtype)
     histogram = np.zeros(limit.max - limit.min + 1, np.int64)
-    for rows in _bands(values):
+    for rows in bands(values):
         shifted = rows.reshape(-1)
         if limit.min:
             shifted = shifted.astype(np.int32) - limit.min
@@ -164,19 +163,6 @@ def _histogram_percentiles(values: np.ndarray, rule: Percentiles) -> tuple[float
     return percentile(rule.low), percentile(rule.high)
 
 
-def _planes(values: np.ndarray) -> Iterator[np.ndarray]:
-    for index in np.ndindex(values.shape[:-2]):
-        yield values[index]
-
-
-def _bands(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Each plane in bands of whole rows: what is counted is turned into 8 bytes a pixel on the way."""
-    rows = max(1, _BAND // max(1, values.shape[-1]))
-    for plane in _planes(values):
-        for top in range(0, plane.shape[0], rows):
-            yield plane[top : top + rows]
-
-
 def _sample(values: np.ndarray) -> np.ndarray:
     step = -(-values.size // _SAMPLE)
-    return np.concatenate([plane.flat[::step] for plane in _planes(values)])
+    return np.concatenate([plane.flat[::step] for plane in planes(values)])

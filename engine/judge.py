@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .bands import extremes
 from .fidelity import fidelity
 from .focus import focus_score
 from .planes import as_groups
@@ -25,7 +26,8 @@ def judge(source: np.ndarray, result: np.ndarray, axes: str, only_defocused: boo
 
 
 def _judge(seen: np.ndarray, restored: np.ndarray, only_defocused: bool) -> PlaneReport:
-    if seen.min() == seen.max():
+    least, most = extremes(seen)
+    if least == most:
         return PlaneReport(copied=True)  # the engine gives flat planes back
     report = PlaneReport(focus_in=focus_score(seen))
     if report.focus_in is not None:

@@ -125,6 +125,7 @@ def read_stage(job: Job, memory: int = 0) -> Piece:
             start = perf_counter()
             try:
                 stack = tiff.read(job.source, place)
+                relax(stack.data)
             finally:
                 check_unchanged(job.source, version)  # also if it could not be read: half a file is not a bad file
             outcome.seconds["read"] = perf_counter() - start

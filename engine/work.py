@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .bands import extremes
 from .card import Card
 from .intensity import Intensity, check_dtype, measure
 from .planes import as_groups, channel_axis, check_axes, indices
@@ -100,6 +101,6 @@ class _PerStack:
             )
         # A flat plane stays as it is, also among others.
         return tuple(
-            Intensity(intensity.offset, 0.0) if plane.min() == plane.max() else intensity
+            Intensity(intensity.offset, 0.0) if len(set(extremes(plane))) == 1 else intensity
             for plane, intensity in zip(group, self._found[key], strict=True)
         )

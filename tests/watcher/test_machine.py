@@ -1,13 +1,16 @@
 """A Hypothesis state machine: whatever is done to the acquisition folder, and however often the daemon is killed, in
 the end every file is corrected once, as it last was, or set aside.
 
-In `make test` a few short runs; by `make soak` long ones.
+In `make test` a few short runs; by `make soak` long ones. Where a tmpfs can be mounted the output lies on one of 3 MB,
+which is filled to the brim and emptied again.
 """
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +18,15 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from defocus.engine import tiff
 from defocus.engine.commit import PREFIX, SUFFIX
 
 from .conftest import Watching, outputs
 
+BALLAST = ".ballast"
+QUICK = ("--settle", "0.05", "--rescan", "0.1", "--patience", "0.3", "--min-free-mb", "0")
 NAMES = [f"{stem}{ending}" for stem in ("a", "b b", "sub/c", "ü µ") for ending in (".tif", ".TIFF")]
 
 
@@ -35,6 +40,11 @@ class Microscope(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp(prefix="defocus-machine-"))
         self.acquisition, self.out = self.root / "acq", self.root / "out"
         self.acquisition.mkdir()
+        self.out.mkdir()
+        line = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(self.out)]
+        self.small_disk = (
+            shutil.which("mount") is not None and subprocess.run(line, capture_output=True).returncode == 0
+        )
         self.files: dict[str, int | None] = {}
         self.ever: set[str] = set()
         self.growing: dict[str, tuple[bytes, int]] = {}
@@ -93,6 +103,17 @@ class Microscope(RuleBasedStateMachine):
         self.files[to] = self.files.pop(source)
         self.ever.add(to)
 
+    @precondition(lambda self: self.small_disk)
+    @rule()
+    def fill_the_disk(self) -> None:
+        with suppress(OSError), open(self.out / BALLAST, "ab", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    @rule()
+    def make_room(self) -> None:
+        (self.out / BALLAST).unlink(missing_ok=True)
+
     @rule()
     def kill(self) -> None:
         if self.daemon:
@@ -100,16 +121,16 @@ class Microscope(RuleBasedStateMachine):
         self.start()
 
     def start(self) -> None:
-        quick = ("--settle", "0.05", "--rescan", "0.1", "--patience", "0.3")
-        self.daemon = Watching(self.acquisition, self.out, self.model, self.root / "log", *quick)
+        """On a full disk it may end at once, with a line: it cannot keep its journal."""
+        self.daemon = Watching(self.acquisition, self.out, self.model, self.root / "log", *QUICK)
 
     def teardown(self) -> None:
         try:
             self.finish_slow_ones()
+            self.make_room()
             if self.daemon:
                 self.daemon.kill()
-            quick = ("--settle", "0.05", "--rescan", "0.1", "--patience", "0.3", "--once")
-            last = Watching(self.acquisition, self.out, self.model, self.root / "log", *quick)
+            last = Watching(self.acquisition, self.out, self.model, self.root / "log", *QUICK, "--once")
             code = last.process.wait(60)
             broken = any(seed is None for seed in self.files.values())
             assert code == int(broken), last.said()
@@ -122,6 +143,8 @@ class Microscope(RuleBasedStateMachine):
         finally:
             if self.daemon:
                 self.daemon.kill()
+            if self.small_disk:
+                subprocess.run(["umount", "-l", str(self.out)], check=True)
             shutil.rmtree(self.root, ignore_errors=True)
 
     def _path(self, name: str) -> Path:
