@@ -9,8 +9,9 @@ DECLARED := pyproject.toml _version.py constraints.txt
 demo: .venv/.demo
 	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
 
+# Two at once, since most tests wait; OMP: or else each of the two would let torch take both cores.
 test: .venv/.develop
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 soak: .venv/.develop
 	$(BIN)/pytest -m slow --durations=0
@@ -88,7 +89,7 @@ wheel: .venv/.develop
 
 .venv/.develop: .venv/src/defocus $(DECLARED)
 	$(PIP) install --constraint constraints.txt \
-	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,dev]"
+	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,workflow,dev]"
 	touch $@
 
 clean:

@@ -42,6 +42,7 @@ def test_a_plan_is_a_recipe_for_so_many_steps():
     assert heavy.crop < light.crop  # a network at full resolution throughout sees smaller crops in the same time
 
 
+@pytest.mark.slow
 def test_the_command_trains_evaluates_and_reports(sharp, tmp_path):
     frozen = suite.make("small", suite.make_cases(suite.drawn_fields(1), (0, 16), (64, 80)))
     suite.save(frozen, tmp_path / "suite")

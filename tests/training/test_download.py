@@ -193,7 +193,7 @@ def test_the_command(server, tmp_path):
         assert done.returncode == 1, done.stderr
         assert cause in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", command("--version").stdout.strip())
+    assert re.fullmatch(r"defocus-data \d+\.\d+\.\d+\S*", command("--version").stdout.strip())
 
 
 def test_planes_are_written_as_ranges_and_lists():
