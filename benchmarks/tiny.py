@@ -1,7 +1,11 @@
-"""A network so small that reading and writing take longer: x plus one 3 x 3 convolution of it."""
+"""A network so small that reading and writing take longer: x plus one 3 x 3 convolution of it.
+
+python benchmarks/tiny.py runs/tiny.onnx
+"""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,3 +37,7 @@ def write_tiny(path: Path) -> Path:
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
     return path
+
+
+if __name__ == "__main__":
+    write_tiny(Path(sys.argv[1]))
