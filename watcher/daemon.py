@@ -63,8 +63,6 @@ def watch(
             journal = stack.enter_context(Journal(one.out))
             if journal.warning:
                 report(Event("warning", text=journal.warning, folder=one.acquisition))
-            if one.keep_days:
-                journal.prune(one.acquisition, one.keep_days)
             sweep(one.out)  # what a killed process left half-written
             desk = Desk(one, engine, journal, report, health)
             finders.append(_Finder(one, desk, line, stop, report, health))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from .room import missing_room
 from .settings import Event, WatchSettings
 from .versions import digest
 
+TIDY = 86400.0  # s between two clearings of the journal
 OUTPUT_PAUSE = 5.0  # s after an output could not be written, and between two looks at a disk without room
 
 
@@ -42,7 +44,7 @@ class Desk:
         # What an entry of the journal holds for: with another model, or another pattern, all is to be looked at anew.
         self._how = engine.card.sha256 + (f" {settings.channels.text}" if settings.channels else "")
         self._offered: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
-        self._told_of_journal = ""
+        self._told_of_journal, self._next_tidy = "", -math.inf
         self._in_hand: dict[Path, tuple[list[tuple[Arrival, str]], int]] = {}  # by the first source
 
     def known(self, relative: Path, stat: Stat, hinted: bool) -> bool:
@@ -106,6 +108,20 @@ class Desk:
                 continue
             found.append(Arrival(path, relative, entry.stat, 0.0, problem, recalled=True))
         return found
+
+    def tidy(self, now: float | None = None) -> None:
+        """Once a day, let the journal forget what is long gone; to be called often, and while the folder is reachable.
+
+        `now` is monotonic, s.
+        """
+        now = time.monotonic() if now is None else now
+        if not self._settings.keep_days or now < self._next_tidy:
+            return
+        self._next_tidy = now + TIDY
+        try:
+            self.journal.prune(self._settings.acquisition, self._settings.keep_days)
+        except OutputError as error:
+            self._journal_fails(error)
 
     def wait_for_room(self, stop: threading.Event, queued: int) -> bool:
         """Wait while the output has gone or its disk is too full (promises P8, P9); False if the stop came first.

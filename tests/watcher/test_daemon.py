@@ -18,6 +18,7 @@ from defocus.engine.pipeline import stat_of
 from defocus.watcher import daemon, desk
 from defocus.watcher.arrivals import Pace
 from defocus.watcher.daemon import watch
+from defocus.watcher.health import Health
 from defocus.watcher.journal import Journal, State
 from defocus.watcher.settings import Event, WatchSettings, default_out
 
@@ -214,3 +215,23 @@ def test_a_stop_leaves_a_large_file_for_the_next_start(folders, tiny_model):
         watch(WatchSettings(*folders, pace=PACE, memory=1000, once=True), engine, threading.Event())
         expected = engine(image)
     np.testing.assert_array_equal(tifffile.imread(folders[1] / "large.tif"), expected)
+
+
+def test_the_journal_forgets_what_is_gone_once_a_day(folders, tiny_model):
+    """A daemon that runs for months is not started anew to have its journal cleared."""
+    write_tiff(folders[0] / "gone.tif")
+    write_tiff(folders[0] / "there.tif", 1)
+    settings = WatchSettings(*folders, pace=PACE, once=True, keep_days=1e-6)
+    with Engine.load(tiny_model, backend="cpu") as engine:
+        watch(settings, engine, threading.Event())
+        time.sleep(1.2)  # the journal's times are whole seconds
+        with Journal(folders[1]) as journal:
+            counter = desk.Desk(settings, engine, journal, lambda event: None, Health())
+            counter.tidy(0.0)
+            assert journal.counts()[State.DONE] == 2
+            (folders[0] / "gone.tif").unlink()
+            counter.tidy(desk.TIDY - 1)
+            assert journal.counts()[State.DONE] == 2
+            counter.tidy(desk.TIDY)
+            assert journal.counts()[State.DONE] == 1
+            assert journal.find(Path("there.tif")) is not None
