@@ -110,14 +110,16 @@ def run(
 
         return Engine.load(model, backend, tile, halo, "stack" if per_stack else "plane", threads)
 
+    memory = round(memory_gb * 1e9)
     if dask is not None:
         from .dask_run import Task, restore_on
 
         path = str(model_path(model).resolve())
-        task = Task(path, card.sha256, backend, tile, halo, "stack" if per_stack else "plane", threads, only_defocused)
+        per = "stack" if per_stack else "plane"
+        task = Task(path, card.sha256, backend, tile, halo, per, threads, only_defocused, memory)
         results = restore_on(dask, jobs, card, task, overwrite, lambda line: print(line, file=sys.stderr))
     else:
-        results = restore(jobs, card, load, overwrite, only_defocused, round(memory_gb * 1e9))
+        results = restore(jobs, card, load, overwrite, only_defocused, memory)
     results = chain((Result(job, Status.FAILED, None, error) for job, error in refused), results)
     counts = _show(results, total, json)
     return edge.FAILED if counts["failed"] else 0

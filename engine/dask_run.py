@@ -20,6 +20,7 @@ from .card import Card, read_card
 from .cores import available_cores
 from .errors import DefocusError, InputError, MissingExtraError
 from .jobs import Job
+from .pipeline import MEMORY
 
 SUBMITTED = 10_000  # tasks that the scheduler knows of at once: about 40 MB (benchmarks/dask_scaling.py)
 MOST_JOBS = 100  # of SLURM, at once
@@ -31,7 +32,8 @@ _ONE_AT_A_TIME = threading.Lock()  # an engine serves one thread, a worker may h
 class Task:
     """What a worker needs to know beside the file: `model` is a path that it must reach too, with this hash.
 
-    `threads` None: as many as the worker has been given (`dask worker --nthreads`).
+    `threads` None: as many as the worker has been given (`dask worker --nthreads`). `memory`: bytes of pixels that a
+    worker may have in memory (see `pipeline.pipeline`).
     """
 
     model: str
@@ -42,6 +44,7 @@ class Task:
     per: Literal["plane", "stack"]
     threads: int | None
     only_defocused: bool
+    memory: int = MEMORY
 
 
 def restore_on(
@@ -124,7 +127,7 @@ def _restore_one(job: Job, task: Task, overwrite: bool) -> list[Result]:
                 return [Result(one, Status.SKIPPED) for one in job.each()]
         except DefocusError as error:
             return [Result(one, Status.FAILED, None, error) for one in job.each()]
-        return [Result.of(one) for one in process(job, engine, task.only_defocused).each()]
+        return [Result.of(one) for one in process(job, engine, task.only_defocused, task.memory).each()]
 
 
 @lru_cache(maxsize=1)
