@@ -86,11 +86,11 @@ wheel: .venv/.develop
 	mkdir -p .venv/src
 	ln -sfn ../.. .venv/src/defocus
 
-.venv/.demo: .venv/src/defocus $(DECLARED)
+.venv/.demo: $(DECLARED) | .venv/src/defocus
 	$(PIP) install --constraint constraints.txt --editable ".[cpu,demo]"
 	touch $@
 
-.venv/.develop: .venv/src/defocus $(DECLARED)
+.venv/.develop: $(DECLARED) | .venv/src/defocus
 	$(PIP) install --constraint constraints.txt \
 	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,workflow,dev]"
 	touch $@
