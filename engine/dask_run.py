@@ -20,7 +20,7 @@ from .card import Card, read_card
 from .cores import available_cores
 from .errors import DefocusError, InputError, MissingExtraError
 from .jobs import Job
-from .pipeline import MEMORY
+from .pipeline import MEMORY, process
 
 SUBMITTED = 10_000  # tasks that the scheduler knows of at once: about 40 MB (benchmarks/dask_scaling.py)
 MOST_JOBS = 100  # of SLURM, at once
@@ -115,8 +115,6 @@ def _results(job: Job, future: Any) -> list[Result]:
 def _restore_one(job: Job, task: Task, overwrite: bool) -> list[Result]:
     """On a worker: one file, or those that belong together."""
     from distributed import get_worker
-
-    from .pipeline import process
 
     threads = task.threads or get_worker().state.nthreads
     with _ONE_AT_A_TIME:
