@@ -18,34 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-import tifffile
-
 from defocus import Engine
-from defocus.benchmarks.report import publish, spread, table
+from defocus.benchmarks.report import publish, spread, table, write_files
 from defocus.engine import tiff
 from defocus.engine.batch import AHEAD
 from defocus.engine.cores import available_cores
 from defocus.engine.jobs import Job
 from defocus.engine.judge import judge
 from defocus.engine.pipeline import pipeline
-from defocus.training.heldout import counts_pair
-from defocus.training.suite import drawn_fields
-
-SHAPE = (520, 696)
-
-
-def write_files(folder: Path, count: int) -> list[Path]:
-    """Drawn planes out of focus, LZW, each another part of the same specimen."""
-    plane = counts_pair(drawn_fields(1)[0], 22)[0]
-    plane = np.pad(
-        plane, [(0, max(0, want - have)) for want, have in zip(SHAPE, plane.shape, strict=True)], "symmetric"
-    )
-    paths = []
-    for index in range(count):
-        paths.append(folder / f"{index:03d}.tif")
-        tifffile.imwrite(paths[-1], np.roll(plane[: SHAPE[0], : SHAPE[1]], 7 * index, 1), compression="lzw")
-    return paths
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
