@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .fourier import irfft2, power, rfft2
 from .focus import SMALLEST, centred, span, windows
 
 REGION_PX = 32  # side of the place whose unexplained share is `worst`: about a nucleus at 20x
@@ -95,8 +96,8 @@ class _Pair(NamedTuple):
         other, _ = _bin(restored)
         padded = _padded(binned.shape)
         ring = _grid(padded)[0]
-        first, second = (np.fft.rfft2(_extend(plane, padded)) for plane in (binned, other))
-        output = np.bincount(ring, (second.real**2 + second.imag**2).ravel())
+        first, second = rfft2(np.stack([_extend(binned, padded), _extend(other, padded)]))
+        output = np.bincount(ring, power(second).ravel())
         cross = np.bincount(ring, (first.real * second.real + first.imag * second.imag).ravel())
         return cls(binned, noise, second, output, cross)
 
@@ -105,8 +106,8 @@ class _Pair(NamedTuple):
         height, width = self.seen.shape
         padded = _padded(self.seen.shape)
         ring, frequency = _grid(padded)
-        transfer = _transfer(frequency, np.array([radius]), softness)[0]
-        blurred = np.fft.irfft2(self.spectrum * transfer[ring].reshape(self.spectrum.shape), padded)
+        transfer = _transfer(frequency, np.array([radius]), softness)[0].astype(np.float32)
+        blurred = irfft2(self.spectrum * transfer[ring].reshape(self.spectrum.shape), padded)
         # Light from outside the plane has come in over the rim, as far as the blur reaches.
         rim = int(min(max(2, radius * math.hypot(1, 2 * softness)), min(height, width) // 8))
         inner = (slice(rim, height - rim), slice(rim, width - rim))
@@ -137,10 +138,9 @@ class _Residual(NamedTuple):
     def worst(self, structure: float) -> float:
         """The largest unexplained share of a place, `structure` being the plane's."""
         side = min(REGION_PX // 2, *self.seen.shape)
-        noise = _means(self.noise_map, side)
         # Squares of noise scatter: five standard deviations of their mean are noise, too.
-        beyond = _means(np.square(self.difference), side) - noise * (1 + 5 * math.sqrt(2) / side)
-        there = np.maximum(_means(np.square(self.seen), side) - noise, 0)
+        beyond = _means(np.square(self.difference) - self.noise_map * (1 + 5 * math.sqrt(2) / side), side)
+        there = np.maximum(_means(np.square(self.seen) - self.noise_map, side), 0)
         return max(float((beyond / (there + 0.5 * structure)).max()), 0.0)
 
 
@@ -183,11 +183,20 @@ def _extend(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _means(values: np.ndarray, side: int) -> np.ndarray:
-    """Means over every square of `side` x `side`, by summed areas."""
-    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-    np.cumsum(values, axis=0, out=sums[1:, 1:])
-    np.cumsum(sums, axis=1, out=sums)
-    return (sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]) / side**2
+    """Means over every square of `side` x `side`."""
+    return _sums(_sums(values, side).T, side).T / side**2
+
+
+def _sums(values: np.ndarray, length: int) -> np.ndarray:
+    """Sums over every `length` neighbours along the first axis, from sums of 1, 2, 4, ... of them."""
+    count = len(values) - length + 1
+    total, done, width = np.zeros((count, *values.shape[1:]), values.dtype), 0, 1
+    while done < length:
+        if length & width:
+            total += values[done : done + count]
+            done += width
+        values, width = values[:-width] + values[width:], 2 * width
+    return total
 
 
 def _padded(shape: tuple[int, int]) -> tuple[int, int]:

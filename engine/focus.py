@@ -18,6 +18,7 @@ from functools import lru_cache
 import numpy as np
 
 from .bands import extremes
+from .fourier import power, rfft2
 
 SMALLEST = 16  # px; a plane narrower than this shows too few frequencies to be judged
 _SIDE = 256  # px of a window: a disk of 35 px, about the largest that is restored, has its first dark ring at 57 px
@@ -36,14 +37,14 @@ def focus_score(plane: np.ndarray) -> float | None:
     """
     if min(plane.shape) < SMALLEST:
         return None
-    power, samples, frequency = _spectrum(plane)
+    found, samples, frequency = _spectrum(plane)
     corner = (frequency > _NYQUIST) & (samples > 0)
     inside = (frequency <= _NYQUIST) & (samples > 0)
-    noise = float(np.median(power[corner]))
+    noise = float(np.median(found[corner]))
     # Twice the noise, and more where so few samples make a ring that noise alone reaches that.
-    clear = inside & (power > noise * np.maximum(2.0, 1 + 10 / np.sqrt(np.maximum(samples, 1))))
-    clear &= power > 1e-9 * power.sum()  # rounding, in planes without noise
-    weight = np.where(clear, power - noise, 0.0) * frequency  # a ring's samples grow with its radius
+    clear = inside & (found > noise * np.maximum(2.0, 1 + 10 / np.sqrt(np.maximum(samples, 1))))
+    clear &= found > 1e-9 * found.sum()  # rounding, in planes without noise
+    weight = np.where(clear, found - noise, 0.0) * frequency  # a ring's samples grow with its radius
     total = float(weight.sum())
     return float(np.sqrt((frequency**2 * weight).sum() / total)) if total > 0 else None
 
@@ -64,11 +65,11 @@ def span(plane: np.ndarray) -> float:
     return most - least or 1.0
 
 
-def centred(plane: np.ndarray, scale: float) -> np.ndarray:
-    """A plane less its mean, over `scale`: float32 (Y, X), of any real dtype."""
-    work = plane.astype(np.float32 if plane.dtype.itemsize <= 2 else np.float64)
+def centred(planes: np.ndarray, scale: float) -> np.ndarray:
+    """Planes less their means, over `scale`: float32 (..., Y, X), of any real dtype."""
+    work = planes.astype(np.float32 if planes.dtype.itemsize <= 2 else np.float64)
     work /= work.dtype.type(scale)  # first: the sum of large numbers could overflow
-    work -= work.mean()
+    work -= work.mean(axis=(-2, -1), keepdims=True)
     return work.astype(np.float32, copy=False)
 
 
@@ -79,15 +80,12 @@ def _starts(length: int, side: int, most: int) -> list[int]:
 
 def _spectrum(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean power of each ring, how many samples made it, and its frequency in cycles a pixel."""
-    views = list(windows(plane, _SIDE, _MOST))
-    taper, ring, samples, frequency = _rings(views[0].shape)
-    scale = span(plane)
-    power = np.zeros(len(samples))
-    for view in views:
-        spectrum = np.fft.rfft2(centred(view, scale) * taper)
-        power += np.bincount(ring, (spectrum.real**2 + spectrum.imag**2).ravel())
+    views = centred(np.stack(list(windows(plane, _SIDE, _MOST))), span(plane))
+    taper, ring, samples, frequency = _rings(views.shape[1:])
+    views *= taper
+    found = np.bincount(ring, power(rfft2(views)).sum(axis=0).ravel())
     samples = samples * len(views)
-    return power / np.maximum(samples, 1), samples, frequency
+    return found / np.maximum(samples, 1), samples, frequency
 
 
 @lru_cache(maxsize=4)
