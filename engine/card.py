@@ -225,6 +225,15 @@ def _varint(file: BufferedReader) -> int:
     raise ValueError("a number of more than 64 bits")
 
 
+def is_still(path: Path, card: Card) -> bool:
+    """Whether a model file is the one that `card` was read from."""
+    try:
+        with open(path, "rb") as file:
+            return _sha256(file) == card.sha256
+    except OSError:
+        return False
+
+
 def _sha256(file: BufferedReader) -> str:
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from math import isfinite
+from itertools import islice
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 
 from .._version import __version__
-from .backends import AUTO, CountsSession, Opened, not_finite, open_session
-from .buffer import Buffer
+from .backends import AUTO, Opened, open_session
 from .card import DEFAULT, Card, model_path, read_card
 from .errors import BackendError, DefocusError, InputError, StoppedError
 from .fallback import Fallback, reopening
-from .intensity import from_unit, limited, to_unit
+from .lanes import Batch, Lanes
 from .scratch import relax
 from .settings import Settings, settings_for
-from .tiles import Tile, cut
 from .work import Image, Portion, Work
 
 
@@ -34,7 +32,7 @@ class Engine:
     card : Card
         What the model says of itself.
     settings : Settings
-        Tile, halo, intensity per plane or stack, batch, threads.
+        Tile, halo, intensity per plane or stack, batch, streams, threads.
     backend : str
         The name of the backend that runs.
     description : str
@@ -48,9 +46,8 @@ class Engine:
     def __init__(self, card: Card, opened: Opened, settings: Settings, fallback: Fallback | None = None) -> None:
         self.card, self.settings = card, settings
         self.backend, self.passed_over = opened.name, opened.passed_over
-        self._session, self.description = opened.session, opened.session.description
+        self._lanes, self.description = Lanes(opened.session, card.channels), opened.session.description
         self._fallback = fallback
-        self._batch, self._edge = Buffer(), Buffer()  # of a batch, and of a tile at the plane's edge
 
     @property
     def gave_way(self) -> list[str]:
@@ -66,6 +63,7 @@ class Engine:
         per: Literal["plane", "stack"] = "plane",
         threads: int | None = None,
         batch: int | None = None,
+        streams: int | None = None,
     ) -> Engine:
         """Open a model.
 
@@ -77,8 +75,8 @@ class Engine:
             "auto" takes the first that really works here of `backends.NAMES`.
         tile, halo : int, optional
             In px; by default 1024 (more where the halo asks for it) and the halo on the model's card.
-        per, threads, batch
-            See `Settings`; a batch of None is what is usual for the backend that is taken.
+        per, threads, batch, streams
+            See `Settings`; of batch and streams None is what is usual for the backend that is taken.
 
         Raises
         ------
@@ -91,7 +89,7 @@ class Engine:
         card = read_card(path)
 
         def settings(name: str) -> Settings:
-            return settings_for(card, name, tile, halo, per, threads, batch)
+            return settings_for(card, name, tile, halo, per, threads, batch, streams)
 
         settings(backend)  # what makes no sense is told before a backend is opened
         opened = open_session(backend, path, card, threads)
@@ -146,22 +144,26 @@ class Engine:
     def together(
         self, images: Sequence[Image], stopped: Callable[[], bool] = lambda: False
     ) -> list[np.ndarray | DefocusError]:
-        """Restore several images whose tiles share batches, where they have one shape and the settings allow.
+        """Restore several images, whose tiles share batches where they have one shape, and batches go side by side, as
+        far as the settings allow.
 
         Of each, what a call would return or raise: a bad image does not stop the others.
         """
         found: list[Work | DefocusError] = [self._work(image) for image in images]
         while True:
             try:
-                for batch in self._batches(found):
+                batches = self._batches(found)
+                while group := list(islice(batches, self.settings.streams)):
                     if stopped():
                         raise StoppedError(images[0].name, "was left before its end", "start again")
-                    self._restore(batch)
+                    self._restore(group)
                     relax(*(array for work in found if isinstance(work, Work) for array in (work.data, work.result)))
                 break
             except BackendError as error:
                 if self._give_way(error):
                     continue
+                if len(images) > 1:  # whose fault it is shows when each goes alone
+                    return [self.together([image], stopped)[0] for image in images]
                 failed: DefocusError = error
             except StoppedError as error:
                 failed = error
@@ -189,7 +191,7 @@ class Engine:
         except InputError as error:
             return error
 
-    def _batches(self, found: list[Work | DefocusError]) -> Iterator[list[Portion]]:
+    def _batches(self, found: list[Work | DefocusError]) -> Iterator[Batch]:
         """The tiles of all images in batches of one shape; an image that turns out to be bad becomes its error."""
 
         def portions() -> Iterator[Portion]:
@@ -200,7 +202,7 @@ class Engine:
                     except InputError as error:
                         found[index] = error
 
-        batch: list[Portion] = []
+        batch: Batch = []
         for portion in portions():
             if batch and (len(batch) == self.settings.batch or portion.tile.shape != batch[0].tile.shape):
                 yield batch
@@ -221,8 +223,8 @@ class Engine:
         }
 
     def close(self) -> None:
-        """Free the session; the engine cannot be called after."""
-        self._session.close()
+        """Free what the backend holds; the engine cannot be called after."""
+        self._lanes.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -241,59 +243,12 @@ class Engine:
             return True
         if (taken := self._fallback.next(self.backend, error)) is None:
             return False
-        self._session.close()
+        self._lanes.close()
         opened, self.settings = taken
         self.passed_over = self.passed_over | {self.backend: error.cause}
-        self.backend, self._session, self.description = opened.name, opened.session, opened.session.description
+        self.backend, self.description = opened.name, opened.session.description
+        self._lanes = Lanes(opened.session, self.card.channels)
         return True
 
-    def _restore(self, pieces: list[Portion]) -> None:
-        """Run one batch of tiles and put their cores into place."""
-        shape = (len(pieces), self.card.channels, *pieces[0].tile.shape)
-        session = self._session
-        if isinstance(session, CountsSession) and all(_same_counts(piece, session) for piece in pieces):
-            self._restore_counts(session, pieces, shape)
-            return
-        batch = self._batch.array(shape, np.float32)
-        for unit, (source, _, intensities, tile) in zip(batch, pieces, strict=True):
-            for channel, intensity in enumerate(intensities):
-                if intensity.flat:
-                    unit[channel] = 0
-                else:
-                    to_unit(self._cut(source[channel], tile), intensity, out=unit[channel])
-        batch, beyond = limited(batch)
-        restored = session.run(batch)
-        if restored.shape != batch.shape:
-            cause = f"gave shape {restored.shape} for {batch.shape}"
-            raise BackendError(self.description, cause, "export the model again with defocus-export")
-        if not (isfinite(restored.min()) and isfinite(restored.max())):  # NaN comes through both
-            raise not_finite(self.description)
-        if beyond is not None:
-            restored += beyond
-        for unit, (source, target, intensities, tile) in zip(restored, pieces, strict=True):
-            for channel, intensity in enumerate(intensities):
-                core = (channel, *tile.target)
-                if intensity.flat:
-                    target[core] = source[core]
-                else:
-                    from_unit(unit[(channel, *tile.source)], intensity, target.dtype, out=target[core])
-
-    def _restore_counts(self, session: CountsSession, pieces: list[Portion], shape: tuple[int, ...]) -> None:
-        """The same where the session converts the counts itself."""
-        batch = self._batch.array(shape, np.uint16)
-        for counts, piece in zip(batch, pieces, strict=True):
-            for plane, source in zip(counts, piece.source, strict=True):
-                plane[:] = self._cut(source, piece.tile)
-        restored = session.run_counts(batch, [piece.intensities for piece in pieces])
-        for counts, piece in zip(restored, pieces, strict=True):
-            for plane, target in zip(counts, piece.target, strict=True):
-                target[piece.tile.target] = plane[piece.tile.source]
-
-    def _cut(self, plane: np.ndarray, tile: Tile) -> np.ndarray:
-        """The pixels that a tile sees, valid until the next."""
-        return cut(plane, tile, self._edge.array(tile.shape, plane.dtype))
-
-
-def _same_counts(piece: Portion, session: CountsSession) -> bool:
-    """Whether a piece goes from counts that the session takes to counts of the same kind."""
-    return piece.source.dtype == piece.target.dtype and session.takes_counts(piece.source.dtype)
+    def _restore(self, group: Sequence[Batch]) -> None:
+        self._lanes.run(group, self.settings.streams)

@@ -1,7 +1,8 @@
 """Giving way: when a backend runs out of memory or fails, what to try next (promise P11).
 
-Out of memory: one tile at a time, then half the tile, down to the least that leaves a core. Then, and for any other
-failure at once, the next backend, if it was left to us ("auto"). A backend the user named is never replaced.
+Out of memory: one tile at a time (one batch, one stream), then half the tile, down to the least that leaves a core.
+Then, and for any other failure at once, the next backend, if it was left to us ("auto"). A backend the user named is
+never replaced.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Fallback:
         if not isinstance(error, OutOfMemoryError):
             return None
         tile = max(settings.tile // 2 // self._multiple * self._multiple, smallest_tile(settings.halo, self._multiple))
-        if settings.batch > 1:
-            less = replace(settings, batch=1)
+        if settings.together > 1:
+            less = replace(settings, batch=1, streams=1)
         elif tile < settings.tile:
             less = replace(settings, tile=tile)
         else:

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .fourier import irfft2, power, rfft2
 from .focus import SMALLEST, centred, span, windows
+from .fourier import irfft2, power, rfft2
 
 REGION_PX = 32  # side of the place whose unexplained share is `worst`: about a nucleus at 20x
 

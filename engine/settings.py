@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .card import Card
+from .cores import available_cores
 from .errors import InputError
 from .tiles import smallest_tile, up
 
@@ -13,6 +14,8 @@ DEFAULT_TILE = 1024
 # How many tiles go through a backend together unless told otherwise. On a processor one at a time is fastest
 # (docs/performance.md); on a card several hide the copies and the start of each layer (not measured yet).
 _TOGETHER = {"tensorrt": 4, "rtx": 4, "cuda": 4}
+# How many batches go through a processor side by side: two are faster than one on all cores (docs/performance.md).
+_STREAMS = {"cpu": 2, "openvino": 2}
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Settings:
         Whether each plane has an intensity of its own, or each channel of a stack has one.
     batch : int
         How many tiles at most go through the network at once, of one image or of several.
+    streams : int
+        How many batches at most run side by side on a processor, each on its share of the threads.
     threads : int or None
         Processor threads; None: as many as there are cores.
     """
@@ -35,11 +40,24 @@ class Settings:
     halo: int
     per: Literal["plane", "stack"] = "plane"
     batch: int = 1
+    streams: int = 1
     threads: int | None = None
+
+    @property
+    def together(self) -> int:
+        """How many tiles may be on their way through the network."""
+        return self.batch * self.streams
 
 
 def settings_for(
-    card: Card, backend: str, tile: int | None, halo: int | None, per: str, threads: int | None, batch: int | None
+    card: Card,
+    backend: str,
+    tile: int | None = None,
+    halo: int | None = None,
+    per: str = "plane",
+    threads: int | None = None,
+    batch: int | None = None,
+    streams: int | None = None,
 ) -> Settings:
     """Settings that fit a model and the backend that runs it; None is the default.
 
@@ -50,7 +68,8 @@ def settings_for(
     """
     if per not in ("plane", "stack"):
         raise InputError(f"per {per!r}", "unknown", 'choose "plane" or "stack"')
-    for word, value, least in (("halo", halo, 0), ("tile", tile, 1), ("threads", threads, 1), ("batch", batch, 1)):
+    least_one = (("tile", tile, 1), ("threads", threads, 1), ("batch", batch, 1), ("streams", streams, 1))
+    for word, value, least in (("halo", halo, 0), *least_one):
         if value is not None and value < least:
             raise InputError(f"{word} {value}", "too small", f"use at least {least}")
     halo = up(card.halo if halo is None else halo, card.multiple)
@@ -59,4 +78,6 @@ def settings_for(
         tile = up(max(DEFAULT_TILE, 4 * halo), card.multiple)  # less than a quarter of such a tile would be core
     elif tile < smallest:
         raise InputError(f"tile {tile}", f"leaves no core between halos of {halo} px", f"use at least {smallest}")
-    return Settings(tile // card.multiple * card.multiple, halo, per, batch or _TOGETHER.get(backend, 1), threads)
+    tile = tile // card.multiple * card.multiple
+    streams = min(streams or _STREAMS.get(backend, 1), threads or available_cores())  # each has a thread at least
+    return Settings(tile, halo, per, batch or _TOGETHER.get(backend, 1), streams, threads)

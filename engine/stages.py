@@ -106,7 +106,7 @@ def overlapped(
     If the caller leaves early, what is being written is finished and nothing more is begun.
     """
     # Files that may share a batch must have been read before their turn.
-    budget = _Budget(2 * ahead + engine.settings.batch, memory)
+    budget = _Budget(2 * ahead + engine.settings.together, memory)
     news = _News()
 
     def read() -> None:
@@ -140,7 +140,7 @@ def overlapped(
             if item is None:
                 more = False
             elif isinstance(item, Piece):
-                pieces = [item, *news.neighbours(item, engine.settings.batch)]
+                pieces = [item, *news.neighbours(item, engine.settings.together)]
                 if stop():
                     for piece in pieces:
                         budget.leave(piece.nbytes)

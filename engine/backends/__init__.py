@@ -58,6 +58,19 @@ class CountsSession(Session, Protocol):
         ...
 
 
+@runtime_checkable
+class StreamsSession(Session, Protocol):
+    """A session on several threads of a processor that several can share."""
+
+    def streams(self, count: int) -> Sequence[Session]:
+        """Open the same model as `count` sessions that run side by side, each on its share of the threads.
+
+        They give what `run` gives, bit for bit. None: the model's file is no longer what it was, and this one goes on
+        alone. Raises BackendError when the runtime fails.
+        """
+        ...
+
+
 class Backend(Protocol):
     """A runtime."""
 

@@ -6,6 +6,7 @@ for float32 where the two differ by more than `LEAST_DB`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,9 @@ class OpenVino:
         if problem := _problem(model, card):
             raise ModelError(path, f"does not fit its card ({problem})", "export it again with defocus-export")
 
-        def compiled(precision: str) -> Any:
+        def compiled(precision: str, streams: int = 1) -> Any:
             settings = {
-                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": str(streams),
                 "INFERENCE_NUM_THREADS": count,
                 "INFERENCE_PRECISION_HINT": precision,
             }
@@ -68,16 +69,21 @@ class OpenVino:
                 raise BackendError("backend openvino", cause, "try another --backend") from error
 
         exact = compiled("f32")
-        chosen, note = exact, "f32"
+        chosen, precision, note = exact, "f32", "f32"
         if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             fast = compiled("bf16")
             quality = proof_db(_runs(exact), _runs(fast), card)
             if quality >= LEAST_DB:
-                chosen, note = fast, f"bf16 ({quality:.0f} dB to f32)"
+                chosen, precision, note = fast, "bf16", f"bf16 ({quality:.0f} dB to f32)"
             else:
                 note = f"f32 (bf16 is only {quality:.0f} dB to it)"
-        version = openvino.__version__.split("-")[0]
-        return OpenVinoSession(chosen, f"OpenVINO {version} CPU {note}, {count} thread{'s' * (count > 1)}")
+        description = f"OpenVINO {openvino.__version__.split('-')[0]} CPU {note}"
+
+        def narrow(streams: int) -> list[OpenVinoSession]:
+            shared = compiled(precision, streams)
+            return [OpenVinoSession(shared, description) for _ in range(streams)]
+
+        return SharedOpenVinoSession(chosen, f"{description}, {count} thread{'s' * (count > 1)}", narrow)
 
 
 class OpenVinoSession:
@@ -100,6 +106,14 @@ class OpenVinoSession:
 
     def close(self) -> None:
         self._request = None
+
+
+class SharedOpenVinoSession(OpenVinoSession):
+    """See `backends.StreamsSession`."""
+
+    def __init__(self, compiled: Any, description: str, narrow: Callable[[int], list[OpenVinoSession]]) -> None:
+        super().__init__(compiled, description)
+        self.streams = narrow
 
 
 OPENVINO = OpenVino()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..card import Card
+from ..card import Card, is_still
 from ..cores import available_cores
 from ..errors import BackendError, ModelError, OutOfMemoryError
 
@@ -72,9 +73,34 @@ class OnnxRuntime:
         onnxruntime.set_default_logger_severity(_FATAL)
         if self.name == "cuda" and hasattr(onnxruntime, "preload_dlls"):
             _preload(onnxruntime)
+        count = threads or available_cores()
+        session = self._session(path, count)
+        running = session.get_providers()
+        if running[:1] != [self.provider]:
+            cause = (
+                f"ONNX Runtime fell back to {running[0] if running else 'nothing'}: a CUDA or cuDNN library is missing"
+            )
+            raise BackendError(f"backend {self.name}", cause, _GPU)
+        _fit(path, card, session)
+        description = f"ONNX Runtime {onnxruntime.__version__} {running[0]}"
+        if self.name == "cuda":
+            return OnnxSession(session, description)
+
+        def narrow(streams: int) -> list[OnnxSession]:
+            if not is_still(path, card):
+                return []
+            each = max(1, count // streams)
+            return [OnnxSession(self._session(path, each), description) for _ in range(streams)]
+
+        return SharedOnnxSession(session, f"{description}, {count} thread{'s' * (count > 1)}", narrow)
+
+    def _session(self, path: Path, threads: int) -> Any:
+        """An `onnxruntime.InferenceSession`; raises ModelError and BackendError."""
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
-        options.intra_op_num_threads = count = threads or available_cores()
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Threads that spin while they wait take the cores from reading and writing (docs/performance.md).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -83,9 +109,7 @@ class OnnxRuntime:
         choices = {"cudnn_conv_algo_search": "HEURISTIC"} if self.name == "cuda" else {}
         try:
             # enable_fallback=0: otherwise a failing CUDA run prints and goes on, on the CPU.
-            session = onnxruntime.InferenceSession(
-                path, options, providers=[(self.provider, choices)], enable_fallback=0
-            )
+            return onnxruntime.InferenceSession(path, options, providers=[(self.provider, choices)], enable_fallback=0)
         except Exception as error:
             if type(error).__name__ in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel", "InvalidArgument"):
                 cause = f"ONNX Runtime cannot read it ({_first_line(error)})"
@@ -95,15 +119,6 @@ class OnnxRuntime:
                 raise ModelError(path, cause, "upgrade onnxruntime, or export it again with defocus-export") from error
             cause = f"ONNX Runtime cannot open {path.name} ({_first_line(error)})"
             raise BackendError(f"backend {self.name}", cause, "try another --backend") from error
-        running = session.get_providers()
-        if running[:1] != [self.provider]:
-            cause = (
-                f"ONNX Runtime fell back to {running[0] if running else 'nothing'}: a CUDA or cuDNN library is missing"
-            )
-            raise BackendError(f"backend {self.name}", cause, _GPU)
-        _fit(path, card, session)
-        suffix = "" if self.name == "cuda" else f", {count} thread{'s' * (count > 1)}"
-        return OnnxSession(session, f"ONNX Runtime {onnxruntime.__version__} {running[0]}{suffix}")
 
 
 class OnnxSession:
@@ -128,6 +143,14 @@ class OnnxSession:
 
     def close(self) -> None:
         self._session = None
+
+
+class SharedOnnxSession(OnnxSession):
+    """See `backends.StreamsSession`."""
+
+    def __init__(self, session: Any, description: str, narrow: Callable[[int], list[OnnxSession]]) -> None:
+        super().__init__(session, description)
+        self.streams = narrow
 
 
 CPU = OnnxRuntime("cpu", "CPUExecutionProvider")

@@ -154,10 +154,10 @@ def test_a_batch_changes_nothing(tiny_model, batch):
 
 def test_tiles_stream(tiny_model, monkeypatch):
     """No more than a batch of tiles is ever in the runtime's hands."""
-    engine = Engine.load(tiny_model, backend="cpu", tile=64, batch=2)
+    engine = Engine.load(tiny_model, backend="cpu", tile=64, batch=2, streams=1)
     seen = []
-    run = engine._session.run
-    monkeypatch.setattr(engine._session, "run", lambda batch: seen.append(batch.shape) or run(batch))
+    run = engine._lanes.session.run
+    monkeypatch.setattr(engine._lanes.session, "run", lambda batch: seen.append(batch.shape) or run(batch))
     engine(specimen((300, 300)))
     assert len(seen) > 10
     assert {shape[0] for shape in seen} <= {1, 2}
@@ -276,10 +276,10 @@ def test_bad_values_name_file_and_plane(engine):
 
 
 def test_a_network_that_gives_nan_is_noticed(engine, monkeypatch):
-    monkeypatch.setattr(engine._session, "run", lambda batch: batch * np.float32(np.nan))
+    monkeypatch.setattr(engine._lanes.session, "run", lambda batch: batch * np.float32(np.nan))
     with pytest.raises(BackendError, match="gave NaN"):
         engine(specimen((20, 20)))
-    monkeypatch.setattr(engine._session, "run", lambda batch: batch[..., 1:])
+    monkeypatch.setattr(engine._lanes.session, "run", lambda batch: batch[..., 1:])
     with pytest.raises(BackendError, match="gave shape"):
         engine(specimen((20, 20)))
 

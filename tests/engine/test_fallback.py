@@ -13,6 +13,7 @@ from defocus.engine.backends import ort
 from defocus.engine.engine import Engine
 from defocus.engine.errors import BackendError, OutOfMemoryError
 from defocus.engine.jobs import Job
+from defocus.engine.lanes import Lane
 from defocus.engine.pipeline import process
 
 
@@ -131,18 +132,13 @@ def test_a_named_backend_still_gets_smaller_tiles(place, tiny_model, image, expe
 def test_with_nothing_left_the_error_is_the_first_ones(tiny_model, image, monkeypatch):
     with Engine.load(tiny_model, backend="auto") as engine:
 
-        def fails(batch):
+        def fails(self, batch):
             raise OutOfMemoryError("cpu", "no memory at all", "add some")
 
-        monkeypatch.setattr(engine, "_session", replace_run(engine._session, fails))
+        monkeypatch.setattr(Lane, "restore", fails)
         engine.backend = "cpu"
         with pytest.raises(OutOfMemoryError, match="no memory at all"):
             engine(image)
-
-
-def replace_run(session, run):
-    session.run = run
-    return session
 
 
 def test_without_trouble_nothing_is_told(tiny_model, image):

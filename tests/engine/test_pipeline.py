@@ -15,6 +15,7 @@ from defocus.engine import tiff
 from defocus.engine.engine import Engine
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, InputError, OutputError
 from defocus.engine.jobs import Job
+from defocus.engine.lanes import Lane
 from defocus.engine.pipeline import pipeline, stat_of
 
 
@@ -187,10 +188,10 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, engine, source):
     ],
 )
 def test_whatever_the_engine_raises_is_an_outcome(tmp_path, engine, source, monkeypatch, raised, kind, cause):
-    def fails(batch):
+    def fails(self, batch):
         raise raised
 
-    monkeypatch.setattr(engine._session, "run", fails)
+    monkeypatch.setattr(Lane, "restore", fails)
     outcome = one(Job(source, tmp_path / "out.tif"), engine)
     assert type(outcome.error) is kind
     assert re.search(cause, str(outcome.error))

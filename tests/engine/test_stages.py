@@ -12,8 +12,9 @@ import tifffile
 
 from defocus import Engine
 from defocus.engine import stages, tiff
-from defocus.engine.errors import BackendError
+from defocus.engine.errors import BackendError, InputError
 from defocus.engine.jobs import Job
+from defocus.engine.lanes import Lane
 from defocus.engine.pipeline import pipeline
 from defocus.engine.work import Image
 
@@ -67,7 +68,7 @@ def test_files_in_hand_are_bounded(tmp_path, engine, jobs, monkeypatch):
 
     for number, _ in enumerate(pipeline(told(), engine, ahead=1)):
         most[0] = max(most[0], len(taken) - number)
-    assert most[0] <= 2 * 1 + 1 + 1  # in hand, and the one that waits for a place
+    assert most[0] <= 2 * 1 + engine.settings.together + 1  # in hand, and the one that waits for a place
 
 
 def test_bytes_in_hand_are_bounded_but_one_file_goes_in(tmp_path, engine, jobs):
@@ -93,9 +94,9 @@ def sets(tmp_path) -> list[Job]:
 def test_files_share_batches_where_the_engine_takes_several(tmp_path, tiny_model, sets, monkeypatch):
     batches, whole = [], Engine._restore
 
-    def counted(self, portions):
-        batches.append(len(portions))
-        whole(self, portions)
+    def counted(self, group):
+        batches.extend(map(len, group))
+        whole(self, group)
 
     monkeypatch.setattr(Engine, "_restore", counted)
     with Engine.load(tiny_model, backend="cpu", batch=4) as engine:
@@ -120,13 +121,37 @@ def test_files_share_batches_where_the_engine_takes_several(tmp_path, tiny_model
 
 
 def test_a_backend_that_fails_fails_all_files_of_the_batch(tmp_path, tiny_model, sets, monkeypatch):
-    def fails(self, portions):
+    def fails(self, group):
         raise BackendError("cpu", "broken", "mend it")
 
     monkeypatch.setattr(Engine, "_restore", fails)
     with Engine.load(tiny_model, backend="cpu", batch=4) as engine:
-        found = engine.together([Image(tifffile.imread(job.source)) for job in sets if job.source.name != "10.tif"])
-    assert [isinstance(one, BackendError) for one in found].count(True) == len(found)
+        whole = [job.source for job in sets if job.source.name != "10.tif"]
+        found = engine.together([Image(tifffile.imread(path)) for path in whole])
+    kinds = {path.name: type(one) for path, one in zip(whole, found, strict=True)}
+    assert kinds.pop("06.tif") is np.ndarray  # flat: the backend never sees it
+    assert kinds.pop("08.tif") is InputError  # its own fault
+    assert set(kinds.values()) == {BackendError}
+
+
+def test_a_file_that_breaks_the_network_fails_alone(tiny_model, monkeypatch):
+    """Also if others went through the network beside it."""
+    whole = Lane.restore
+
+    def fails(self, batch):
+        if any(portion.source.max() > 60_000 for portion in batch):
+            raise BackendError("cpu", "broken", "mend it")
+        whole(self, batch)
+
+    monkeypatch.setattr(Lane, "restore", fails)
+    images = [np.random.default_rng(i).integers(0, 4000, (50, 60), np.uint16) for i in range(5)]
+    images[2][7, 7] = 65_535
+    with Engine.load(tiny_model, backend="cpu", streams=2, threads=2) as engine:
+        found = engine.together([Image(image) for image in images])
+        assert [isinstance(one, BackendError) for one in found] == [False, False, True, False, False]
+        for one, image in zip(found, images, strict=True):
+            if isinstance(one, np.ndarray):
+                assert np.array_equal(one, engine(image))
 
 
 def test_files_that_fail_in_the_engine_give_their_bytes_back(tmp_path, engine):
@@ -156,7 +181,7 @@ def test_a_stop_leaves_what_is_not_begun_and_writes_what_is_restored(tmp_path, e
     for outcome in pipeline(jobs, engine, ahead=2, stop=stop.is_set):
         done.append(outcome)
         stop.set()
-    assert 1 <= len(done) <= 2 * 2 + 1  # at most those that were in hand
+    assert 1 <= len(done) <= 2 * 2 + engine.settings.together  # at most those that were in hand
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         outcome.job.target.name for outcome in done if outcome.error is None
     }

@@ -1,0 +1,138 @@
+"""Lanes: batches of tiles go through the network, one on all threads of a processor, or several side by side.
+
+Side by side they are faster together: a session on many threads waits at each layer for the slowest of them, which is
+the one that shares its core with reading or writing (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from math import isfinite
+
+import numpy as np
+
+from .backends import CountsSession, Session, StreamsSession, not_finite
+from .buffer import Buffer
+from .errors import BackendError
+from .intensity import from_unit, limited, to_unit
+from .tiles import Tile, cut
+from .work import Portion
+
+Batch = list[Portion]  # of one shape
+
+
+class Lanes:
+    """A session, and the narrower ones that share its threads.
+
+    Those are opened when they are needed first: for a single file the session alone is faster.
+    """
+
+    def __init__(self, session: Session, channels: int) -> None:
+        self._whole = Lane(session, channels)
+        self._narrow: list[Lane] = []
+        self._threads: ThreadPoolExecutor | None = None
+        self._alone = not isinstance(session, StreamsSession)
+
+    @property
+    def session(self) -> Session:
+        """The one on all threads."""
+        return self._whole.session
+
+    def run(self, batches: Sequence[Batch], streams: int) -> None:
+        """Restore batches, as many as `streams` at once, or one after the other where the session has no streams.
+
+        Raises BackendError when the runtime fails; none of the batches is running any more then.
+        """
+        threads = self._streams(streams) if len(batches) > 1 and streams > 1 else None
+        if threads is None:
+            for batch in batches:
+                self._whole.restore(batch)
+            return
+        for first in range(0, len(batches), streams):
+            pairs = zip(self._narrow, batches[first : first + streams], strict=False)
+            running = [threads.submit(lane.restore, batch) for lane, batch in pairs]
+            wait(running)
+            for one in running:
+                one.result()
+
+    def close(self) -> None:
+        """Free all sessions; nothing can be run after."""
+        self._end_streams()
+        self.session.close()
+
+    def _streams(self, count: int) -> ThreadPoolExecutor | None:
+        """The threads for so many streams, or None if there are no streams to be had."""
+        if len(self._narrow) != count and not self._alone:
+            self._end_streams()
+            assert isinstance(self.session, StreamsSession)
+            self._narrow = [Lane(session, self._whole.channels) for session in self.session.streams(count)]
+            self._alone = not self._narrow
+            self._threads = ThreadPoolExecutor(count, "defocus-stream")
+        return None if self._alone else self._threads
+
+    def _end_streams(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=True)
+        for lane in self._narrow:
+            lane.session.close()
+        self._narrow, self._threads = [], None
+
+
+class Lane:
+    """A session and the memory that it works in; one batch at a time."""
+
+    def __init__(self, session: Session, channels: int) -> None:
+        self.session, self.channels = session, channels
+        self._batch, self._edge = Buffer(), Buffer()  # of a batch, and of a tile at the plane's edge
+
+    def restore(self, batch: Batch) -> None:
+        """Run one batch of tiles and put their cores into place. Raises BackendError when the runtime fails."""
+        shape = (len(batch), self.channels, *batch[0].tile.shape)
+        session = self.session
+        if isinstance(session, CountsSession) and all(_same_counts(piece, session) for piece in batch):
+            self._restore_counts(session, batch, shape)
+            return
+        units = self._batch.array(shape, np.float32)
+        for unit, (source, _, intensities, tile) in zip(units, batch, strict=True):
+            for channel, intensity in enumerate(intensities):
+                if intensity.flat:
+                    unit[channel] = 0
+                else:
+                    to_unit(self._cut(source[channel], tile), intensity, out=unit[channel])
+        units, beyond = limited(units)
+        restored = session.run(units)
+        if restored.shape != units.shape:
+            cause = f"gave shape {restored.shape} for {units.shape}"
+            raise BackendError(session.description, cause, "export the model again with defocus-export")
+        if not (isfinite(restored.min()) and isfinite(restored.max())):  # NaN comes through both
+            raise not_finite(session.description)
+        if beyond is not None:
+            restored += beyond
+        for unit, (source, target, intensities, tile) in zip(restored, batch, strict=True):
+            for channel, intensity in enumerate(intensities):
+                core = (channel, *tile.target)
+                if intensity.flat:
+                    target[core] = source[core]
+                else:
+                    from_unit(unit[(channel, *tile.source)], intensity, target.dtype, out=target[core])
+
+    def _restore_counts(self, session: CountsSession, batch: Batch, shape: tuple[int, ...]) -> None:
+        """The same where the session converts the counts itself."""
+        taken = self._batch.array(shape, np.uint16)
+        for counts, piece in zip(taken, batch, strict=True):
+            for plane, source in zip(counts, piece.source, strict=True):
+                plane[:] = self._cut(source, piece.tile)
+        restored = session.run_counts(taken, [piece.intensities for piece in batch])
+        for counts, piece in zip(restored, batch, strict=True):
+            for plane, target in zip(counts, piece.target, strict=True):
+                target[piece.tile.target] = plane[piece.tile.source]
+
+    def _cut(self, plane: np.ndarray, tile: Tile) -> np.ndarray:
+        """The pixels that a tile sees, valid until the next."""
+        return cut(plane, tile, self._edge.array(tile.shape, plane.dtype))
+
+
+def _same_counts(piece: Portion, session: CountsSession) -> bool:
+    """Whether a piece goes from counts that the session takes to counts of the same kind."""
+    return piece.source.dtype == piece.target.dtype and session.takes_counts(piece.source.dtype)

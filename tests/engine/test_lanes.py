@@ -1,0 +1,104 @@
+"""Lanes: batches side by side give the same bits as one after the other, and leave when they cannot go on."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from defocus.engine.backends import StreamsSession, open_session
+from defocus.engine.card import read_card
+from defocus.engine.engine import Engine
+from defocus.engine.errors import OutOfMemoryError
+from defocus.engine.lanes import Lane
+from defocus.engine.settings import settings_for
+
+
+@pytest.fixture
+def stack() -> np.ndarray:
+    return np.random.default_rng(5).integers(100, 4000, (5, 70, 90), np.uint16)
+
+
+@pytest.fixture
+def lanes(monkeypatch) -> list[tuple[str, int]]:
+    """Name of the thread of each batch that is run, and how many ran when it ended."""
+    seen, running, whole = [], set(), Lane.restore
+    both = threading.Barrier(2, timeout=20)
+
+    def restore(self, batch):
+        name = threading.current_thread().name
+        running.add(name)
+        if name.startswith("defocus-stream"):
+            both.wait()  # breaks unless two run at once
+        seen.append((name, len(running)))
+        whole(self, batch)
+        running.discard(name)
+
+    monkeypatch.setattr(Lane, "restore", restore)
+    return seen
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_side_by_side_gives_the_same_bits(tiny_model, stack, backend):
+    pytest.importorskip({"cpu": "onnxruntime", "openvino": "openvino"}[backend])
+    with (
+        Engine.load(tiny_model, backend, threads=2, streams=1) as one,
+        Engine.load(tiny_model, backend, threads=2, streams=2) as two,
+    ):
+        assert np.array_equal(two(stack), one(stack))
+        assert np.array_equal(two(stack[0]), one(stack[0]))
+    with Engine.load(tiny_model, backend, tile=64, threads=3, streams=3) as three:
+        assert np.array_equal(three(stack), three(stack))
+
+
+def test_batches_run_side_by_side_and_a_lone_one_on_all_threads(tiny_model, stack, lanes):
+    with Engine.load(tiny_model, "cpu", threads=2) as engine:
+        engine(stack)
+        streams, alone = lanes[:4], lanes[4:]
+        assert {name for name, _ in streams} == {"defocus-stream_0", "defocus-stream_1"}
+        assert 2 in {running for _, running in streams}
+        assert [name for name, _ in alone] == ["MainThread"]
+    assert not any(thread.name.startswith("defocus-stream") for thread in threading.enumerate())
+
+
+def test_without_memory_for_both_they_go_one_by_one(tiny_model, stack, monkeypatch):
+    whole = Lane.restore
+
+    def restore(self, batch):
+        if threading.current_thread().name.startswith("defocus-stream"):
+            raise OutOfMemoryError("cpu", "no memory for two", "add some")
+        whole(self, batch)
+
+    with Engine.load(tiny_model, "cpu", threads=2) as engine:
+        expected = engine(stack)
+        monkeypatch.setattr(Lane, "restore", restore)
+        assert np.array_equal(engine(stack), expected)
+        assert engine.settings.streams == 1
+        assert "no memory for two" in engine.gave_way[0]
+
+
+def test_a_model_that_was_replaced_meanwhile_is_not_opened_again(tiny_model, stack, tmp_path):
+    model = tmp_path / "model.onnx"
+    shutil.copy(tiny_model, model)
+    with Engine.load(model, "cpu", threads=2) as engine:
+        expected = engine(stack[:1])
+        model.write_bytes(b"another one")
+        assert np.array_equal(engine(stack)[:1], expected)
+
+
+@pytest.mark.parametrize(("threads", "streams"), [(1, 1), (2, 2), (64, 2)])
+def test_no_more_streams_than_threads(tiny_model, threads, streams):
+    card = read_card(tiny_model)
+    assert settings_for(card, "cpu", threads=threads).streams == streams
+    assert settings_for(card, "cuda", threads=threads).streams == 1
+
+
+def test_only_a_processor_has_streams(tiny_model):
+    card = read_card(tiny_model)
+    session = open_session("cpu", tiny_model, card, 2).session
+    assert isinstance(session, StreamsSession)
+    narrow = session.streams(2)
+    assert len(narrow) == 2
+    assert not any(isinstance(one, StreamsSession) for one in narrow)
