@@ -25,7 +25,7 @@ from .work import Image, Portion, Work
 class Engine:
     """A model opened in a backend, with its settings. Made by `Engine.load`; a context manager.
 
-    One engine serves one thread at a time: give every thread its own.
+    One engine serves one thread at a time: give every thread its own, or see `together`.
 
     Attributes
     ----------
@@ -142,28 +142,31 @@ class Engine:
         return found
 
     def together(
-        self, images: Sequence[Image], stopped: Callable[[], bool] = lambda: False
+        self, images: Sequence[Image], stopped: Callable[[], bool] = lambda: False, shared: bool = False
     ) -> list[np.ndarray | DefocusError]:
         """Restore several images, whose tiles share batches where they have one shape, and batches go side by side, as
         far as the settings allow.
 
         Of each, what a call would return or raise: a bad image does not stop the others.
+
+        With `shared`, other threads may do the same meanwhile: it takes one stream, or waits for one. What the runtime
+        refuses then is refused, without giving way.
         """
         found: list[Work | DefocusError] = [self._work(image) for image in images]
         while True:
             try:
                 batches = self._batches(found)
-                while group := list(islice(batches, self.settings.streams)):
+                while group := list(islice(batches, 1 if shared else self.settings.streams)):
                     if stopped():
                         raise StoppedError(images[0].name, "was left before its end", "start again")
-                    self._restore(group)
+                    self._restore(group, shared)
                     relax(*(array for work in found if isinstance(work, Work) for array in (work.data, work.result)))
                 break
             except BackendError as error:
-                if self._give_way(error):
+                if not shared and self._give_way(error):
                     continue
                 if len(images) > 1:  # whose fault it is shows when each goes alone
-                    return [self.together([image], stopped)[0] for image in images]
+                    return [self.together([image], stopped, shared)[0] for image in images]
                 failed: DefocusError = error
             except StoppedError as error:
                 failed = error
@@ -250,5 +253,8 @@ class Engine:
         self._lanes = Lanes(opened.session, self.card.channels)
         return True
 
-    def _restore(self, group: Sequence[Batch]) -> None:
-        self._lanes.run(group, self.settings.streams)
+    def _restore(self, group: Sequence[Batch], shared: bool) -> None:
+        if shared:
+            self._lanes.run_one(group[0], self.settings.streams)
+        else:
+            self._lanes.run(group, self.settings.streams)

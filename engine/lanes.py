@@ -6,6 +6,8 @@ the one that shares its core with reading or writing (docs/performance.md).
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from math import isfinite
@@ -31,8 +33,11 @@ class Lanes:
     def __init__(self, session: Session, channels: int) -> None:
         self._whole = Lane(session, channels)
         self._narrow: list[Lane] = []
+        self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None
         self._alone = not isinstance(session, StreamsSession)
+        self._ready = False
+        self._opening = threading.Lock()
 
     @property
     def session(self) -> Session:
@@ -42,41 +47,53 @@ class Lanes:
     def run(self, batches: Sequence[Batch], streams: int) -> None:
         """Restore batches, as many as `streams` at once, or one after the other where the session has no streams.
 
-        Raises BackendError when the runtime fails; none of the batches is running any more then.
+        Nobody else may run one meanwhile. Raises BackendError when the runtime fails; none of the batches is running
+        any more then.
         """
-        threads = self._streams(streams) if len(batches) > 1 and streams > 1 else None
-        if threads is None:
+        if len(batches) == 1 or streams == 1 or not self._open(streams):
             for batch in batches:
                 self._whole.restore(batch)
             return
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(streams, "defocus-stream")
         for first in range(0, len(batches), streams):
             pairs = zip(self._narrow, batches[first : first + streams], strict=False)
-            running = [threads.submit(lane.restore, batch) for lane, batch in pairs]
+            running = [self._threads.submit(lane.restore, batch) for lane, batch in pairs]
             wait(running)
             for one in running:
                 one.result()
 
+    def run_one(self, batch: Batch, streams: int) -> None:
+        """Restore a batch in one of the streams, while other threads do the same; waits until one is free.
+
+        Raises BackendError when the runtime fails.
+        """
+        self._open(streams)
+        lane = self._free.get()
+        try:
+            lane.restore(batch)
+        finally:
+            self._free.put(lane)
+
     def close(self) -> None:
         """Free all sessions; nothing can be run after."""
-        self._end_streams()
-        self.session.close()
-
-    def _streams(self, count: int) -> ThreadPoolExecutor | None:
-        """The threads for so many streams, or None if there are no streams to be had."""
-        if len(self._narrow) != count and not self._alone:
-            self._end_streams()
-            assert isinstance(self.session, StreamsSession)
-            self._narrow = [Lane(session, self._whole.channels) for session in self.session.streams(count)]
-            self._alone = not self._narrow
-            self._threads = ThreadPoolExecutor(count, "defocus-stream")
-        return None if self._alone else self._threads
-
-    def _end_streams(self) -> None:
         if self._threads is not None:
             self._threads.shutdown(wait=True)
-        for lane in self._narrow:
+        for lane in (self._whole, *self._narrow):
             lane.session.close()
-        self._narrow, self._threads = [], None
+
+    def _open(self, streams: int) -> bool:
+        """Open the streams, once; whether there are any to be had."""
+        with self._opening:
+            if not self._narrow and not self._alone:
+                assert isinstance(self.session, StreamsSession)
+                self._narrow = [Lane(session, self._whole.channels) for session in self.session.streams(streams)]
+                self._alone = not self._narrow
+            if not self._ready:
+                self._ready = True
+                for lane in self._narrow or [self._whole]:
+                    self._free.put(lane)
+            return not self._alone
 
 
 class Lane:

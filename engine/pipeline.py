@@ -138,10 +138,13 @@ def read_stage(job: Job, memory: int = 0) -> Piece:
     return Piece(outcome, version, stack, place=place, nbytes=held)
 
 
-def infer_stage(pieces: Sequence[Piece], engine: Engine, stop: Stopped = lambda: False) -> list[Piece]:
+def infer_stage(
+    pieces: Sequence[Piece], engine: Engine, stop: Stopped = lambda: False, shared: bool = False
+) -> list[Piece]:
     """Run the engine on what was read: several files at once, whose tiles may share batches.
 
-    A file in memory is soon done and not left for `stop`; one that lies on disk comes here alone.
+    A file in memory is soon done and not left for `stop`; one that lies on disk comes here alone. `shared`: see
+    `Engine.together`.
     """
     todo = [piece for piece in pieces if piece.stack is not None]
     if not todo:
@@ -150,7 +153,8 @@ def infer_stage(pieces: Sequence[Piece], engine: Engine, stop: Stopped = lambda:
     try:
         with _naming(todo[0].outcome.job.source, "restoring"):
             images = [_image(piece) for piece in todo]
-            results = engine.together(images, stop if any(image.out is not None for image in images) else lambda: False)
+            left = stop if any(image.out is not None for image in images) else lambda: False
+            results = engine.together(images, left, shared)
     except DefocusError as error:
         results = [error] * len(todo)
     seconds, size = perf_counter() - start, sum(_pixels(piece) for piece in todo)

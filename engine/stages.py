@@ -1,21 +1,22 @@
 """The pipeline's stages side by side: the next files are read and the last ones written while the engine works.
 
-One thread reads, `WRITERS` threads judge, encode and write (the codecs release the GIL), the caller's own runs the
-engine. What is in hand is bounded in files and in bytes.
+One thread reads, one for each of the engine's streams runs it, `WRITERS` threads judge, encode and write (the codecs
+release the GIL), the caller's own hands out what is done. What is in hand is bounded in files and in bytes.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from .errors import BackendError
 from .jobs import Job, Outcome
 from .pipeline import Piece, Stopped, infer_stage, read_stage, write_stage
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -62,40 +63,18 @@ class _Budget:
             self._changed.notify_all()
 
 
-# What comes from the reader (Piece, None: no more, an exception) and from the writers (Outcome and its bytes).
-_Item = Piece | BaseException | tuple[Outcome, int] | None
-
-
 class _News:
-    """What the other threads tell the engine's; `put` may be called from any of them."""
+    """What the other threads tell the caller's: outcomes with their bytes, how many files there were, what broke."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._kept: deque[_Item] = deque()
+        self._queue: queue.SimpleQueue[tuple[Outcome | None, int] | int | BaseException] = queue.SimpleQueue()
         self.put = self._queue.put
 
-    def get(self) -> _Item:
+    def get(self) -> tuple[Outcome | None, int] | int | BaseException:
         """The next one; waits for it."""
-        while not self._kept:
+        while True:
             with suppress(queue.Empty):
-                self._kept.append(self._queue.get(timeout=_PATIENCE))
-        return self._kept.popleft()
-
-    def neighbours(self, piece: Piece, planes: int) -> list[Piece]:
-        """Files of the same shape that have been read already, to make up `planes` with it; nobody is waited for."""
-        found: list[Piece] = []
-        planes -= piece.outcome.planes
-        while planes > 0 and piece.nbytes:
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if isinstance(item, Piece) and item.outcome.shape == piece.outcome.shape and item.nbytes:
-                found.append(item)
-                planes -= item.outcome.planes
-            else:
-                self._kept.append(item)
-        return found
+                return self._queue.get(timeout=_PATIENCE)
 
 
 def overlapped(
@@ -105,11 +84,13 @@ def overlapped(
 
     If the caller leaves early, what is being written is finished and nothing more is begun.
     """
-    # Files that may share a batch must have been read before their turn.
+    # Files that may share a batch, or the engine, must have been read before their turn.
     budget = _Budget(2 * ahead + engine.settings.together, memory)
-    news = _News()
+    news, turns = _News(), Turns(engine.settings.streams)
+    writers = ThreadPoolExecutor(WRITERS, "defocus-writer")
 
     def read() -> None:
+        count = 0
         try:
             for job in jobs:
                 if not budget.enter():
@@ -117,9 +98,34 @@ def overlapped(
                 piece = read_stage(job, memory)
                 if not budget.weigh(piece.nbytes):
                     return
-                news.put(piece)
-            news.put(None)
+                turns.put(piece)
+                count += 1
+            news.put(count)
         except BaseException as error:  # of the jobs themselves: the caller's own
+            news.put(error)
+        finally:
+            turns.complete()
+
+    def restore() -> None:
+        try:
+            while turn := turns.take(engine.settings):
+                pieces, alone = turn
+                try:
+                    left = stop()
+                    if not left:
+                        restored = infer_stage(pieces, engine, stop, shared=not alone)
+                        if not alone and any(isinstance(piece.outcome.error, BackendError) for piece in restored):
+                            turns.alone()  # it may find a way when it has the engine to itself
+                            restored = infer_stage(pieces, engine, stop)
+                        pieces = restored
+                finally:
+                    turns.done()
+                for piece in pieces:
+                    if left or turns.over:
+                        news.put((None, piece.nbytes))
+                    else:
+                        writers.submit(write, piece)
+        except BaseException as error:
             news.put(error)
 
     def write(piece: Piece) -> None:
@@ -128,32 +134,28 @@ def overlapped(
         except BaseException as error:
             news.put(error)
 
-    reader = threading.Thread(target=read, name="defocus-reader", daemon=True)
-    reader.start()
-    writers = ThreadPoolExecutor(WRITERS, "defocus-writer")
-    unwritten, more = 0, True
+    threads = [threading.Thread(target=read, name="defocus-reader", daemon=True)]
+    for number in range(engine.settings.streams):
+        threads.append(threading.Thread(target=restore, name=f"defocus-engine-{number}", daemon=True))
+    for thread in threads:
+        thread.start()
+    done, count = 0, None
     try:
-        while more or unwritten:
+        while done != count:
             item = news.get()
             if isinstance(item, BaseException):
                 raise item
-            if item is None:
-                more = False
-            elif isinstance(item, Piece):
-                pieces = [item, *news.neighbours(item, engine.settings.together)]
-                if stop():
-                    for piece in pieces:
-                        budget.leave(piece.nbytes)
-                    continue
-                for piece in infer_stage(pieces, engine, stop):
-                    unwritten += 1
-                    writers.submit(write, piece)
-            else:
-                outcome, size = item
-                unwritten -= 1
-                budget.leave(size)
+            if isinstance(item, int):
+                count = item
+                continue
+            outcome, size = item
+            done += 1
+            budget.leave(size)
+            if outcome is not None:
                 yield outcome
     finally:
         budget.end()
+        turns.end()
+        for thread in threads:
+            thread.join()
         writers.shutdown(wait=True)
-        reader.join()

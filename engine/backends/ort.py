@@ -89,8 +89,10 @@ class OnnxRuntime:
         def narrow(streams: int) -> list[OnnxSession]:
             if not is_still(path, card):
                 return []
-            each = max(1, count // streams)
-            return [OnnxSession(self._session(path, each), description) for _ in range(streams)]
+            if (each := max(1, count // streams)) > 1:
+                return [OnnxSession(self._session(path, each), description) for _ in range(streams)]
+            one = self._session(path, 1)  # runs on the thread of its caller, so that all can have the same weights
+            return [OnnxSession(one, description) for _ in range(streams)]
 
         return SharedOnnxSession(session, f"{description}, {count} thread{'s' * (count > 1)}", narrow)
 

@@ -12,9 +12,9 @@ import tifffile
 
 from defocus import Engine
 from defocus.engine import stages, tiff
-from defocus.engine.errors import BackendError, InputError
+from defocus.engine.errors import BackendError, InputError, OutOfMemoryError
 from defocus.engine.jobs import Job
-from defocus.engine.lanes import Lane
+from defocus.engine.lanes import Lane, Lanes
 from defocus.engine.pipeline import pipeline
 from defocus.engine.work import Image
 
@@ -55,9 +55,9 @@ def test_files_in_hand_are_bounded(tmp_path, engine, jobs, monkeypatch):
     taken, most = [], [0]
     whole = stages.infer_stage
 
-    def slow(*given):
+    def slow(*given, **named):
         time.sleep(0.03)
-        return whole(*given)
+        return whole(*given, **named)
 
     monkeypatch.setattr(stages, "infer_stage", slow)
 
@@ -94,9 +94,9 @@ def sets(tmp_path) -> list[Job]:
 def test_files_share_batches_where_the_engine_takes_several(tmp_path, tiny_model, sets, monkeypatch):
     batches, whole = [], Engine._restore
 
-    def counted(self, group):
+    def counted(self, group, shared):
         batches.extend(map(len, group))
-        whole(self, group)
+        whole(self, group, shared)
 
     monkeypatch.setattr(Engine, "_restore", counted)
     with Engine.load(tiny_model, backend="cpu", batch=4) as engine:
@@ -121,7 +121,7 @@ def test_files_share_batches_where_the_engine_takes_several(tmp_path, tiny_model
 
 
 def test_a_backend_that_fails_fails_all_files_of_the_batch(tmp_path, tiny_model, sets, monkeypatch):
-    def fails(self, group):
+    def fails(self, group, shared):
         raise BackendError("cpu", "broken", "mend it")
 
     monkeypatch.setattr(Engine, "_restore", fails)
@@ -198,3 +198,42 @@ def test_leaving_early_ends_the_threads_and_leaves_whole_files(tmp_path, engine,
     for path in (tmp_path / "out").iterdir():
         assert path.suffix == ".tif"  # nothing half-written
         tiff.read(path)
+
+
+def test_what_a_stream_refuses_is_tried_with_the_whole_engine(tmp_path, tiny_model, jobs, monkeypatch):
+    """Two streams want more memory than one: each file still gets its output, and the engine goes on with one."""
+    whole = Lanes.run_one
+
+    def refuses(self, batch, streams):
+        raise OutOfMemoryError("cpu", "no memory for two", "add some")
+
+    monkeypatch.setattr(Lanes, "run_one", refuses)
+    with Engine.load(tiny_model, backend="cpu", threads=2) as engine:
+        done = list(pipeline(jobs, engine, ahead=2))
+        assert [outcome.job.source.name for outcome in done if outcome.error] == ["05.tif"]
+        monkeypatch.setattr(Lanes, "run_one", whole)
+        for job in (outcome.job for outcome in done if not outcome.error):
+            assert np.array_equal(tifffile.imread(job.target), engine(tifffile.imread(job.source)))
+
+
+def test_files_share_the_engine_a_stream_each(tmp_path, tiny_model, jobs, monkeypatch):
+    taken, whole, both = [], Lanes.run_one, threading.Barrier(2, timeout=20)
+
+    def run_one(self, batch, streams):
+        taken.append(threading.current_thread().name)
+        if len(taken) <= 2:
+            both.wait()  # breaks unless two are there at once
+        whole(self, batch, streams)
+
+    monkeypatch.setattr(Lanes, "run_one", run_one)
+    with Engine.load(tiny_model, backend="cpu", threads=2) as engine:
+
+        def read_first():
+            yield from jobs
+            time.sleep(0.3)
+
+        done = list(pipeline(read_first(), engine, ahead=len(jobs)))
+        assert set(taken) == {"defocus-engine-0", "defocus-engine-1"}
+        assert [outcome.job.source.name for outcome in done if outcome.error] == ["05.tif"]
+        for job in (outcome.job for outcome in done if not outcome.error):
+            assert np.array_equal(tifffile.imread(job.target), engine(tifffile.imread(job.source)))

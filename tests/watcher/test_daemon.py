@@ -201,11 +201,11 @@ def test_a_stop_leaves_a_large_file_for_the_next_start(folders, tiny_model):
     with Engine.load(tiny_model, backend="cpu", tile=64) as engine:
         whole, runs = engine._restore, []
 
-        def counted(pieces):
-            runs.append(len(pieces))
+        def counted(group, shared):
+            runs.append(len(group))
             if len(runs) == 3:
                 stop.set()
-            whole(pieces)
+            whole(group, shared)
 
         engine._restore = counted  # type: ignore[method-assign]
         watch(WatchSettings(*folders, pace=PACE, memory=1000), engine, stop)
