@@ -217,7 +217,8 @@ def test_what_a_stream_refuses_is_tried_with_the_whole_engine(tmp_path, tiny_mod
 
 
 def test_files_share_the_engine_a_stream_each(tmp_path, tiny_model, jobs, monkeypatch):
-    taken, whole, both = [], Lanes.run_one, threading.Barrier(2, timeout=20)
+    taken, whole, alone, both = [], Lanes.run_one, Lanes.run, threading.Barrier(2, timeout=20)
+    read = threading.Event()
 
     def run_one(self, batch, streams):
         taken.append(threading.current_thread().name)
@@ -226,11 +227,12 @@ def test_files_share_the_engine_a_stream_each(tmp_path, tiny_model, jobs, monkey
         whole(self, batch, streams)
 
     monkeypatch.setattr(Lanes, "run_one", run_one)
+    monkeypatch.setattr(Lanes, "run", lambda *given: read.wait(20) and alone(*given))
     with Engine.load(tiny_model, backend="cpu", threads=2) as engine:
 
         def read_first():
             yield from jobs
-            time.sleep(0.3)
+            read.set()
 
         done = list(pipeline(read_first(), engine, ahead=len(jobs)))
         assert set(taken) == {"defocus-engine-0", "defocus-engine-1"}

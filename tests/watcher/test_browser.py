@@ -78,10 +78,13 @@ def test_the_page_lives(browser, lab):
         assert page.locator("#nothing").is_visible()
         keep(page, "idle")
 
+        (lab / "drawn").mkdir()
         for number in range(12):  # drift: each is further out of focus
-            drawn(acquisition / f"t{number:02d}.tif", 2.0 * number, number)
-        page.wait_for_selector("#stage:not([hidden])", timeout=30_000)  # it came without a reload
+            drawn(lab / "drawn" / f"t{number:02d}.tif", 2.0 * number, number)
+        for path in sorted((lab / "drawn").iterdir()):
+            path.rename(acquisition / path.name)
         expect(page.locator("#state")).to_have_text("busy", timeout=30_000)
+        page.wait_for_selector("#stage:not([hidden])", timeout=30_000)  # it came without a reload
         keep(page, "busy")
         expect(page.locator("#name")).to_have_text("t11.tif", timeout=60_000)
         wait_for(lambda: page.locator("#after").evaluate("node => node.naturalWidth") == 512)
