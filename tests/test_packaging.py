@@ -62,44 +62,34 @@ def test_the_wheel_holds_the_rooms_and_the_model(wheel):
         assert command in scripts
 
 
-def test_it_runs_in_an_empty_environment(wheel, tmp_path):
+def test_in_an_empty_environment_it_asks_for_a_runtime_and_with_one_it_runs(wheel, tmp_path):
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)
     scripts = home / ("Scripts" if os.name == "nt" else "bin")
-    subprocess.run(
-        [scripts / "python", "-m", "pip", "install", "--quiet", f"{wheel}[cpu]"], check=True, capture_output=True
-    )
+    install = [scripts / "python", "-m", "pip", "install", "--quiet"]
     acquisition = tmp_path / "acq"
     acquisition.mkdir()
     image = np.random.default_rng(0).integers(100, 900, (70, 90), dtype=np.uint16)
     tifffile.imwrite(acquisition / "a.tif", image, compression="lzw")
-    done = subprocess.run(
-        [scripts / "defocus-watch", acquisition, "--once"], capture_output=True, text=True, timeout=120, cwd=tmp_path
-    )
+
+    def command(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        line = [scripts / name, *map(str, arguments)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+
+    def refused(done: subprocess.CompletedProcess[str], remedy: str) -> None:
+        assert done.returncode == 1
+        assert remedy in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+    subprocess.run([*install, wheel], check=True, capture_output=True)
+    refused(command("defocus-watch", acquisition, "--once"), 'pip install "defocus[cpu]"')
+
+    subprocess.run([*install, f"{wheel}[cpu]"], check=True, capture_output=True)
+    done = command("defocus-watch", acquisition, "--once")
     assert done.returncode == 0, done.stderr
     corrected = tifffile.imread(tmp_path / "acq_corrected" / "a.tif")
     assert (corrected.shape, corrected.dtype) == (image.shape, image.dtype)
     assert not np.array_equal(corrected, image)
-    # What was not asked for is named with its install command, on one line.
-    for command in ("defocus-train --simulate x -o y", "defocus-export x -o y.onnx"):
-        name, *arguments = command.split()
-        missing = subprocess.run([scripts / name, *arguments], capture_output=True, text=True, timeout=60, cwd=tmp_path)
-        assert missing.returncode == 1
-        assert 'pip install "defocus[train]"' in missing.stderr
-        assert len(missing.stderr.strip().splitlines()) == 1
-
-
-def test_no_runtime_is_one_line(wheel, tmp_path):
-    """Without an extra the base installs and says what is missing."""
-    home = tmp_path / "venv"
-    venv.create(home, with_pip=True)
-    scripts = home / ("Scripts" if os.name == "nt" else "bin")
-    subprocess.run([scripts / "python", "-m", "pip", "install", "--quiet", wheel], check=True, capture_output=True)
-    (tmp_path / "acq").mkdir()
-    tifffile.imwrite(tmp_path / "acq" / "a.tif", np.zeros((32, 32), np.uint8))
-    done = subprocess.run(
-        [scripts / "defocus-watch", tmp_path / "acq", "--once"], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 1
-    assert 'pip install "defocus[cpu]"' in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    # What was not asked for is named with its install command.
+    refused(command("defocus-train", "--simulate", "x", "-o", "y"), 'pip install "defocus[train]"')
+    refused(command("defocus-export", "x", "-o", "y.onnx"), 'pip install "defocus[train]"')

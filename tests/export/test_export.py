@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,12 @@ def save(path: Path, recipe: Recipe) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     return save(tmp_path_factory.mktemp("export") / "last.ckpt", Recipe())
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """A checkpoint of a network of two levels: quick to export and to prove."""
+    return save(tmp_path_factory.mktemp("small") / "last.ckpt", Recipe(levels=2))
 
 
 def export(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -112,7 +119,7 @@ def test_batch_height_and_width_are_free(exported, checkpoint, shape):
     np.testing.assert_allclose(np.asarray(found), expected, atol=1e-4 * np.ptp(expected))
 
 
-@pytest.mark.parametrize(("channels", "levels"), [(2, 3), (3, 1)])
+@pytest.mark.parametrize(("channels", "levels"), [(2, 2), (3, 1)])
 def test_more_channels_and_the_other_variants(tmp_path, channels, levels):
     recipe = Recipe(levels=levels, channels=channels, interaction="concat")
     out = tmp_path / "model.onnx"
@@ -142,21 +149,21 @@ def test_not_a_number_fails_the_proof(error):
         judge(Path("x.onnx"), [Comparison("fine", (1,), 0.0), Comparison("bad", (1,), error)])
 
 
-def test_a_failed_proof_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+def test_a_failed_proof_leaves_nothing(small, tmp_path, monkeypatch):
     from defocus.export import cli, parity
 
     monkeypatch.setattr(parity, "TOLERANCE", -1.0)  # nothing is that equal
     out = tmp_path / "model.onnx"
     with pytest.raises(ModelError, match="differs from torch"):
-        cli.export(checkpoint, out)
+        cli.export(small, out)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_becomes_half_precision_proven_against_torch(checkpoint, tmp_path):
-    done = export(checkpoint, "-o", tmp_path / "model.onnx", "--fp16", "--name", "half")
+def test_a_checkpoint_becomes_half_precision_proven_against_torch(small, tmp_path):
+    done = export(small, "-o", tmp_path / "model.onnx", "--fp16", "--name", "half")
     assert done.returncode == 0, done.stderr
     assert "equal to torch within" in done.stdout
-    assert "62 of 62 convolutions in half precision" in done.stdout
+    assert re.search(r"(\d\d) of \1 convolutions in half precision", done.stdout)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     card = read_card(tmp_path / "model.onnx")
     assert (card.name, card.precision) == ("half", "fp16")
