@@ -1,7 +1,7 @@
 """The daemon: arrivals become jobs, jobs go through the pipeline, outcomes go into the journal.
 
-A thread for each folder finds files, the calling one restores them; the pipeline reads the next file and writes the
-last one meanwhile. Between finders and pipeline stands the line (promise P10).
+A thread for each folder finds files, the pipeline's threads read, restore and write them, the calling one settles what
+came of each. Between finders and pipeline stands the line (promise P10).
 """
 
 from __future__ import annotations
