@@ -139,12 +139,16 @@ def read_stage(job: Job, memory: int = 0) -> Piece:
 
 
 def infer_stage(
-    pieces: Sequence[Piece], engine: Engine, stop: Stopped = lambda: False, shared: bool = False
+    pieces: Sequence[Piece],
+    engine: Engine,
+    stop: Stopped = lambda: False,
+    shared: bool = False,
+    over: Stopped = lambda: False,
 ) -> list[Piece]:
     """Run the engine on what was read: several files at once, whose tiles may share batches.
 
-    A file in memory is soon done and not left for `stop`; one that lies on disk comes here alone. `shared`: see
-    `Engine.together`.
+    A file in memory is soon done and not left for `stop`; one that lies on disk comes here alone. Both are left once it
+    is `over` and nobody waits for them. `shared`: see `Engine.together`.
     """
     todo = [piece for piece in pieces if piece.stack is not None]
     if not todo:
@@ -153,8 +157,8 @@ def infer_stage(
     try:
         with _naming(todo[0].outcome.job.source, "restoring"):
             images = [_image(piece) for piece in todo]
-            left = stop if any(image.out is not None for image in images) else lambda: False
-            results = engine.together(images, left, shared)
+            large = any(image.out is not None for image in images)
+            results = engine.together(images, lambda: over() or (large and stop()), shared)
     except DefocusError as error:
         results = [error] * len(todo)
     seconds, size = perf_counter() - start, sum(_pixels(piece) for piece in todo)

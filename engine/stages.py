@@ -82,7 +82,8 @@ def overlapped(
 ) -> Iterator[Outcome]:
     """See `pipeline.pipeline`; outcomes come in the order in which files are done.
 
-    If the caller leaves early, what is being written is finished and nothing more is begun.
+    If the caller leaves early, what is being written is finished, what is being restored is left between two tiles, and
+    nothing more is begun.
     """
     # Files that may share a batch, or the engine, must have been read before their turn.
     budget = _Budget(2 * ahead + engine.settings.together, memory)
@@ -106,6 +107,9 @@ def overlapped(
         finally:
             turns.complete()
 
+    def over() -> bool:
+        return turns.over
+
     def restore() -> None:
         try:
             while turn := turns.take(engine.settings):
@@ -113,10 +117,10 @@ def overlapped(
                 try:
                     left = stop()
                     if not left:
-                        restored = infer_stage(pieces, engine, stop, shared=not alone)
+                        restored = infer_stage(pieces, engine, stop, not alone, over)
                         if not alone and any(isinstance(piece.outcome.error, BackendError) for piece in restored):
                             turns.alone()  # it may find a way when it has the engine to itself
-                            restored = infer_stage(pieces, engine, stop)
+                            restored = infer_stage(pieces, engine, stop, False, over)
                         pieces = restored
                 finally:
                     turns.done()

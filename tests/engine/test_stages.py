@@ -239,3 +239,26 @@ def test_files_share_the_engine_a_stream_each(tmp_path, tiny_model, jobs, monkey
         assert [outcome.job.source.name for outcome in done if outcome.error] == ["05.tif"]
         for job in (outcome.job for outcome in done if not outcome.error):
             assert np.array_equal(tifffile.imread(job.target), engine(tifffile.imread(job.source)))
+
+
+def test_leaving_early_does_not_wait_for_the_end_of_a_long_file(tmp_path, tiny_model, monkeypatch):
+    """Ctrl-C in the middle of a stack of thousands of planes."""
+    (tmp_path / "out").mkdir()
+    stack = np.random.default_rng(0).integers(0, 4000, (2000, 32, 32), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stack[0])
+    tifffile.imwrite(tmp_path / "b.tif", stack)
+    ran, whole = [], Lane.restore
+
+    def restore(self, batch):
+        ran.append(len(batch))
+        time.sleep(0.01)
+        whole(self, batch)
+
+    monkeypatch.setattr(Lane, "restore", restore)
+    jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.tif", "b.tif")]
+    with Engine.load(tiny_model, backend="cpu", threads=2) as engine:
+        outcomes = pipeline(jobs, engine, ahead=2)
+        assert next(outcomes).job == jobs[0]
+        outcomes.close()
+    assert len(ran) < 1000
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.tif"]
