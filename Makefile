@@ -59,7 +59,7 @@ compare: .venv/.develop
 	    --simulate $(DATA)/dsb2018/520x696=0.32 --simulate $(DATA)/cellprofiler_gfp=0.11 \
 	    --weights runs/compare/weights --figure drawn -o runs/compare
 
-# Every table of docs/performance.md with small numbers, in under 15 minutes on 2 quiet cores; BENCH is where they go.
+# Every table of docs/performance.md with small numbers, meant for under 15 minutes on 2 quiet cores; BENCH is where they go.
 # The environments of the others are made on the first run, which takes some minutes more. docs/performance.md has the
 # commands with the full numbers.
 BENCH ?= runs/bench
@@ -74,7 +74,7 @@ bench: .venv/.develop
 	$(BIN)/python benchmarks/memory.py --files 3 --side 10000 -o $(BENCH)/memory.md
 	$(BIN)/python benchmarks/graph.py --repetitions 2 -o $(BENCH)/graph.md
 	$(BIN)/python benchmarks/dask_scaling.py -n 12 -o $(BENCH)/dask.md
-	$(BIN)/python benchmarks/peers/peers.py -n 6 --among 6 -o $(BENCH)/peers.md
+	$(BIN)/python benchmarks/peers/peers.py -n 6 --repetitions 2 --among 6 -o $(BENCH)/peers.md
 
 wheel: .venv/.develop
 	$(BIN)/python -m build --wheel
