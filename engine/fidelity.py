@@ -191,12 +191,13 @@ def _sums(values: np.ndarray, length: int) -> np.ndarray:
     """Sums over every `length` neighbours along the first axis, from sums of 1, 2, 4, ... of them."""
     count = len(values) - length + 1
     total, done, width = np.zeros((count, *values.shape[1:]), values.dtype), 0, 1
-    while done < length:
+    while True:
         if length & width:
             total += values[done : done + count]
             done += width
+        if done == length:
+            return total
         values, width = values[:-width] + values[width:], 2 * width
-    return total
 
 
 def _padded(shape: tuple[int, int]) -> tuple[int, int]:

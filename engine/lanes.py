@@ -35,9 +35,10 @@ class Lanes:
         self._narrow: list[Lane] = []
         self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None
-        self._alone = not isinstance(session, StreamsSession)
-        self._ready = False
         self._opening = threading.Lock()
+        self._alone = not isinstance(session, StreamsSession)
+        if self._alone:
+            self._free.put(self._whole)
 
     @property
     def session(self) -> Session:
@@ -89,8 +90,6 @@ class Lanes:
                 assert isinstance(self.session, StreamsSession)
                 self._narrow = [Lane(session, self._whole.channels) for session in self.session.streams(streams)]
                 self._alone = not self._narrow
-            if not self._ready:
-                self._ready = True
                 for lane in self._narrow or [self._whole]:
                     self._free.put(lane)
             return not self._alone

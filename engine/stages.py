@@ -63,14 +63,18 @@ class _Budget:
             self._changed.notify_all()
 
 
+# An outcome (None: the file was left) and its bytes, how many files there were, what broke.
+_Item = tuple[Outcome | None, int] | int | BaseException
+
+
 class _News:
-    """What the other threads tell the caller's: outcomes with their bytes, how many files there were, what broke."""
+    """What the other threads tell the caller's; `put` may be called from any of them."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[tuple[Outcome | None, int] | int | BaseException] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self.put = self._queue.put
 
-    def get(self) -> tuple[Outcome | None, int] | int | BaseException:
+    def get(self) -> _Item:
         """The next one; waits for it."""
         while True:
             with suppress(queue.Empty):

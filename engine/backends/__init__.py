@@ -6,7 +6,7 @@ A backend answers `why_not()` with a reason or None, and opens a session for a c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -65,10 +65,18 @@ class StreamsSession(Session, Protocol):
     def streams(self, count: int) -> Sequence[Session]:
         """Open the same model as `count` sessions that run side by side, each on its share of the threads.
 
-        They give what `run` gives, bit for bit. None: the model's file is no longer what it was, and this one goes on
-        alone. Raises BackendError when the runtime fails.
+        They give what `run` gives, bit for bit. No session: the model's file is no longer what it was, and this one
+        goes on alone. Raises BackendError when the runtime fails.
         """
         ...
+
+
+class Streamed:
+    """A session together with the way to open narrower ones: a `StreamsSession`."""
+
+    def __init__(self, whole: Session, streams: Callable[[int], Sequence[Session]]) -> None:
+        self.description, self.run, self.close = whole.description, whole.run, whole.close
+        self.streams = streams
 
 
 class Backend(Protocol):

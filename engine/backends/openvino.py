@@ -6,7 +6,6 @@ for float32 where the two differ by more than `LEAST_DB`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ..card import Card
 from ..cores import available_cores
 from ..errors import BackendError, ModelError, OutOfMemoryError
 from ..tiles import up
+from . import Streamed
 
 LEAST_DB = 50.0  # PSNR over the range of the float32 result
 _PROOF_PX = 128
@@ -43,7 +43,7 @@ class OpenVino:
     def remedy(self) -> str:
         return 'install it with: pip install "defocus[openvino]"'
 
-    def open(self, path: Path, card: Card, threads: int | None = None) -> OpenVinoSession:
+    def open(self, path: Path, card: Card, threads: int | None = None) -> Streamed:
         import openvino
 
         count = threads or available_cores()
@@ -83,7 +83,7 @@ class OpenVino:
             shared = compiled(precision, streams)
             return [OpenVinoSession(shared, description) for _ in range(streams)]
 
-        return SharedOpenVinoSession(chosen, f"{description}, {count} thread{'s' * (count > 1)}", narrow)
+        return Streamed(OpenVinoSession(chosen, f"{description}, {count} thread{'s' * (count > 1)}"), narrow)
 
 
 class OpenVinoSession:
@@ -106,14 +106,6 @@ class OpenVinoSession:
 
     def close(self) -> None:
         self._request = None
-
-
-class SharedOpenVinoSession(OpenVinoSession):
-    """See `backends.StreamsSession`."""
-
-    def __init__(self, compiled: Any, description: str, narrow: Callable[[int], list[OpenVinoSession]]) -> None:
-        super().__init__(compiled, description)
-        self.streams = narrow
 
 
 OPENVINO = OpenVino()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from ..card import Card, is_still
 from ..cores import available_cores
 from ..errors import BackendError, ModelError, OutOfMemoryError
+from . import Streamed
 
 _FATAL = 4  # ONNX Runtime's log severity: whatever is less than fatal we report ourselves, in one line
 _GPU = 'install the CUDA build in a fresh environment with: pip install "defocus[gpu]", or use --backend cpu'
@@ -67,7 +67,7 @@ class OnnxRuntime:
             return 'install it with: pip install "defocus[cpu]"'
         return "install the NVIDIA driver, or use --backend cpu" if self.why_not() == "no NVIDIA driver" else _GPU
 
-    def open(self, path: Path, card: Card, threads: int | None = None) -> OnnxSession:
+    def open(self, path: Path, card: Card, threads: int | None = None) -> OnnxSession | Streamed:
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(_FATAL)
@@ -94,7 +94,7 @@ class OnnxRuntime:
             one = self._session(path, 1)  # runs on the thread of its caller, so that all can have the same weights
             return [OnnxSession(one, description) for _ in range(streams)]
 
-        return SharedOnnxSession(session, f"{description}, {count} thread{'s' * (count > 1)}", narrow)
+        return Streamed(OnnxSession(session, f"{description}, {count} thread{'s' * (count > 1)}"), narrow)
 
     def _session(self, path: Path, threads: int) -> Any:
         """An `onnxruntime.InferenceSession`; raises ModelError and BackendError."""
@@ -145,14 +145,6 @@ class OnnxSession:
 
     def close(self) -> None:
         self._session = None
-
-
-class SharedOnnxSession(OnnxSession):
-    """See `backends.StreamsSession`."""
-
-    def __init__(self, session: Any, description: str, narrow: Callable[[int], list[OnnxSession]]) -> None:
-        super().__init__(session, description)
-        self.streams = narrow
 
 
 CPU = OnnxRuntime("cpu", "CPUExecutionProvider")

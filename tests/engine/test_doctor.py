@@ -100,8 +100,7 @@ def test_a_backend_that_is_wrong_fails_the_self_test(tiny_model, monkeypatch):
 
     class Broken(ort.OnnxRuntime):
         def open(self, path, card, threads=None):
-            session = super().open(path, card, threads)
-            return Wrong(session._session, "a wrong one")
+            return Wrong(self._session(path, 1), "a wrong one")
 
     known = backends.backend
     wrong = Broken("openvino", "CPUExecutionProvider")

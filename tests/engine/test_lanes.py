@@ -49,8 +49,11 @@ def test_side_by_side_gives_the_same_bits(tiny_model, stack, backend):
     ):
         assert np.array_equal(two(stack), one(stack))
         assert np.array_equal(two(stack[0]), one(stack[0]))
-    with Engine.load(tiny_model, backend, tile=64, threads=3, streams=3) as three:
-        assert np.array_equal(three(stack), three(stack))
+    with (
+        Engine.load(tiny_model, backend, tile=64, threads=3, streams=1) as one,
+        Engine.load(tiny_model, backend, tile=64, threads=3, streams=3) as three,
+    ):
+        assert np.array_equal(three(stack), one(stack))
 
 
 def test_batches_run_side_by_side_and_a_lone_one_on_all_threads(tiny_model, stack, lanes):
