@@ -27,6 +27,8 @@ def run(app: typer.Typer) -> NoReturn:
     """
     with one_line_errors():
         code = app(standalone_mode=False)  # typer's own handling would print a box of many lines
+        if sys.stdout is not None:
+            sys.stdout.flush()  # or a disk that is full is told of by the interpreter, with an exit code of its own
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -39,10 +41,8 @@ def one_line_errors() -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output (`| head`) has left; without this the interpreter complains once more on its way out.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output (`| head`) has left
+        _give_up_stdout()
         sys.exit(FAILED)
     except DefocusError as error:
         _leave(str(error), FAILED)
@@ -66,8 +66,20 @@ def _asks_to_leave(error: BaseException) -> bool:
     return type(error).__name__ in ("Exit", "Abort") and isinstance(error, RuntimeError)
 
 
+def _give_up_stdout() -> None:
+    """Let what is left for stdout go, if it cannot be written: the interpreter would complain on its way out."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        pass
+
+
 def _leave(message: str, code: int) -> NoReturn:
     name = os.path.basename(sys.argv[0] or "defocus").removesuffix(".exe")
     with suppress(OSError):
         print(f"{name}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    _give_up_stdout()
     raise SystemExit(code) from None

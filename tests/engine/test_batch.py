@@ -227,7 +227,9 @@ def test_no_permission_to_write(folder, tmp_path, tiny_model):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_stdout_is_one_line(folder, tmp_path, tiny_model):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_stdout_is_one_line(folder, tmp_path, tiny_model, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "defocus.engine.cli", folder, "-o", tmp_path / "o", "--model", tiny_model]
         done = subprocess.run(
@@ -235,6 +237,7 @@ def test_a_full_stdout_is_one_line(folder, tmp_path, tiny_model):
         )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
