@@ -3,19 +3,26 @@
     python benchmarks/stages.py [-n 200] [--repetitions 5] [-o docs/results/stages.md]
 
 Each repetition sends the same drawn files (520 x 696, 16-bit, LZW) through the stages one after the other, which gives
-each stage's own time, and then through what `defocus-run` does. The most that can be had is one file in the time of the
-slowest stage, or in the processor time of all of them over the cores where that is longer, as it is on few cores.
+each stage's own time, then through what `defocus-run` does, and then through a process for each core, each with its
+share of the files and nothing in common with the others. On paper the most that can be had is one file in the time of
+the slowest stage, or in the processor time of all of them over the cores where that is longer, as it is on few cores;
+the processes show how much of that the machine gives when nobody waits for anybody.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from defocus import Engine
 from defocus.benchmarks.report import BARS, Bar, publish, spread, table, write_files
@@ -23,18 +30,23 @@ from defocus.benchmarks.tiny import write_tiny
 from defocus.engine.batch import Status, find, restore
 from defocus.engine.card import read_card
 from defocus.engine.cores import available_cores
+from defocus.engine.jobs import Job
 from defocus.engine.pipeline import process
 
 LEAST = 0.9
 
+_engine: Engine  # of each process that shares nothing
+
 
 @dataclass(frozen=True)
 class Repetition:
-    """Seconds a file: of each stage by itself, of the processor for all of them over the cores, and of the batch."""
+    """Seconds a file: of each stage by itself, of the processor for all of them over the cores, of the batch, and of
+    processes that share nothing."""
 
     stages: dict[str, float]
     processor: float
     batch: float
+    apart: float
 
     @property
     def slowest(self) -> float:
@@ -65,11 +77,41 @@ def repetition(model: Path, source: Path, backend: str) -> Repetition:
         start = time.perf_counter()
         results = list(restore(jobs, card, lambda: engine))
         batch = time.perf_counter() - start
-    if any(result.status is not Status.DONE for result in results):
-        raise SystemExit("stages: a file failed")
+        if any(result.status is not Status.DONE for result in results):
+            raise SystemExit("stages: a file failed")
+        apart = in_processes(model, backend, find([source], Path(folder) / "apart"))
     count = len(jobs)
     stages = {stage: seconds / count for stage, seconds in total.items()}
-    return Repetition(stages, processor / count / available_cores(), batch / count)
+    return Repetition(stages, processor / count / available_cores(), batch / count, apart / count)
+
+
+def in_processes(model: Path, backend: str, jobs: Sequence[Job]) -> float:
+    """Seconds that a process for each core takes for all jobs, once all of them are at work."""
+    cores = available_cores()
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(cores + 1)
+    with ProcessPoolExecutor(cores, context, _begin, (model, backend, jobs[0], start)) as pool:
+        shares = [pool.submit(_share, jobs[core::cores]) for core in range(cores)]
+        start.wait()
+        begun = time.perf_counter()
+        for share in shares:
+            share.result()
+        return time.perf_counter() - begun
+
+
+def _begin(model: Path, backend: str, job: Job, start: Any) -> None:
+    """In a process of its own: open the engine on one thread, send a file through it, and wait for the others."""
+    global _engine
+    _engine = Engine.load(model, backend, threads=1)
+    _share([replace(job, target=job.target.with_name(f"warm{os.getpid()}.tif"))])
+    start.wait()
+
+
+def _share(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        outcome = process(job, _engine)
+        if outcome.error:
+            raise outcome.error
 
 
 def main() -> None:
@@ -86,9 +128,11 @@ def main() -> None:
         runs = [repetition(model, source, options.backend) for _ in range(options.repetitions)]
     of_slowest = [run.slowest / run.batch for run in runs]
     of_floor = [run.floor / run.batch for run in runs]
+    of_apart = [run.apart / run.batch for run in runs]
     bars = [
         Bar("rate, of the slowest stage's own", LEAST, median(of_slowest), "", True, spread(of_slowest)),
-        Bar("rate, of the most that the cores allow", LEAST, median(of_floor), "", True, spread(of_floor)),
+        Bar("rate, of the most that the cores allow on paper", LEAST, median(of_floor), "", True, spread(of_floor)),
+        Bar("rate, of a process a core that share nothing", LEAST, median(of_apart), "", True, spread(of_apart)),
     ]
     stages = [
         (stage, f"{1e3 * median(run.stages[stage] for run in runs):.1f}")
@@ -96,6 +140,7 @@ def main() -> None:
     ]
     stages += [
         ("all of them, processor over cores", f"{1e3 * median(run.processor for run in runs):.1f}"),
+        ("a process a core that share nothing", f"{1e3 * median(run.apart for run in runs):.1f}"),
         ("`defocus-run`", f"{1e3 * median(run.batch for run in runs):.1f}"),
     ]
     parts = [table(BARS, [bar.cells() for bar in bars]), table(("", "ms a file"), stages)]

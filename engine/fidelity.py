@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .focus import SMALLEST, centred, span, windows
+from .focus import SMALLEST, scaled, span, windows
 from .fourier import irfft2, power, rfft2
 
 REGION_PX = 32  # side of the place whose unexplained share is `worst`: about a nucleus at 20x
@@ -67,7 +67,7 @@ def fidelity(seen: np.ndarray, restored: np.ndarray) -> Fidelity | None:
         return None
     scale = span(seen)
     pairs = [
-        _Pair.of(centred(one, scale), centred(other, scale))
+        _Pair.of(one, other, scale)
         for one, other in zip(windows(seen, _SIDE, _MOST), windows(restored, _SIDE, _MOST), strict=True)
     ]
     radius, softness = _fit(pairs)
@@ -91,15 +91,14 @@ class _Pair(NamedTuple):
     cross: np.ndarray  # Re(input x conj(output)) of each ring
 
     @classmethod
-    def of(cls, seen: np.ndarray, restored: np.ndarray) -> _Pair:
-        binned, noise = _bin(seen)
-        other, _ = _bin(restored)
+    def of(cls, seen: np.ndarray, restored: np.ndarray, scale: float) -> _Pair:
+        (binned, diagonal), (other, _) = _bin(seen, scale), _bin(restored, scale)
         padded = _padded(binned.shape)
         ring = _grid(padded)[0]
         first, second = rfft2(np.stack([_extend(binned, padded), _extend(other, padded)]))
         output = np.bincount(ring, power(second).ravel())
         cross = np.bincount(ring, (first.real * second.real + first.imag * second.imag).ravel())
-        return cls(binned, noise, second, output, cross)
+        return cls(binned, np.square(diagonal) / 16, second, output, cross)
 
     def residual(self, radius: float, softness: float) -> _Residual:
         """What the output blurred by a disk of `radius` binned px does not explain."""
@@ -151,8 +150,8 @@ def _fit(pairs: list[_Pair]) -> tuple[float, float]:
         radii = _RADII / math.hypot(1, 2 * softness)
         left = np.zeros(len(radii))
         for pair in pairs:
-            transfer = _transfer(_grid(_padded(pair.seen.shape))[1], radii, softness)
-            left += transfer**2 @ pair.output - 2 * transfer @ pair.cross
+            transfer, squared = _tried(_padded(pair.seen.shape), softness)
+            left += squared @ pair.output - 2 * transfer @ pair.cross
         at = int(left.argmin())
         if left[at] < best[0]:
             best = (float(left[at]), _between(radii, left, at), softness)
@@ -169,17 +168,27 @@ def _between(radii: np.ndarray, left: np.ndarray, at: int) -> float:
     return float(np.interp(at + shift, np.arange(len(radii)), radii))
 
 
-def _bin(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of 2 x 2 pixels, and a rough variance of the noise of each mean."""
+def _bin(plane: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Means of 2 x 2 pixels less the plane's, and the diagonal difference within each, over `scale`: float32."""
     height, width = (length // 2 * 2 for length in plane.shape)
-    a, b, c, d = (plane[y:height:2, x:width:2] for y in (0, 1) for x in (0, 1))
-    rising, falling = b + c, a + d
-    return (rising + falling) / 4, np.square(rising - falling) / 16
+    work = scaled(plane[:height, :width], scale)
+    upper, lower = work[::2], work[1::2]
+    sums, differences = upper + lower, upper - lower
+    means = (sums[:, ::2] + sums[:, 1::2]) / 4
+    means -= means.mean()
+    diagonal = differences[:, ::2] - differences[:, 1::2]
+    return means.astype(np.float32, copy=False), diagonal.astype(np.float32, copy=False)
 
 
 def _extend(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    pads = [(_PAD, total - length - _PAD) for total, length in zip(shape, plane.shape, strict=True)]
-    return np.pad(plane, pads, mode="reflect")
+    rows, columns = (_mirrored(length, total) for length, total in zip(plane.shape, shape, strict=True))
+    return plane[rows][:, columns]
+
+
+@lru_cache(maxsize=8)
+def _mirrored(length: int, total: int) -> np.ndarray:
+    """Where `total` px come from, `length` of them a plane's and the others beyond its rims, `_PAD` before it."""
+    return np.pad(np.arange(length), (_PAD, total - length - _PAD), mode="reflect")
 
 
 def _means(values: np.ndarray, side: int) -> np.ndarray:
@@ -230,6 +239,13 @@ def _transfer(frequency: np.ndarray, radii: np.ndarray, softness: float) -> np.n
     """Transfer functions (radii, frequencies) of disks softened by a Gaussian of `softness` radii."""
     x = 2 * math.pi * radii[:, None] * frequency
     return np.interp(x, *_disk()) * np.exp(-0.5 * (softness * x) ** 2)
+
+
+@lru_cache(maxsize=16)
+def _tried(shape: tuple[int, int], softness: float) -> tuple[np.ndarray, np.ndarray]:
+    """Transfer functions (radii, rings) of all blurs of a softness that are tried on this grid, and their squares."""
+    transfer = _transfer(_grid(shape)[1], _RADII / math.hypot(1, 2 * softness), softness)
+    return transfer, np.square(transfer)
 
 
 @lru_cache(maxsize=1)

@@ -65,12 +65,14 @@ def span(plane: np.ndarray) -> float:
     return most - least or 1.0
 
 
-def centred(planes: np.ndarray, scale: float) -> np.ndarray:
-    """Planes less their means, over `scale`: float32 (..., Y, X), of any real dtype."""
+def scaled(planes: np.ndarray, scale: float) -> np.ndarray:
+    """Planes of any real dtype over `scale`, which keeps sums and squares of large numbers from overflowing.
+
+    A new array: float32, or float64 where float32 would lose counts.
+    """
     work = planes.astype(np.float32 if planes.dtype.itemsize <= 2 else np.float64)
-    work /= work.dtype.type(scale)  # first: the sum of large numbers could overflow
-    work -= work.mean(axis=(-2, -1), keepdims=True)
-    return work.astype(np.float32, copy=False)
+    work /= work.dtype.type(scale)
+    return work
 
 
 def _starts(length: int, side: int, most: int) -> list[int]:
@@ -80,9 +82,10 @@ def _starts(length: int, side: int, most: int) -> list[int]:
 
 def _spectrum(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean power of each ring, how many samples made it, and its frequency in cycles a pixel."""
-    views = centred(np.stack(list(windows(plane, _SIDE, _MOST))), span(plane))
+    views = scaled(np.stack(list(windows(plane, _SIDE, _MOST))), span(plane))
+    views -= views.mean(axis=(-2, -1), keepdims=True)
     taper, ring, samples, frequency = _rings(views.shape[1:])
-    views *= taper
+    views = np.multiply(views, taper, dtype=np.float32)
     found = np.bincount(ring, power(rfft2(views)).sum(axis=0).ravel())
     samples = samples * len(views)
     return found / np.maximum(samples, 1), samples, frequency
