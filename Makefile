@@ -59,7 +59,7 @@ compare: .venv/.develop
 	    --simulate $(DATA)/dsb2018/520x696=0.32 --simulate $(DATA)/cellprofiler_gfp=0.11 \
 	    --weights runs/compare/weights --figure drawn -o runs/compare
 
-# Every table of docs/performance.md with small numbers, meant for under 15 minutes on 2 quiet cores; BENCH is where they go.
+# Every table of docs/performance.md with small numbers, 12 minutes on 2 quiet cores; BENCH is where they go.
 # The environments of the others are made on the first run, which takes some minutes more. docs/performance.md has the
 # commands with the full numbers.
 BENCH ?= runs/bench

@@ -6,6 +6,7 @@ Set DEFOCUS_TRACEBACK=1 to see the traceback of an unexpected error.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import typer
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+_EDQUOT = getattr(errno, "EDQUOT", errno.ENOSPC)
 
 
 def run(app: typer.Typer) -> NoReturn:
@@ -54,6 +56,8 @@ def one_line_errors() -> Iterator[None]:
             _leave(f"{error.format_message()} (--help shows the options)", getattr(error, "exit_code", USAGE))
         if os.environ.get("DEFOCUS_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, _EDQUOT):
+            _leave("output cannot be written: the disk is full; free some space or send it elsewhere", FAILED)
         _leave(
             f"unexpected error ({type(error).__name__}: {error}); please report it, "
             "run with DEFOCUS_TRACEBACK=1 to see it whole",

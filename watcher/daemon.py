@@ -155,6 +155,7 @@ class _Finder(threading.Thread):
         self._health, self._loop = health, f"looking for files in {settings.acquisition}"
         self._over = threading.Event()
         self._room = Room(settings, desk.card.channels, desk.recall)
+        self._told = 0  # how many wait for a partner, as was last reported
 
     @property
     def ended(self) -> bool:
@@ -197,6 +198,10 @@ class _Finder(threading.Thread):
     def _put(self, found: list[Arrival]) -> None:
         for arrival in found:
             self._line.put((self.desk, arrival), arrival.stat[1] / 1e9, self._asked)
+        waiting = self._room.waiting
+        if waiting != self._told:
+            self._told = waiting
+            self._report(Event("waiting", queued=len(self._line), waiting=waiting, folder=self._settings.acquisition))
 
     def _beat(self, reachable: bool) -> None:
         if reachable:

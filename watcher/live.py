@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.status import Status
@@ -28,6 +29,7 @@ class Live:
         self._status: Status | None = None
         self._done: deque[float] = deque(maxlen=1000)
         self._count = self._set_aside = self._queued = 0
+        self._waiting: dict[Path | None, int] = {}
         self._latency = 0.0
 
     @contextmanager
@@ -57,17 +59,21 @@ class Live:
                 self._print(f"will try again: {event.text}")
             elif event.kind == "paused":
                 self._print(f"paused: {event.text}")
+            elif event.kind == "waiting":
+                self._waiting[event.folder] = event.waiting
             elif event.kind == "warning":
                 self._print(event.text)
             if self._status is not None:
                 self._status.update(self.line())
 
     def line(self) -> str:
-        """The live line: queue, done, rate, last latency, set aside."""
+        """The live line: queue, done, rate, last latency, waiting for a partner, set aside."""
         now = time.monotonic()
         recent = [moment for moment in self._done if now - moment < RATE_WINDOW]
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
         text = f"queue {self._queued}  done {self._count}  {rate:.1f} files/s  last latency {self._latency:.2f} s"
+        if waiting := sum(self._waiting.values()):
+            text += f"  waiting for a partner {waiting}"
         return f"{text}  set aside {self._set_aside}" if self._set_aside else text
 
     def say(self, text: str) -> None:

@@ -27,6 +27,8 @@ class JsonLog:
 
     def show(self, event: Event) -> None:
         """Write an event: time, event, and whichever of folder, file, text, latency, queued, seconds, planes it has."""
+        if event.kind == "waiting":  # as often as files come; a partner that stays away is told of as "quarantined"
+            return
         line: dict[str, object] = {"event": event.kind}
         if event.folder is not None:
             line["folder"] = str(event.folder)

@@ -82,7 +82,7 @@ class Event:
 
     Attributes
     ----------
-    kind : "done", "skipped", "retry", "quarantined", "paused" or "warning"
+    kind : "done", "skipped", "retry", "quarantined", "paused", "waiting" or "warning"
     relative : str
         The file concerned, below the acquisition folder.
     text : str
@@ -91,6 +91,8 @@ class Event:
         s from the close of the file to its corrected file.
     queued : int
         Files found and not yet taken.
+    waiting : int
+        With "waiting", which comes when it changes: files of the folder that wait for a partner (see `partners`).
     outcome : Outcome or None
         With "done": stages' times and what is known of each plane.
     folder : Path or None
@@ -102,6 +104,7 @@ class Event:
     text: str = ""
     latency: float = 0.0
     queued: int = 0
+    waiting: int = 0
     outcome: Outcome | None = None
     folder: Path | None = None
 

@@ -37,7 +37,7 @@ class OpenVino:
         try:
             import openvino  # noqa: F401
         except Exception as error:  # a broken install fails with whatever the loader says
-            return f"openvino cannot be imported ({_first_line(error)})"
+            return f"openvino cannot be imported ({_last_line(error)})"
         return None
 
     def remedy(self) -> str:
@@ -51,7 +51,7 @@ class OpenVino:
         try:
             model = core.read_model(str(path))
         except Exception as error:
-            cause = f"OpenVINO cannot read it ({_first_line(error)})"
+            cause = f"OpenVINO cannot read it ({_last_line(error)})"
             raise ModelError(path, cause, "export it again with defocus-export") from error
         if problem := _problem(model, card):
             raise ModelError(path, f"does not fit its card ({problem})", "export it again with defocus-export")
@@ -65,7 +65,7 @@ class OpenVino:
             try:
                 return core.compile_model(model, "CPU", settings)
             except Exception as error:
-                cause = f"cannot compile {path.name} ({_first_line(error)})"
+                cause = f"cannot compile {path.name} ({_last_line(error)})"
                 raise BackendError("backend openvino", cause, "try another --backend") from error
 
         exact = compiled("f32")
@@ -98,7 +98,7 @@ class OpenVinoSession:
         try:
             return _infer(self._request, batch)
         except Exception as error:
-            cause = f"failed on a batch of {'x'.join(map(str, batch.shape))} ({_first_line(error)})"
+            cause = f"failed on a batch of {'x'.join(map(str, batch.shape))} ({_last_line(error)})"
             text = str(error).lower()
             memory = isinstance(error, MemoryError) or "bad_alloc" in text or "allocate" in text
             kind = OutOfMemoryError if memory else BackendError
@@ -160,6 +160,6 @@ def _problem(model: Any, card: Card) -> str | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200]

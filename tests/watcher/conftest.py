@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+
+from defocus import Engine
+from defocus.engine import tiff
+
+QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.5")
+PAIRS = "*_w{channel}*"
 
 
 class Watching:
@@ -90,6 +98,29 @@ def outputs(out: Path) -> list[str]:
     )
 
 
+def journal(out: Path) -> dict[str, tuple[str, str]]:
+    """State and reason of each path; empty as long as the journal is not there."""
+    where = f"file:{out / '.defocus' / 'journal.sqlite'}?mode=ro"
+    try:
+        with closing(sqlite3.connect(where, uri=True, timeout=10)) as connection:
+            rows = connection.execute("SELECT relative, state, reason FROM files").fetchall()
+    except sqlite3.OperationalError:
+        return {}
+    return {name: (state, why) for name, state, why in rows}
+
+
+def states(out: Path) -> dict[str, str]:
+    return {name: state for name, (state, _) in journal(out).items()}
+
+
+def check_pair(folders, expected, *names: str) -> None:
+    """A pair of files was corrected together."""
+    acquisition, out = folders
+    images = expected(*(acquisition / name for name in names))
+    for name, image in zip(names, images, strict=True):
+        np.testing.assert_array_equal(tiff.read(out / name).data, image)
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     acquisition = tmp_path / "acq"
@@ -111,3 +142,21 @@ def start(folders, tiny_model, tmp_path) -> Iterator[Callable[..., Watching]]:
     for watching in running:
         if watching.process.poll() is None:
             watching.kill()
+
+
+@pytest.fixture
+def pairs(start, tiny_model_2c) -> Callable[..., Watching]:
+    """Start defocus-watch with the model of two channels."""
+
+    def begin(*arguments: str, pattern: str = PAIRS, wait: float = 30.0) -> Watching:
+        given = ("--channels", pattern, "--partner-wait", str(wait)) if pattern else ()
+        return start("--model", str(tiny_model_2c), *given, *QUICK, *arguments)
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model_2c):
+    """What a pair of files must become."""
+    with Engine.load(tiny_model_2c, backend="cpu") as engine:
+        yield lambda *files: engine(np.stack([tifffile.imread(file) for file in files]), "CYX")

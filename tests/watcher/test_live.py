@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 
@@ -21,11 +22,14 @@ def test_the_live_line_tells_queue_rate_latency_and_failures():
         for index in range(3):
             live.show(Event("done", f"{index}.tif", latency=0.25, queued=7))
         live.show(Event("quarantined", "bad.tif", "bad.tif: truncated; write it again", queued=6))
+        assert "partner" not in live.line()
+        for folder, waiting in (("one", 2), ("two", 4), ("one", 1)):
+            live.show(Event("waiting", queued=6, waiting=waiting, folder=Path(folder)))
         line = live.line()
     assert line.startswith("queue 6  done 3  ")
     assert "files/s" in line
     assert "last latency 0.25 s" in line
-    assert line.endswith("set aside 1")
+    assert line.endswith("  waiting for a partner 5  set aside 1")
 
 
 def test_without_a_terminal_each_file_has_a_line():

@@ -19,6 +19,9 @@ def metrics(state: State) -> str:
 
     family("up", "gauge", "1 when all is well, 0 when /healthz is red.", ("", not state.health.problems()))
     family("queue_files", "gauge", "Files found and not yet taken.", ("", state.queued))
+    waiting = state.waiting()
+    if waiting is not None:
+        family("waiting_files", "gauge", "Files that wait for a partner, another channel's file.", ("", waiting))
     outcomes = [(_labels(outcome=kind), state.counts[kind]) for kind in ("done", "skipped", "retry", "quarantined")]
     family("files_total", "counter", "Files dealt with.", *outcomes)
     reasons = [(_labels(reason=kind), count) for kind, count in sorted(state.failed.items())]

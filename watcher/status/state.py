@@ -65,6 +65,7 @@ class State:
         self.latency, self.stages = Histogram(), dict[str, Histogram]()
         self.bytes = 0
         self.queued = 0
+        self._waiting: dict[Path | None, int] = {}
         self.last: tuple[int, str] | None = None  # index of the folder, relative path
         self.message = ""
         self._focus: deque[dict[str, Any]] = deque(maxlen=HISTORY)
@@ -83,8 +84,11 @@ class State:
     def see(self, event: Event) -> None:
         """Take an event in."""
         with self._lock:
-            if event.kind != "warning":
+            if event.kind == "waiting":
+                self._waiting[event.folder] = event.waiting
+            elif event.kind != "warning":
                 self.counts[event.kind] += 1
+            if event.kind != "warning":
                 self.queued = event.queued
             if event.kind == "quarantined":
                 self.failed[kind_of(event.text)] += 1
@@ -103,6 +107,12 @@ class State:
                 planes = [report.as_dict() for report in event.outcome.reports]
                 self._plot(time.time(), event.relative, planes)
 
+    def waiting(self) -> int | None:
+        """How many files wait for a partner; None if none ever does."""
+        with self._lock:
+            grouped = any(one.channels is not None for one in self.folders)
+            return sum(self._waiting.values()) if grouped else None
+
     def focus(self) -> dict[str, Any] | None:
         """The last point of the focus plot."""
         with self._lock:
@@ -110,7 +120,7 @@ class State:
 
     def picture(self) -> dict[str, Any]:
         """Everything that the page shows, ready for JSON."""
-        failures = self.failures()
+        failures, waiting = self.failures(), self.waiting()
         with self._lock:
             now = time.monotonic()
             recent = [moment for moment in self._done if now - moment < RATE_WINDOW]
@@ -125,6 +135,7 @@ class State:
                 "backend": self.backend,
                 "gpu": self._gpu,
                 "queue": self.queued,
+                "waiting": waiting,
                 "done": self.counts["done"],
                 "skipped": self.counts["skipped"],
                 "retried": self.counts["retry"],

@@ -20,6 +20,7 @@ function numbers(state) {
     ["latency, median", seconds(state.latency_p50_s)], ["latency, 95 %", seconds(state.latency_p95_s)],
     ["set aside", state.failed], ["tried again", state.retried], ["done before", state.skipped],
   ];
+  if (state.waiting !== null) values.splice(1, 0, ["wait for a partner", state.waiting]);
   const box = at("numbers");
   box.replaceChildren();
   for (const [name, value] of values) {
