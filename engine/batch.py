@@ -186,6 +186,10 @@ def _made(target: Path) -> dict[str, Any] | None:
         raise OutputError(target, "is there already and is no TIFF that can be read", remedy) from error
     if account is None:
         raise OutputError(target, "is there already and was not made by defocus", remedy)
+    try:
+        tiff.check_whole(target)
+    except InputError:  # ours, but cut short since: made anew
+        return None
     return account
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,10 @@ from pathlib import Path
 from .errors import DefocusError, InputError, OutputError
 
 PREFIX, SUFFIX = ".defocus-", ".part"
+_SYSTEM = os.name
+_HELD = 2.0  # s that another program may hold a file on Windows
+# What shares and file systems say that cannot flush a folder: the rename is done, there is no more to be had.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
@@ -32,7 +37,7 @@ def commit(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _sync_file(temporary)
-        os.replace(temporary, target)
+        _replace(temporary, target)
         _sync_folder(target.parent)
     except OSError as error:
         # Not every OSError here is ours: whatever was raised inside the block about another file passes through.
@@ -75,6 +80,19 @@ def sweep(folder: Path) -> list[Path]:
     return removed
 
 
+def _replace(source: Path, target: Path) -> None:
+    """Rename; on Windows again for a while if a viewer or a virus scanner has the file open."""
+    end = time.monotonic() + (_HELD if _SYSTEM == "nt" else 0.0)
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
+
+
 def _sync_file(path: Path) -> None:
     # Windows can only flush a handle that is open for writing.
     with open(path, "rb+") as file:
@@ -87,5 +105,8 @@ def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(handle)

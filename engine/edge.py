@@ -7,6 +7,7 @@ Set DEFOCUS_TRACEBACK=1 to see the traceback of an unexpected error.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ def run(app: typer.Typer) -> NoReturn:
 
     The command's return value, if it is an int, is the exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name must not end a program whose log has another code page
+            stream.reconfigure(errors="backslashreplace")
     with one_line_errors():
         code = app(standalone_mode=False)  # typer's own handling would print a box of many lines
         if sys.stdout is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 
 class DefocusError(Exception):
     """What went wrong with which thing, and what the user can do about it.
@@ -27,6 +29,18 @@ class DefocusError(Exception):
 def printable(text: str) -> str:
     """Text that can be printed and stored anywhere: bytes of file names that are not UTF-8 are shown as `\\udcXX`."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def without_frames(error: E) -> E:
+    """The error without the frames that it and its causes passed through: one that is kept would keep their pixels."""
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return error
 
 
 class InputError(DefocusError):

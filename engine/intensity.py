@@ -23,6 +23,8 @@ DTYPES = tuple(
 # Beyond this many times the percentiles' distance the brightest pixel is no outlier: the percentiles have missed the
 # specimen (a few beads on black), or the values are no image.
 _REACH = 1e4
+_FEW = 16  # values beyond it that may be hot or dead pixels: they go around the network (`limited`)
+_HELD = 1e30  # times the distance: more than this float32 does not hold with room to spare
 # What a network is given of a value in unit range; the rest goes around it. In half precision the default network
 # overflows at a spot of 1000 (a hot pixel on a dark plane reaches 6500).
 LIMIT = 250.0
@@ -54,8 +56,8 @@ def measure(values: np.ndarray, rule: Percentiles, thing: object = "image") -> I
     """Find the intensity of a plane (Y, X), or of a whole stack (..., Y, X) of any dtype in `DTYPES`.
 
     The percentiles are exact for 8- and 16-bit integers and interpolate linearly between ranks. Where they coincide
-    or lie far closer than the brightest pixel (saturated or nearly empty planes), smallest and largest value take
-    their place. An empty array is flat.
+    or lie far closer than more than a few of the brightest pixels (saturated or nearly empty planes), smallest and
+    largest value take their place. An empty array is flat.
 
     Raises
     ------
@@ -74,7 +76,7 @@ def measure(values: np.ndarray, rule: Percentiles, thing: object = "image") -> I
     if least == most:
         return Intensity(least, 0.0)
     low, high = _percentiles(values, rule)
-    if high <= low or max(most - low, low - least) > _REACH * (high - low):
+    if high <= low or _missed(values, low, high, max(most - low, low - least)):
         low, high = least, most
     return Intensity(low, high - low)
 
@@ -131,6 +133,16 @@ def from_unit(unit: np.ndarray, intensity: Intensity, dtype: np.dtype, out: np.n
 
 def _work(dtype: np.dtype) -> type[np.floating]:
     return np.float32 if dtype.itemsize <= 2 else np.float64
+
+
+def _missed(values: np.ndarray, low: float, high: float, reach: float) -> bool:
+    """Whether the percentiles have missed the specimen; `reach` is how far the values go beyond one of them."""
+    far = _REACH * (high - low)
+    if reach <= far:
+        return False
+    if reach > _HELD * (high - low):
+        return True
+    return sum(int(np.count_nonzero((band > low + far) | (band < low - far))) for band in bands(values)) > _FEW
 
 
 def _percentiles(values: np.ndarray, rule: Percentiles) -> tuple[float, float]:

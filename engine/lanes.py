@@ -57,8 +57,9 @@ class Lanes:
             return
         if self._threads is None:
             self._threads = ThreadPoolExecutor(streams, "defocus-stream")
-        for first in range(0, len(batches), streams):
-            pairs = zip(self._narrow, batches[first : first + streams], strict=False)
+        abreast = len(self._narrow)
+        for first in range(0, len(batches), abreast):
+            pairs = zip(self._narrow, batches[first : first + abreast], strict=False)
             running = [self._threads.submit(lane.restore, batch) for lane, batch in pairs]
             wait(running)
             for one in running:

@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from .commit import output_error
 
 _CHUNK = 1 << 24  # bytes
+_ours: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the maps that `on_disk` made
 
 Place = Callable[[tuple[int, ...], np.dtype], np.ndarray | None]
 
@@ -58,7 +60,9 @@ def on_disk(folder: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
     nbytes = max(1, prod(shape) * np.dtype(dtype).itemsize)
     with tempfile.TemporaryFile(dir=folder) as file:
         _reserve(file, nbytes)
-        return np.memmap(file, dtype, mode="r+", shape=shape)
+        array = np.memmap(file, dtype, mode="r+", shape=shape)
+    _ours.add(array._mmap)  # type: ignore[attr-defined]
+    return array
 
 
 def on_a_disk(array: np.ndarray) -> bool:
@@ -67,7 +71,10 @@ def on_a_disk(array: np.ndarray) -> bool:
 
 
 def relax(*arrays: np.ndarray) -> None:
-    """Take the pages of arrays on disk out of this process; their contents stay. Does nothing to other arrays."""
+    """Take the pages of arrays that `on_disk` made out of this process; their contents stay.
+
+    Does nothing to other arrays: a caller's own map may be private (copy on write) and would lose what was written.
+    """
     if not hasattr(mmap, "MADV_DONTNEED"):  # Windows trims by itself
         return
     for array in arrays:
@@ -80,7 +87,7 @@ def _map(array: np.ndarray) -> mmap.mmap | None:
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
-    return base
+    return base if base in _ours else None
 
 
 def _reserve(file: BinaryIO, nbytes: int) -> None:

@@ -105,6 +105,7 @@ def overlapped(
                     return
                 turns.put(piece)
                 count += 1
+                del piece  # while it waits for the next job, its pixels may go
             news.put(count)
         except BaseException as error:  # of the jobs themselves: the caller's own
             news.put(error)
@@ -121,11 +122,10 @@ def overlapped(
                 try:
                     left = stop()
                     if not left:
-                        restored = infer_stage(pieces, engine, stop, not alone, over)
-                        if not alone and any(isinstance(piece.outcome.error, BackendError) for piece in restored):
+                        pieces = infer_stage(turn.pieces, engine, stop, not alone, over)
+                        if not alone and any(isinstance(piece.outcome.error, BackendError) for piece in pieces):
                             turns.alone()  # it may find a way when it has the engine to itself
-                            restored = infer_stage(pieces, engine, stop, False, over)
-                        pieces = restored
+                            pieces = infer_stage(turn.pieces, engine, stop, False, over)
                 finally:
                     turns.done()
                 for piece in pieces:
@@ -133,6 +133,7 @@ def overlapped(
                         news.put((None, piece.nbytes))
                     else:
                         writers.submit(write, piece)
+                del turn, pieces, piece
         except BaseException as error:
             news.put(error)
 
@@ -147,11 +148,12 @@ def overlapped(
         threads.append(threading.Thread(target=restore, name=f"defocus-engine-{number}", daemon=True))
     for thread in threads:
         thread.start()
-    done, count = 0, None
+    done, count, broken = 0, None, False
     try:
         while done != count:
             item = news.get()
             if isinstance(item, BaseException):
+                broken = True
                 raise item
             if isinstance(item, int):
                 count = item
@@ -164,6 +166,7 @@ def overlapped(
     finally:
         budget.end()
         turns.end()
-        for thread in threads:
+        # The reader may wait for a job that comes only when the caller has heard of the error.
+        for thread in threads[1:] if broken else threads:
             thread.join()
         writers.shutdown(wait=True)

@@ -74,13 +74,19 @@ def planes(images: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
             yield f"real {path.name[:40]}", np.clip(np.rint(data), 0, 65535).astype(np.uint16)
 
 
+def judged(chosen: Iterable[tuple[str, np.ndarray]], card: Card) -> Iterator[tuple[str, np.ndarray]]:
+    """The planes that say anything: the engine gives a plane that is flat back without the network."""
+    for name, plane in chosen:
+        if not measure(_middle(plane, card.multiple), card.intensity).flat:
+            yield name, plane
+
+
 def compare(exact: Run, half: Run, card: Card, chosen: Iterable[tuple[str, np.ndarray]]) -> Iterator[Verdict]:
-    """Run planes through both; one verdict each, as it is made."""
+    """Run planes through both, none of them flat in its middle; one verdict each, as it is made."""
     for name, plane in chosen:
         plane = _middle(plane, card.multiple)
         intensity = measure(plane, card.intensity)
-        if intensity.flat:
-            continue  # the engine gives a flat plane back without the network
+        assert not intensity.flat, f"{name} is flat: see `judged`"
         unit, _ = limited(to_unit(plane, intensity))
         batch = np.repeat(unit[None, None], card.channels, axis=1)
         expected = exact(batch).astype(np.float64) * intensity.scale

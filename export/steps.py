@@ -113,7 +113,7 @@ def export_fp16(
     import onnx
 
     from .half import chosen, half_share, layers, rounded_like_half, save_half, to_half
-    from .half_gate import LEAST_DB, compare, culprits, judge, on_cpu, planes
+    from .half_gate import LEAST_DB, compare, culprits, judge, judged, on_cpu, planes
 
     card = read_card(source)
     if card.precision != "fp32":
@@ -127,7 +127,7 @@ def export_fp16(
         # Half ends are left out here: a Cast in front rounds the input alike.
         return list(compare(exact, on_cpu(rounded_like_half(to_half(model, kept))), card, among))
 
-    every = list(planes(images))
+    every = list(judged(planes(images), card))
     found = verdicts(kept, every)
     wrong = [plane for plane, verdict in zip(every, found, strict=True) if not verdict.passes]
     if wrong:

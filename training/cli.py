@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -169,6 +170,8 @@ def read_pairs(
         from .pairs import pairs_from_folders
 
         pairs = pairs_from_folders(*folders)
+        if distance_um is not None:  # folders say nothing of theirs
+            pairs = [replace(pair, z_um=distance_um) for pair in pairs]
     else:
         from .stacks import pairs_from_stacks
 

@@ -149,7 +149,8 @@ def make_trainer(
     """Lightning's trainer with what a recipe asks for. Raises InputError for devices that are not there."""
     callbacks: list[Callback] = [History(out / HISTORY)]
     if recipe.ema_decay:
-        callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay, update_starting_at_step=recipe.ema_from_step))
+        begin = min(recipe.ema_from_step, recipe.steps // 3)  # a short run would keep the weights that it began with
+        callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay, update_starting_at_step=begin))
     callbacks.append(ModelCheckpoint(out, filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
     if len(planes):
         callbacks.append(Preview(out / "preview", planes.distances))

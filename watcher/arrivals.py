@@ -210,10 +210,12 @@ def _notice(
     closed: bool,
     hinted: bool,
 ) -> None:
-    """Start or go on waiting for a file that was hinted at or found."""
+    """Start or go on waiting for a file that was hinted at or found; what `scan` would not find is nothing of ours."""
     try:
         stat = stat_of(path)
         relative = path.relative_to(folder)
+        if hinted and (not path.is_file() or any(part.startswith(".") for part in relative.parts[:-1])):
+            raise ValueError(f"{path} is no file of the folder")
     except (OSError, ValueError):
         waiting.pop(path, None)
         return

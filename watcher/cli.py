@@ -196,7 +196,7 @@ def watch(
     from .run import run
 
     asked = _Signals()
-    return run(chosen, settled, asked.stop, asked.reload, once)
+    return run(chosen, settled, asked.stop, asked.reload, asked.end, once)
 
 
 def _dry_run(config: Config) -> int:
@@ -205,8 +205,8 @@ def _dry_run(config: Config) -> int:
     from .settings import check_folders
 
     card = read_card(model_path(config.model))
+    check_folders(config.settings())
     for settings in config.settings():
-        check_folders(settings.acquisition, settings.out)
         if settings.channels is not None:
             settings.channels.check(card)
         for relative, what in plan(settings, card):
@@ -215,10 +215,13 @@ def _dry_run(config: Config) -> int:
 
 
 class _Signals:
-    """The first signal asks to stop after the file in hand; a second Ctrl-C does not wait. SIGHUP asks to reload."""
+    """The first signal asks to stop after the file in hand; a second Ctrl-C does not wait. SIGHUP asks to reload.
+
+    Both set `stop`; only the first sets `end`.
+    """
 
     def __init__(self) -> None:
-        self.stop, self.reload = threading.Event(), threading.Event()
+        self.stop, self.reload, self.end = threading.Event(), threading.Event(), threading.Event()
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # SIGBREAK: Windows
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self._ask)
@@ -228,6 +231,7 @@ class _Signals:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self.end.set()  # first: a reload clears the stop, and looks here after
         self.stop.set()
 
     def _ask_reload(self, number: int, frame: FrameType | None) -> None:

@@ -6,10 +6,12 @@ came of each. Between finders and pipeline stands the line (promise P10).
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..engine.commit import sweep
@@ -51,8 +53,8 @@ def watch(
     """
     watched = [settings] if isinstance(settings, WatchSettings) else list(settings)
     health, report = health or Health(), _one_at_a_time(report)
+    check_folders(watched)
     for one in watched:
-        check_folders(one.acquisition, one.out)
         if one.channels is not None:
             one.channels.check(engine.card)
     with ExitStack() as stack:
@@ -87,7 +89,12 @@ def watch(
             for finder in finders:
                 finder.end()  # it sets `stop`, without which the pipeline's reader would wait for the next file
             outcomes.close()
-        return [entry for finder in finders for entry in finder.desk.journal.quarantined()]
+        return [
+            entry
+            for finder, one in zip(finders, watched, strict=True)
+            for entry in finder.desk.journal.quarantined()
+            if os.path.lexists(one.acquisition / entry.relative)  # or it has been taken away since
+        ]
 
 
 def _jobs(
@@ -197,7 +204,8 @@ class _Finder(threading.Thread):
 
     def _put(self, found: list[Arrival]) -> None:
         for arrival in found:
-            self._line.put((self.desk, arrival), arrival.stat[1] / 1e9, self._asked)
+            waits = partial(self._health.beat, self._loop)
+            self._line.put((self.desk, arrival), arrival.stat[1] / 1e9, self._asked, waits)
         waiting = self._room.waiting
         if waiting != self._told:
             self._told = waiting
@@ -206,6 +214,7 @@ class _Finder(threading.Thread):
     def _beat(self, reachable: bool) -> None:
         if reachable:
             self._put(self._room.overdue())
+            self.desk.tidy()
         self._health.beat(self._loop)
         folder = self._settings.acquisition
         self._health.trouble(str(folder), None if reachable else f"{folder}: cannot be reached")

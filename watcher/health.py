@@ -19,6 +19,11 @@ class Health:
         self._files: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
 
+    def reset(self) -> None:
+        """A new stretch begins: what was known of the loops, files and folders of the last one is forgotten."""
+        with self._lock:
+            self._beats, self._files, self._troubles = {}, {}, {}
+
     def beat(self, loop: str) -> None:
         """A loop has come around."""
         with self._lock:

@@ -38,14 +38,15 @@ class Line(Generic[T]):
         with self._changed:
             return len(self._heap)
 
-    def put(self, item: T, time: float, stop: threading.Event) -> None:
-        """Add an item; waits while the line is full (`OLDEST`), but not beyond `stop`."""
+    def put(self, item: T, time: float, stop: threading.Event, waits: Callable[[], None] = lambda: None) -> None:
+        """Add an item; waits while the line is full (`OLDEST`), but not beyond `stop`, and calls `waits` meanwhile."""
         dropped = None
         with self._changed:
             while self._order is Order.OLDEST and len(self._heap) >= self._length:
                 if stop.is_set():
                     return
                 self._changed.wait(0.5)
+                waits()
             self._count += 1
             heapq.heappush(self._heap, (time if self._order is Order.OLDEST else -time, self._count, item))
             if len(self._heap) > self._length:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ from .config import Config
 from .settings import Event
 
 PAUSE = 600.0  # s between two messages about the same thing
+_WINDOWS = os.name == "nt"
 LIMIT = 30.0  # s that a command or a server may take
 RECENT = 5  # files over whose median blur the drift is judged: one odd image is no drift
 _WAITING = 100
@@ -120,7 +122,8 @@ class Notifier:
 def by_command(command: str) -> Callable[[dict[str, Any]], None]:
     """Run a command with the message as JSON on its stdin. Raises InputError for a command that cannot be split."""
     try:
-        arguments = shlex.split(command, posix=True)
+        # On Windows a backslash is a path's, and the quotes stay on what they enclose.
+        arguments = [part.strip('"') if _WINDOWS else part for part in shlex.split(command, posix=not _WINDOWS)]
     except ValueError as error:
         raise InputError(f"notify_command {command!r}", f"cannot be read ({error})", "quote it like a shell") from error
 

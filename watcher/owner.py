@@ -54,6 +54,19 @@ class Ownership:
         self._lock.release()
 
 
+def why_not_ours(out: Path) -> str | None:
+    """Why this process does not hold an output folder that it took at its start, in a few words; None if it does."""
+    folder = out / FOLDER
+    if not (folder / WHO).exists():  # an unmounted share leaves an empty folder
+        return "the output folder has gone; bring it back or start defocus-watch again"
+    try:
+        about = json.loads((folder / WHO).read_text(encoding="utf-8"))
+        ours = (about["pid"], about["host"]) == (os.getpid(), platform.node())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the write itself will tell
+    return None if ours else f"another defocus-watch writes there now ({_who(folder)}); stop one of the two"
+
+
 def _who(folder: Path) -> str:
     try:
         about = json.loads((folder / WHO).read_text(encoding="utf-8"))

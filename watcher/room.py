@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-from .journal import FOLDER
-from .owner import WHO
+from .owner import why_not_ours
 
 MEGABYTE = 10**6
 
 
 def missing_room(out: Path, least_mb: float) -> str | None:
     """Why nothing should be written below `out` now, in a line; None if it is there and has `least_mb` MB free."""
-    # This daemon wrote it at its start. An unmounted share leaves an empty folder, which must not be filled.
-    if not os.path.exists(out / FOLDER / WHO):
-        return f"{out}: the output folder has gone; bring it back or start defocus-watch again"
+    if lost := why_not_ours(out):
+        return f"{out}: {lost}"
     if least_mb <= 0:
         return None
     try:

@@ -16,35 +16,66 @@ from .log import JsonLog
 from .service import tell_systemd, watchdog
 from .settings import Event, check_folders
 
+AGAIN = 5.0  # s between two tries to start with settings that had started before
+
 
 def run(
     config: Config,
     settled: Callable[[], Config],
     stop: threading.Event,
     reload: threading.Event,
+    end: threading.Event,
     once: bool = False,
 ) -> int:
     """Watch with the settings of `config` until `stop`; when `reload` is set as well, with those of `settled()`.
+
+    `end`, which is set before `stop`, ends it whatever else was asked for. New settings that cannot start give way to
+    those from before; where those cannot start again (a share is away just then), they are tried until they can.
 
     Returns the exit code. Raises what `watch` raises.
     """
     health = Health()
     ended = threading.Event()
     watchdog(health.stuck, ended)
+    good: Config | None = None  # the last settings that have started
+    told = ""
     try:
         while True:
-            code = _watch(config, stop, once, health)
-            if not reload.is_set():
+            started, code = threading.Event(), 0
+            health.reset()
+            if told:
+                health.trouble("start", told)
+            try:
+                code = _watch(config, stop, once, health, started)
+            except DefocusError as error:
+                if started.is_set() or good is None:
+                    raise
+                if config is not good:
+                    _shown(config).say(f"{error}; going on with the settings from before")
+                    config = good
+                    continue
+                if told != str(error):
+                    told = str(error)
+                    _shown(config).say(f"{error}; trying again")
+                if not stop.wait(AGAIN):
+                    continue
+            if end.is_set() or not reload.is_set():
                 return code
+            if started.is_set():
+                good = config
+            told = ""
             reload.clear()
             stop.clear()
+            if end.is_set():
+                return code
             tell_systemd("RELOADING=1")
             try:
                 found = settled()
+                card = read_card(model_path(found.model))
+                check_folders(found.settings())
                 for settings in found.settings():
-                    check_folders(settings.acquisition, settings.out)
                     if settings.channels is not None:
-                        settings.channels.check(read_card(model_path(found.model)))
+                        settings.channels.check(card)
                 config = found  # only now: settings that cannot work would end the daemon
             except DefocusError as error:
                 _shown(config).say(f"{error}; going on with the settings from before")
@@ -53,14 +84,13 @@ def run(
         ended.set()
 
 
-def _watch(config: Config, stop: threading.Event, once: bool, health: Health) -> int:
-    """One stretch of watching with the same settings."""
+def _watch(config: Config, stop: threading.Event, once: bool, health: Health, started: threading.Event) -> int:
+    """One stretch of watching with the same settings; `started` is set once nothing can keep it from watching."""
     from .notify import Notifier
     from .status.page import Page
 
     watched = config.settings(once)
-    for settings in watched:
-        check_folders(settings.acquisition, settings.out)
+    check_folders(watched)
     shown = _shown(config)
     with ExitStack() as stack:
         page = Page.of(config, watched, health)
@@ -80,6 +110,8 @@ def _watch(config: Config, stop: threading.Event, once: bool, health: Health) ->
             if page is not None:
                 page.started(engine)
             tell_systemd("READY=1")
+            started.set()
+            health.trouble("start", None)
 
             def report(event: Event) -> None:
                 shown.show(event)

@@ -91,9 +91,9 @@ def _launchd(program: str, arguments: Sequence[str]) -> str:
     from xml.sax.saxutils import escape
 
     strings = "\n".join(f"        <string>{escape(one)}</string>" for one in (program, *arguments))
-    return f"""<!-- Write this to ~/Library/LaunchAgents/defocus-watch.plist, then:
+    return f"""<?xml version="1.0" encoding="UTF-8"?>
+<!-- Write this to ~/Library/LaunchAgents/defocus-watch.plist, then:
      launchctl load ~/Library/LaunchAgents/defocus-watch.plist -->
-<?xml version="1.0" encoding="UTF-8"?>
 <plist version="1.0">
 <dict>
     <key>Label</key><string>defocus-watch</string>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -115,14 +116,22 @@ def default_out(acquisition: Path) -> Path:
     return resolved.with_name(f"{resolved.name}_corrected")
 
 
-def check_folders(acquisition: Path, out: Path) -> None:
+def check_folders(watched: Sequence[WatchSettings]) -> None:
     """Refuse folders that cannot work (promise P1), before anything is made.
 
     Raises
     ------
     InputError
-        No such folder, or one of the two lies inside the other.
+        No such folder, or an output folder lies inside an acquisition folder, of this or another pair, or around it.
     """
+    for one in watched:
+        _check_acquisition(one.acquisition)
+    for one in watched:
+        for other in watched:
+            _check_apart(other.acquisition, one.out)
+
+
+def _check_acquisition(acquisition: Path) -> None:
     if not acquisition.exists():
         raise InputError(acquisition, "no such folder", "give the folder that the microscope writes to")
     if not acquisition.is_dir():
@@ -131,6 +140,9 @@ def check_folders(acquisition: Path, out: Path) -> None:
         next(acquisition.iterdir(), None)
     except OSError as error:
         raise InputError(acquisition, f"cannot be read ({error.strerror})", "check its permissions") from error
+
+
+def _check_apart(acquisition: Path, out: Path) -> None:
     inside, outside = out.resolve(), acquisition.resolve()
     if inside == outside or outside in inside.parents:
         raise InputError(out, f"lies inside the acquisition folder {acquisition}", "choose another folder with -o")

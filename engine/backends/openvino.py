@@ -51,8 +51,9 @@ class OpenVino:
         try:
             model = core.read_model(str(path))
         except Exception as error:
-            cause = f"OpenVINO cannot read it ({_last_line(error)})"
-            raise ModelError(path, cause, "export it again with defocus-export") from error
+            # Another backend may know what this one does not.
+            cause = f"cannot read {path.name} ({_last_line(error)})"
+            raise BackendError("backend openvino", cause, "try another --backend") from error
         if problem := _problem(model, card):
             raise ModelError(path, f"does not fit its card ({problem})", "export it again with defocus-export")
 

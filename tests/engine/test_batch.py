@@ -152,6 +152,16 @@ def test_what_is_done_is_skipped(folder, tmp_path, tiny_model, make_model):
     assert "4 done, 0 skipped" in program(folder, "-o", out, "--model", other, "--overwrite").stderr
 
 
+def test_an_output_that_was_cut_short_is_made_anew(folder, tmp_path, tiny_model):
+    out = tmp_path / "o"
+    assert program(folder, "-o", out, "--model", tiny_model).returncode == 0
+    cut = next(path for path in sorted(out.rglob("*.tif")))
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: len(whole) - 100])
+    program(folder, "-o", out, "--model", tiny_model)
+    assert cut.read_bytes() == whole
+
+
 def test_bad_files_are_reported_and_the_rest_goes_on(folder, tmp_path, tiny_model):
     whole = (folder / "b.tif").read_bytes()
     (folder / "cut.tif").write_bytes(whole[: len(whole) // 2])

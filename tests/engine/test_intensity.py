@@ -88,10 +88,25 @@ def test_a_saturated_plane_comes_back():
 def test_beads_far_above_the_percentiles():
     """Noise of a millionth of the beads' brightness: the percentiles have missed the specimen."""
     plane = np.random.default_rng(0).normal(0, 1e-6, (200, 200))
-    plane[100, 100] = 1.0
+    plane[100:105, 100:105] = 1.0
     found = measure(plane, RULE)
     assert found.offset + found.scale == pytest.approx(1.0)
     assert np.abs(to_unit(plane, found)).max() <= 1
+
+
+@pytest.mark.parametrize(("dtype", "hot"), [("uint16", 65535), ("float32", 1e5), ("float32", -1e30)])
+def test_a_few_hot_pixels_are_no_specimen(dtype, hot):
+    """The range is that of all the others: with a range up to the hot pixel the specimen would be lost in rounding."""
+    plane = np.random.default_rng(0).normal(100, 1, (200, 200)).astype(dtype)
+    usual = measure(plane, RULE)
+    plane[20, ::40] = hot
+    assert measure(plane, RULE).scale == pytest.approx(usual.scale, rel=0.2)
+
+
+def test_a_hot_pixel_beyond_what_float32_holds_sets_the_range():
+    plane = np.random.default_rng(0).normal(100, 1, (200, 200))
+    plane[20, 20] = 1e200
+    assert np.isfinite(to_unit(plane, measure(plane, RULE))).all()
 
 
 def test_doubles_far_from_zero_keep_their_detail():

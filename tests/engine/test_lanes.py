@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,3 +106,10 @@ def test_only_a_processor_has_streams(tiny_model):
     narrow = session.streams(2)
     assert len(narrow) == 2
     assert not any(isinstance(one, StreamsSession) for one in narrow)
+
+
+def test_no_batch_is_left_out_where_more_streams_are_asked_for_than_are_open(tiny_model, stack):
+    with Engine.load(tiny_model, backend="cpu", threads=2, streams=2) as engine:
+        expected = engine(stack)
+        engine.settings = replace(engine.settings, streams=4)
+        np.testing.assert_array_equal(engine(stack), expected)

@@ -65,7 +65,7 @@ def test_the_proof_measures_what_it_says():
 def test_a_file_that_is_no_model_is_one_line(tiny_model, tmp_path, content):
     path: Path = tmp_path / "bad.onnx"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="cannot read it") as caught:
+    with pytest.raises(BackendError, match="cannot read") as caught:
         module.OPENVINO.open(path, read_card(tiny_model))
     assert "\n" not in str(caught.value)
 

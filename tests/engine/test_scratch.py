@@ -163,3 +163,14 @@ def test_memory_does_not_grow_with_the_image(tmp_path, tiny_model, compression):
     )
     assert restored.shape == (10000, 10000)
     np.testing.assert_array_equal(restored[600:900], restored[1100:1400])  # what the rows repeat, so does the result
+
+
+def test_a_private_map_of_the_caller_keeps_what_was_written(tmp_path, tiny_model):
+    """Its pages are nowhere else: taking them out of memory would lose them."""
+    image = np.random.default_rng(0).integers(100, 3000, (64, 80), dtype=np.uint16)
+    np.save(tmp_path / "zeros.npy", np.zeros_like(image))
+    private = np.load(tmp_path / "zeros.npy", mmap_mode="c")
+    private[:] = image
+    with Engine.load(tiny_model, backend="cpu") as engine:
+        np.testing.assert_array_equal(engine(private), engine(image))
+    np.testing.assert_array_equal(private, image)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from typing import Any
 
 import numpy as np
@@ -262,3 +264,56 @@ def test_leaving_early_does_not_wait_for_the_end_of_a_long_file(tmp_path, tiny_m
         outcomes.close()
     assert len(ran) < 1000
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.tif"]
+
+
+def test_a_thread_that_dies_is_heard_of_although_no_job_comes(tmp_path, engine, jobs, monkeypatch):
+    """The daemon's jobs end only when it has heard of the error."""
+    monkeypatch.setattr(stages, "write_stage", lambda *given: (_ for _ in ()).throw(SystemError("broken")))
+    heard = threading.Event()
+
+    def endless():
+        yield jobs[0]
+        heard.wait(30)
+
+    start = time.monotonic()
+    with pytest.raises(SystemError, match="broken"):
+        list(pipeline(endless(), engine, ahead=2))
+    assert time.monotonic() - start < 20
+    heard.set()
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_pixels_go_as_soon_as_their_file_is_done(tmp_path, engine, monkeypatch, bad):
+    """Also those of a file that failed in the engine, while its outcome is kept, and while no other file comes."""
+    image = np.full((64, 64), np.nan if bad else 3.0, np.float32)
+    image[0, 0] = 7
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    alive: list[weakref.ref] = []
+    read = stages.read_stage
+
+    def watched(*given):
+        piece = read(*given)
+        assert piece.stack is not None
+        alive.append(weakref.ref(piece.stack.data))
+        return piece
+
+    monkeypatch.setattr(stages, "read_stage", watched)
+    more = threading.Event()
+
+    def quiet():
+        yield Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif")
+        more.wait(30)
+
+    gc.disable()
+    try:
+        outcomes = pipeline(quiet(), engine, ahead=2)
+        outcome = next(outcomes)
+        assert (outcome.error is not None) == bad
+        end = time.monotonic() + 10
+        while alive[0]() is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert alive[0]() is None
+    finally:
+        gc.enable()
+        more.set()
+    assert list(outcomes) == []

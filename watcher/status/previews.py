@@ -38,6 +38,7 @@ def _plane(path: Path) -> np.ndarray:
         data = data.mean(axis=-1) if data.shape[-1] <= 4 else data.reshape(-1, *data.shape[-2:])[0]
     step = -(-max(data.shape) // SIDE)
     if step > 1:
-        height, width = (side // step * step for side in data.shape)
-        data = data[:height, :width].reshape(height // step, step, width // step, step).mean(axis=(1, 3))
+        down, across = (min(step, side) for side in data.shape)
+        height, width = data.shape[0] // down, data.shape[1] // across
+        data = data[: height * down, : width * across].reshape(height, down, width, across).mean(axis=(1, 3))
     return data

@@ -18,6 +18,7 @@ from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ..._version import __version__
@@ -58,6 +59,9 @@ class Server(ThreadingHTTPServer):
         self._pictures: tuple[tuple[int, str, int], tuple[bytes, bytes]] | None = None
         self._lock = threading.Lock()
         super().__init__((host, port), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A visitor who leaves in the middle is no news, and the log is about images."""
 
     def pictures(self) -> tuple[bytes, bytes] | None:
         """The last file before and after, made once for each file."""
@@ -151,7 +155,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _welcome(self) -> bool:
         """Whether the visitor may come in; else it has been told."""
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        try:
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:
+            host = ""
         if self.server.token:
             if self._knows_token():
                 return True

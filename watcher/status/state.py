@@ -145,7 +145,7 @@ class State:
                 "latency_p95_s": _quantile(ordered, 0.95),
                 "last": last,
                 "focus": list(self._focus)[-500:],
-                "failures": failures,
+                "failures": failures[:SHOWN_FAILURES],
                 "message": self.message,
                 "problems": self.health.problems(),
                 "folders": [_folder(one) for one in self.folders],
@@ -161,7 +161,7 @@ class State:
             {"folder": index, "file": entry.relative, "reason": entry.reason}
             for index, one in enumerate(self.folders)
             for entry in Journal.peek(one.out)
-        ][:SHOWN_FAILURES]
+        ]
         with self._lock:
             self._aside = events, found
         return found
