@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import DefocusError, InputError, OutputError
+from .errors import DefocusError, InputError, OutputError, is_full
 
 PREFIX, SUFFIX = ".defocus-", ".part"
 _SYSTEM = os.name
@@ -57,7 +57,7 @@ def output_error(target: Path, error: OSError) -> DefocusError:
     elsewhere = "choose another output folder with -o"
     # numpy.tofile swallows the errno of a write that ended short: "200000 requested and 130712 written".
     short = error.errno is None and "requested and" in str(error)
-    if short or error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+    if short or is_full(error):
         return OutputError(target, "the disk is full", f"free some space or {elsewhere}")
     if error.errno == errno.ENAMETOOLONG:
         return InputError(target, "its output's path is too long", "give shorter names, or a shorter folder with -o")

@@ -6,7 +6,6 @@ Set DEFOCUS_TRACEBACK=1 to see the traceback of an unexpected error.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
@@ -14,13 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .errors import DefocusError
+from .errors import DefocusError, is_full
 
 if TYPE_CHECKING:
     import typer
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-_EDQUOT = getattr(errno, "EDQUOT", errno.ENOSPC)
 
 
 def run(app: typer.Typer) -> NoReturn:
@@ -60,7 +58,7 @@ def one_line_errors() -> Iterator[None]:
             _leave(f"{error.format_message()} (--help shows the options)", getattr(error, "exit_code", USAGE))
         if os.environ.get("DEFOCUS_TRACEBACK"):
             raise
-        if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, _EDQUOT):
+        if isinstance(error, OSError) and error.filename is None and is_full(error):
             _leave("output cannot be written: the disk is full; free some space or send it elsewhere", FAILED)
         _leave(
             f"unexpected error ({type(error).__name__}: {error}); please report it, "

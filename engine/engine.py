@@ -14,7 +14,7 @@ import numpy as np
 from .._version import __version__
 from .backends import AUTO, Opened, open_session
 from .card import DEFAULT, Card, model_path, read_card
-from .errors import BackendError, DefocusError, InputError, StoppedError, without_frames
+from .errors import BackendError, DefocusError, InputError, StoppedError, drop_frames
 from .fallback import Fallback, reopening
 from .lanes import Batch, Lanes
 from .scratch import relax
@@ -167,11 +167,14 @@ class Engine:
                     continue
                 if len(images) > 1:  # whose fault it is shows when each goes alone
                     return [self.together([image], stopped, shared)[0] for image in images]
-                failed: DefocusError = without_frames(error)
+                failed: DefocusError = error
             except StoppedError as error:
-                failed = without_frames(error)
+                failed = error
             found = [failed if isinstance(work, Work) else work for work in found]
             break
+        for error in found:
+            if isinstance(error, DefocusError):
+                drop_frames(error)
         return [work.result if isinstance(work, Work) else work for work in found]
 
     def map(self, images: Iterable[np.ndarray], axes: str | None = None) -> Iterator[np.ndarray]:
@@ -192,7 +195,7 @@ class Engine:
         try:
             return Work(image, self.card)
         except InputError as error:
-            return without_frames(error)
+            return error
 
     def _batches(self, found: list[Work | DefocusError]) -> Iterator[Batch]:
         """The tiles of all images in batches of one shape; an image that turns out to be bad becomes its error."""
@@ -203,7 +206,7 @@ class Engine:
                     try:
                         yield from work.portions(self.settings)
                     except InputError as error:
-                        found[index] = without_frames(error)
+                        found[index] = error
 
         batch: Batch = []
         for portion in portions():

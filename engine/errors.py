@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import errno
 
 
 class DefocusError(Exception):
@@ -31,16 +31,17 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-E = TypeVar("E", bound=BaseException)
-
-
-def without_frames(error: E) -> E:
-    """The error without the frames that it and its causes passed through: one that is kept would keep their pixels."""
+def drop_frames(error: BaseException) -> None:
+    """Let the frames go that an error and its causes passed through: one that is kept would keep their pixels."""
     one: BaseException | None = error
     while one is not None:
         one.__traceback__ = None
         one = one.__cause__ or one.__context__
-    return error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the operating system says that a disk, or a user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class InputError(DefocusError):

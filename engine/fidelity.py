@@ -92,13 +92,14 @@ class _Pair(NamedTuple):
 
     @classmethod
     def of(cls, seen: np.ndarray, restored: np.ndarray, scale: float) -> _Pair:
-        (binned, diagonal), (other, _) = _bin(seen, scale), _bin(restored, scale)
+        before, after = _even(seen, scale), _even(restored, scale)
+        binned, other = _bin(before), _bin(after)
         padded = _padded(binned.shape)
         ring = _grid(padded)[0]
         first, second = rfft2(np.stack([_extend(binned, padded), _extend(other, padded)]))
         output = np.bincount(ring, power(second).ravel())
         cross = np.bincount(ring, (first.real * second.real + first.imag * second.imag).ravel())
-        return cls(binned, np.square(diagonal) / 16, second, output, cross)
+        return cls(binned, _noise(before), second, output, cross)
 
     def residual(self, radius: float, softness: float) -> _Residual:
         """What the output blurred by a disk of `radius` binned px does not explain."""
@@ -168,16 +169,25 @@ def _between(radii: np.ndarray, left: np.ndarray, at: int) -> float:
     return float(np.interp(at + shift, np.arange(len(radii)), radii))
 
 
-def _bin(plane: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Means of 2 x 2 pixels less the plane's, and the diagonal difference within each, over `scale`: float32."""
+def _even(plane: np.ndarray, scale: float) -> np.ndarray:
+    """As much of a plane as has an even width and height, over `scale`."""
     height, width = (length // 2 * 2 for length in plane.shape)
-    work = scaled(plane[:height, :width], scale)
-    upper, lower = work[::2], work[1::2]
-    sums, differences = upper + lower, upper - lower
+    return scaled(plane[:height, :width], scale)
+
+
+def _bin(plane: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 pixels less the plane's: float32."""
+    sums = plane[::2] + plane[1::2]
     means = (sums[:, ::2] + sums[:, 1::2]) / 4
     means -= means.mean()
-    diagonal = differences[:, ::2] - differences[:, 1::2]
-    return means.astype(np.float32, copy=False), diagonal.astype(np.float32, copy=False)
+    return means.astype(np.float32, copy=False)
+
+
+def _noise(plane: np.ndarray) -> np.ndarray:
+    """A rough variance of the noise of each mean of 2 x 2 pixels, from their diagonal differences: float32."""
+    differences = plane[::2] - plane[1::2]
+    diagonal = (differences[:, ::2] - differences[:, 1::2]).astype(np.float32, copy=False)
+    return np.square(diagonal) / 16
 
 
 def _extend(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

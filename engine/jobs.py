@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import DefocusError
+from .errors import DefocusError, drop_frames
 from .report import PlaneReport
 
 
@@ -51,6 +51,8 @@ class Outcome:
         Wall time of each stage: "read", "infer" (with intensity and tiles), "judge", "write".
     reports : tuple of PlaneReport
         What is known of each plane, in the order of the axes without Y and X.
+    error : DefocusError or None
+        What went wrong, without the frames that it passed through.
     others : tuple of Outcome
         Those of the job's other files. Files that belong together are written all, or have an error all.
     """
@@ -64,6 +66,10 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     reports: tuple[PlaneReport, ...] = ()
     others: tuple[Outcome, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            drop_frames(self.error)
 
     @classmethod
     def of(cls, job: Job) -> Outcome:

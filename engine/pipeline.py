@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import tiff
 from .commit import commit, output_error
-from .errors import ChangedError, DefocusError, InputError, without_frames
+from .errors import ChangedError, DefocusError, InputError
 from .groups import joined, written
 from .jobs import Job, Outcome, version_record
 from .judge import judge
@@ -114,7 +114,7 @@ def read_stage(job: Job, memory: int = 0) -> Piece:
             with _naming(job.source, "reading"):
                 return joined(job, parts)
         except DefocusError as error:
-            return replace(parts[0], outcome=Outcome.of(job).failed(without_frames(error)), stack=None)
+            return replace(parts[0], outcome=Outcome.of(job).failed(error), stack=None)
     outcome = Outcome(job)
     place = Disk(job.target.parent, max(1, memory // (2 * _FILES)) if memory else 0)
     try:
@@ -130,7 +130,7 @@ def read_stage(job: Job, memory: int = 0) -> Piece:
                 check_unchanged(job.source, version)  # also if it could not be read: half a file is not a bad file
             outcome.seconds["read"] = perf_counter() - start
     except DefocusError as error:
-        return Piece(replace(outcome, error=without_frames(error)))
+        return Piece(replace(outcome, error=error))
     shape = stack.data.shape
     planes = stack.data.size // max(1, _plane_size(shape, stack.axes))
     outcome = replace(outcome, planes=planes, shape=shape, dtype=stack.data.dtype.name, axes=stack.axes)
@@ -160,7 +160,7 @@ def infer_stage(
             large = any(image.out is not None for image in images)
             results = engine.together(images, lambda: over() or (large and stop()), shared)
     except DefocusError as error:
-        results = [without_frames(error)] * len(todo)
+        results = [error] * len(todo)
     seconds, size = perf_counter() - start, sum(_pixels(piece) for piece in todo)
     for piece, result in zip(todo, results, strict=True):
         if isinstance(result, DefocusError):  # it still weighs what it took
@@ -203,7 +203,7 @@ def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:
                 tiff.write(replace(stack, data=restored), temporary, account)
             outcome.seconds["write"] = perf_counter() - start
     except DefocusError as error:
-        return replace(outcome, error=without_frames(error))
+        return replace(outcome, error=error)
     return outcome
 
 

@@ -133,7 +133,7 @@ def overlapped(
                         news.put((None, piece.nbytes))
                     else:
                         writers.submit(write, piece)
-                del turn, pieces, piece
+                del turn, pieces, piece  # likewise
         except BaseException as error:
             news.put(error)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -164,19 +163,15 @@ def read_pairs(
     distance_um: float | None = None,
 ) -> list[Pair]:
     """The measured pairs of two folders or of a folder of stacks; with a distance, those of that distance."""
-    from .paired_data import at_distance
-
     if folders:
         from .pairs import pairs_from_folders
 
-        pairs = pairs_from_folders(*folders)
-        if distance_um is not None:  # folders say nothing of theirs
-            pairs = [replace(pair, z_um=distance_um) for pair in pairs]
-    else:
-        from .stacks import pairs_from_stacks
+        return pairs_from_folders(*folders, distance_um)  # which they do not say themselves
+    from .paired_data import at_distance
+    from .stacks import pairs_from_stacks
 
-        assert stacks
-        pairs = pairs_from_stacks(stacks, pattern=plane_pattern, step_um=step_um)
+    assert stacks
+    pairs = pairs_from_stacks(stacks, pattern=plane_pattern, step_um=step_um)
     return pairs if distance_um is None else at_distance(pairs, distance_um)
 
 

@@ -36,8 +36,8 @@ class Pair:
     well: str
 
 
-def pairs_from_folders(blurred: Path, sharp: Path) -> list[Pair]:
-    """Pair the files of two folders by their relative paths without the suffix.
+def pairs_from_folders(blurred: Path, sharp: Path, z_um: float | None = None) -> list[Pair]:
+    """Pair the files of two folders by their relative paths without the suffix; all are `z_um` out of focus.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def pairs_from_folders(blurred: Path, sharp: Path) -> list[Pair]:
                 path, f"has no partner in {other}", "give each defocused file a sharp one of the same name"
             )
     return [
-        registered(load_field(path).data[None], load_field(there[stem]).data[None], path, there[stem], stem)
+        registered(load_field(path).data[None], load_field(there[stem]).data[None], path, there[stem], stem, z_um)
         for stem, path in here.items()
     ]
 

@@ -214,9 +214,10 @@ def _notice(
     try:
         stat = stat_of(path)
         relative = path.relative_to(folder)
-        if hinted and (not path.is_file() or any(part.startswith(".") for part in relative.parts[:-1])):
-            raise ValueError(f"{path} is no file of the folder")
     except (OSError, ValueError):
+        waiting.pop(path, None)
+        return
+    if hinted and (not path.is_file() or any(part.startswith(".") for part in relative.parts[:-1])):
         waiting.pop(path, None)
         return
     one = waiting.get(path)

@@ -6,7 +6,6 @@ came of each. Between finders and pipeline stands the line (promise P10).
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -89,12 +88,7 @@ def watch(
             for finder in finders:
                 finder.end()  # it sets `stop`, without which the pipeline's reader would wait for the next file
             outcomes.close()
-        return [
-            entry
-            for finder, one in zip(finders, watched, strict=True)
-            for entry in finder.desk.journal.quarantined()
-            if os.path.lexists(one.acquisition / entry.relative)  # or it has been taken away since
-        ]
+        return [entry for finder in finders for entry in finder.desk.journal.quarantined()]
 
 
 def _jobs(
@@ -203,8 +197,8 @@ class _Finder(threading.Thread):
         self.join(10)
 
     def _put(self, found: list[Arrival]) -> None:
+        waits = partial(self._health.beat, self._loop)
         for arrival in found:
-            waits = partial(self._health.beat, self._loop)
             self._line.put((self.desk, arrival), arrival.stat[1] / 1e9, self._asked, waits)
         waiting = self._room.waiting
         if waiting != self._told:

@@ -8,6 +8,7 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -38,11 +39,12 @@ class Ownership:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
-            about = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat("T", "seconds")}
-            (folder / WHO).write_text(json.dumps(about), encoding="utf-8")
+            who = _Who(os.getpid(), platform.node(), datetime.now(UTC).isoformat("T", "seconds"))
+            (folder / WHO).write_text(json.dumps(who._asdict()), encoding="utf-8")
         except Timeout as error:
+            who = _who(folder) or "which one cannot be told"
             remedy = "stop it first, or choose another folder with -o"
-            raise InputError(self._out, f"another defocus-watch writes there ({_who(folder)})", remedy) from error
+            raise InputError(self._out, f"another defocus-watch writes there ({who})", remedy) from error
         except OSError as error:
             self._lock.release()
             raise output_error(folder, error) from error
@@ -59,17 +61,26 @@ def why_not_ours(out: Path) -> str | None:
     folder = out / FOLDER
     if not (folder / WHO).exists():  # an unmounted share leaves an empty folder
         return "the output folder has gone; bring it back or start defocus-watch again"
-    try:
-        about = json.loads((folder / WHO).read_text(encoding="utf-8"))
-        ours = (about["pid"], about["host"]) == (os.getpid(), platform.node())
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # the write itself will tell
-    return None if ours else f"another defocus-watch writes there now ({_who(folder)}); stop one of the two"
+    who = _who(folder)
+    if who is None or (who.pid, who.host) == (os.getpid(), platform.node()):
+        return None  # where it cannot be read the write itself will tell
+    return f"another defocus-watch writes there now ({who}); stop one of the two"
 
 
-def _who(folder: Path) -> str:
+class _Who(NamedTuple):
+    """The process that holds a folder."""
+
+    pid: int
+    host: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+def _who(folder: Path) -> _Who | None:
+    """Whoever took the folder last; None if that cannot be told."""
     try:
-        about = json.loads((folder / WHO).read_text(encoding="utf-8"))
-        return f"process {about['pid']} on {about['host']}, since {about['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "which one cannot be told"
+        return _Who(**json.loads((folder / WHO).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -42,9 +42,6 @@ def run(
     try:
         while True:
             started, code = threading.Event(), 0
-            health.reset()
-            if told:
-                health.trouble("start", told)
             try:
                 code = _watch(config, stop, once, health, started)
             except DefocusError as error:
@@ -56,6 +53,7 @@ def run(
                     continue
                 if told != str(error):
                     told = str(error)
+                    health.trouble("start", told)
                     _shown(config).say(f"{error}; trying again")
                 if not stop.wait(AGAIN):
                     continue
@@ -64,6 +62,7 @@ def run(
             if started.is_set():
                 good = config
             told = ""
+            health.reset()
             reload.clear()
             stop.clear()
             if end.is_set():

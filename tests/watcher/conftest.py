@@ -19,6 +19,7 @@ import tifffile
 from defocus import Engine
 from defocus.engine import tiff
 
+needs_sighup = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.5")
 PAIRS = "*_w{channel}*"
 
@@ -60,6 +61,48 @@ class Watching:
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(20)
+
+
+class Configured:
+    """A defocus-watch process with a settings file, `defocus.toml` in `folder`; a context manager that kills it."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self.config, self._model = folder, folder / "defocus.toml", model
+        self._log = folder / "log"
+
+    def settings(self, *names: str, more: str = "", model: Path | None = None) -> Configured:
+        """Write the file: which folders are watched, with outputs beside them, and `more` lines."""
+        text = f'model = "{(model or self._model).as_posix()}"\nbackend = "cpu"\nsettle = 0.1\nrescan = 0.2\n{more}'
+        for name in names:
+            text += f'[[folders]]\nacquisition = "{(self.folder / name).as_posix()}"\n'
+        self.config.write_text(text)
+        return self
+
+    def line(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "defocus.watcher.cli", "--config", str(self.config), *arguments]
+
+    def out(self, name: str) -> Path:
+        return self.folder / f"{name}_corrected"
+
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def reload(self) -> None:
+        self.process.send_signal(signal.SIGHUP)
+
+    def ends(self) -> None:
+        """It ends well when it is asked to."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(20) == 0
+
+    def __enter__(self) -> Configured:
+        with open(self._log, "w") as file:
+            self.process = subprocess.Popen(self.line(), stdout=file, stderr=subprocess.STDOUT)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:

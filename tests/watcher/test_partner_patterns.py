@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import tifffile
 
 from defocus.engine import tiff
 
-from .conftest import PAIRS, check_pair, journal, outputs, states, wait_for, write_tiff
+from .conftest import PAIRS, Configured, check_pair, journal, needs_sighup, outputs, states, wait_for, write_tiff
 
 UUIDS = ("2703a47b-7574-461a-85e2-afc38bc0adae", "9f0a1b2c-0000-4444-8888-00005eadbeef")
 
@@ -134,34 +133,27 @@ def test_a_pattern_that_cannot_work_is_one_line(folders, tiny_model, tiny_model_
     assert outputs(out) == []
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+@needs_sighup
 def test_sighup_takes_a_new_pattern_and_keeps_the_old_if_the_model_cannot(tmp_path, tiny_model_2c, expected):
-    acquisition, out, path = tmp_path / "acq", tmp_path / "out", tmp_path / "defocus.toml"
+    acquisition = tmp_path / "acq"
     acquisition.mkdir()
-    base = f'model = "{tiny_model_2c.as_posix()}"\nbackend = "cpu"\nsettle = 0.1\nrescan = 0.2\npartner_wait = 0.5\n'
-    folder = f'[[folders]]\nacquisition = "{acquisition.as_posix()}"\noutput = "{out.as_posix()}"\n'
-    path.write_text(base + 'channels = "*_c{channel}*"\n' + folder)
-    log = tmp_path / "log"
-    with open(log, "w") as file:
-        line = [sys.executable, "-m", "defocus.watcher.cli", "--config", str(path)]
-        process = subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT)
-    try:
+    daemon = Configured(tmp_path, tiny_model_2c)
+    out = daemon.out("acq")
+
+    def pattern(text: str) -> Configured:
+        return daemon.settings("acq", more=f'partner_wait = 0.5\nchannels = "{text}"\n')
+
+    with pattern("*_c{channel}*"):
         write_tiff(acquisition / "a_w1.tif", 1)
         write_tiff(acquisition / "a_w2.tif", 2)
-        wait_for(lambda: log.read_text().count("does its name fit the pattern") == 2)
-        path.write_text(base + 'channels = "*_w{channel=1,2,3}*"\n' + folder)
-        process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "going on with the settings from before" in log.read_text())
-        path.write_text(base + f'channels = "{PAIRS}"\n' + folder)
-        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: daemon.said().count("does its name fit the pattern") == 2)
+        pattern("*_w{channel=1,2,3}*").reload()
+        wait_for(lambda: "going on with the settings from before" in daemon.said())
+        pattern(PAIRS).reload()
         wait_for(lambda: outputs(out) == ["a_w1.tif", "a_w2.tif"])
         wait_for(lambda: states(out) == {"a_w1.tif": "done", "a_w2.tif": "done"})
         check_pair((acquisition, out), expected, "a_w1.tif", "a_w2.tif")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.wait()
+        daemon.ends()
 
 
 def test_without_the_option_the_line_says_so(folders, pairs):

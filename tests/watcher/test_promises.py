@@ -27,7 +27,7 @@ from defocus.watcher.owner import Ownership
 from defocus.watcher.service import tell_systemd, watchdog
 from defocus.watcher.settings import WatchSettings
 
-from .conftest import outputs, wait_for, write_tiff
+from .conftest import Configured, needs_sighup, outputs, wait_for, write_tiff
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2")
 
@@ -176,34 +176,24 @@ def test_two_folders_in_one_daemon(tmp_path, tiny_model):
         assert outputs(out) == outputs(acquisition)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+@needs_sighup
 def test_sighup_takes_new_settings_and_keeps_the_old_if_they_are_wrong(tmp_path, tiny_model):
-    acquisition, out, path = tmp_path / "acq", tmp_path / "out", tmp_path / "defocus.toml"
+    acquisition = tmp_path / "acq"
     acquisition.mkdir()
-    base = f'model = "{tiny_model.as_posix()}"\nbackend = "cpu"\nsettle = 0.1\nrescan = 0.2\nlog_json = true\n'
-    folder = f'[[folders]]\nacquisition = "{acquisition.as_posix()}"\noutput = "{out.as_posix()}"\n'
-    path.write_text(base + 'exclude = ["*_w2*"]\n' + folder)
-    log = tmp_path / "log"
-    with open(log, "w") as file:
-        line = [sys.executable, "-m", "defocus.watcher.cli", "--config", str(path)]
-        process = subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT)
-    try:
+    daemon = Configured(tmp_path, tiny_model)
+    out, log = daemon.out("acq"), "log_json = true\n"
+    with daemon.settings("acq", more=log + 'exclude = ["*_w2*"]\n'):
         write_tiff(acquisition / "a_w1.tif")
         write_tiff(acquisition / "a_w2.tif")
         wait_for(lambda: outputs(out) == ["a_w1.tif"])
-        path.write_text("nonsense = 1\n")
-        process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "going on with the settings from before" in log.read_text())
+        daemon.config.write_text("nonsense = 1\n")
+        daemon.reload()
+        wait_for(lambda: "going on with the settings from before" in daemon.said())
         write_tiff(acquisition / "b_w1.tif")
         wait_for(lambda: "b_w1.tif" in outputs(out))
-        path.write_text(base + folder)
-        process.send_signal(signal.SIGHUP)
+        daemon.settings("acq", more=log).reload()
         wait_for(lambda: outputs(out) == ["a_w1.tif", "a_w2.tif", "b_w1.tif"])
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.wait()
+        daemon.ends()
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
