@@ -96,6 +96,7 @@ def test_an_output_folder_that_another_daemon_has_taken_is_left_to_it(folders, s
     wait_for(lambda: outputs(out) == ["a.tif"])
     write_tiff(acquisition / "b.tif", 2)
     wait_for(lambda: outputs(out) == ["a.tif", "b.tif"])
+    wait_for(lambda: "b.tif: corrected" in first.said())  # a moment after its output
     wait_for(lambda: "another defocus-watch writes there now" in first.said())
     assert first.said().count("b.tif: corrected") == 1  # both write to one log
     assert second.stop() == 0
