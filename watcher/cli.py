@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -151,45 +150,52 @@ def watch(
     if out is not None and len(acquisition or ()) != 1:
         raise InputError(out, "is one output folder", "give one ACQ with -o, or [[folders]] in the file of --config")
 
+    given = {
+        "model": model,
+        "backend": backend,
+        "polling": polling,
+        "settle": settle,
+        "rescan": rescan,
+        "patience": patience,
+        "retries": retries,
+        "only_defocused": only_defocused,
+        "order": order,
+        "include": tuple(include) if include else None,
+        "exclude": tuple(exclude) if exclude else None,
+        "max_age": max_age,
+        "min_free_mb": min_free_mb,
+        "keep_days": keep_days,
+        "memory": memory,
+        "log_json": log_json,
+        "status": status,
+        "status_token": status_token,
+        "notify_command": notify_command,
+        "notify_url": notify_url,
+        "drift_px": drift_px,
+        "channels": channels,
+        "partner_wait": partner_wait,
+    }
+
     def settled() -> Config:
         found = Config.load(config) if config is not None else Config()
         folders = tuple(Folder(str(one), str(out) if out is not None else "") for one in acquisition or ())
-        return found.given(
-            folders=folders or None,
-            model=model,
-            backend=backend,
-            polling=polling,
-            settle=settle,
-            rescan=rescan,
-            patience=patience,
-            retries=retries,
-            only_defocused=only_defocused,
-            order=order,
-            include=tuple(include) if include else None,
-            exclude=tuple(exclude) if exclude else None,
-            max_age=max_age,
-            min_free_mb=min_free_mb,
-            keep_days=keep_days,
-            memory=memory,
-            log_json=log_json,
-            status=status,
-            status_token=status_token,
-            notify_command=notify_command,
-            notify_url=notify_url,
-            drift_px=drift_px,
-            channels=channels,
-            partner_wait=partner_wait,
-        ).checked()
+        return found.given(folders=folders or None, **given).checked()
 
     chosen = settled()
     if print_config:
         print(chosen.to_toml(), end="")
         return 0
     if install_service:
-        from .service import instructions
+        from .service import command_line, instructions
 
-        arguments = [one for one in sys.argv[1:] if one != "--install-service"]
-        print(instructions(arguments), end="")
+        if status_token and status_token != (Config.load(config) if config is not None else Config()).status_token:
+            cause = "would stand in the service's text, which other users can read"
+            remedy = "write status_token = '...' into the file of --config, and let only the service's user read it"
+            raise InputError("--status-token (or DEFOCUS_STATUS_TOKEN)", cause, remedy)
+        chosen.settings()  # a service without a folder would start again and again
+        paths = {"output": out, "config": config, "model": Path(model) if model not in (None, "default") else None}
+        kept = given | {"model": model if model == "default" else None, "status_token": None}
+        print(instructions(command_line(acquisition or (), paths, kept)), end="")
         return 0
     if dry_run:
         return _dry_run(chosen)

@@ -6,13 +6,14 @@ Nothing is written or installed: `--install-service` prints what to do.
 from __future__ import annotations
 
 import os
-import shlex
+import re
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def tell_systemd(state: str, environment: dict[str, str] | None = None) -> bool:
@@ -45,17 +46,52 @@ def watchdog(stuck: Callable[[], bool], stop: threading.Event) -> threading.Thre
     return thread
 
 
-def instructions(arguments: Sequence[str], platform: str = sys.platform, program: str | None = None) -> str:
-    """What to write where, so that `defocus-watch ARGUMENTS` starts with this kind of system and is kept running."""
-    program = program or str(Path(sys.executable).with_name("defocus-watch"))
+def command_line(folders: Sequence[Path], paths: Mapping[str, Path | None], given: Mapping[str, Any]) -> list[str]:
+    """The arguments that say the same from any working folder.
+
+    Parameters
+    ----------
+    folders, paths : paths
+        What is watched, and paths by the flags that take them: they become absolute.
+    given : dict
+        Values by their keys in the settings file; None for what was not given.
+    """
+    arguments = [str(one.absolute()) for one in folders]
+    arguments += [f"--{name}={path.absolute()}" for name, path in paths.items() if path is not None]
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            arguments.append(flag)
+        elif value is not None:
+            arguments += [f"{flag}={one}" for one in (value if isinstance(value, tuple) else (value,))]
+    return arguments
+
+
+def instructions(
+    arguments: Sequence[str], platform: str = sys.platform, program: str | None = None, folder: str | None = None
+) -> str:
+    """What to write where, so that `defocus-watch ARGUMENTS` starts with this kind of system and is kept running.
+
+    `folder` is the working folder: relative paths of a settings file begin there (default: the present one).
+    """
+    program, folder = program or str(Path(sys.executable).with_name("defocus-watch")), folder or os.getcwd()
     if platform == "win32":
-        return _windows(program, arguments)
-    return _launchd(program, arguments) if platform == "darwin" else _systemd(program, arguments)
+        return _windows(program, arguments, folder)
+    return _launchd(program, arguments, folder) if platform == "darwin" else _systemd(program, arguments, folder)
 
 
-def _systemd(program: str, arguments: Sequence[str]) -> str:
-    # In a unit's ExecStart, % is special, and quoting is nearly that of a shell (systemd.service(5)).
-    command = shlex.join([program, *arguments]).replace("%", "%%")
+def _quoted(argument: str) -> str:
+    """An argument of a unit's ExecStart: % and $ are special also within quotes, as is \\ (systemd.service(5))."""
+    argument = argument.replace("%", "%%").replace("$", "$$")
+    if re.fullmatch(r"[\w@%$+=:,./*?~-]+", argument):
+        return argument
+    escaped = argument.replace("\\", r"\\").replace("'", r"\'").replace("\n", r"\n")
+    return f"'{escaped}'"
+
+
+def _systemd(program: str, arguments: Sequence[str], folder: str) -> str:
+    # Of the program itself a $ is taken as it is.
+    command = " ".join([_quoted(program).replace("$$", "$"), *map(_quoted, arguments)])
     return f"""# Write this to ~/.config/systemd/user/defocus-watch.service, then:
 #     systemctl --user daemon-reload && systemctl --user enable --now defocus-watch
 #     loginctl enable-linger        # so that it runs with nobody logged in
@@ -66,6 +102,7 @@ After=network-online.target remote-fs.target
 [Service]
 Type=notify
 NotifyAccess=main
+WorkingDirectory={folder.replace("%", "%%")}
 ExecStart={command}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
@@ -87,7 +124,7 @@ WantedBy=default.target
 """
 
 
-def _launchd(program: str, arguments: Sequence[str]) -> str:
+def _launchd(program: str, arguments: Sequence[str], folder: str) -> str:
     from xml.sax.saxutils import escape
 
     strings = "\n".join(f"        <string>{escape(one)}</string>" for one in (program, *arguments))
@@ -101,6 +138,7 @@ def _launchd(program: str, arguments: Sequence[str]) -> str:
     <array>
 {strings}
     </array>
+    <key>WorkingDirectory</key><string>{escape(folder)}</string>
     <key>RunAtLoad</key><true/>
     <key>KeepAlive</key><true/>
 </dict>
@@ -108,13 +146,15 @@ def _launchd(program: str, arguments: Sequence[str]) -> str:
 """
 
 
-def _windows(program: str, arguments: Sequence[str]) -> str:
+def _windows(program: str, arguments: Sequence[str], folder: str) -> str:
     from subprocess import list2cmdline
 
-    # Within PowerShell's single quotes only the quote itself is special.
-    one, rest = (text.replace("'", "''") for text in (program, list2cmdline(arguments)))
+    # Within PowerShell's single quotes only the quote itself is special, and the typographic ones count as such.
+    one, rest, where = (
+        re.sub("(['\u2018-\u201b])", r"\1\1", text) for text in (program, list2cmdline(arguments), folder)
+    )
     return f"""# In PowerShell, as the user who may read the acquisition folder. It starts at logon and after a failure:
-$action = New-ScheduledTaskAction -Execute '{one}' -Argument '{rest}'
+$action = New-ScheduledTaskAction -Execute '{one}' -Argument '{rest}' -WorkingDirectory '{where}'
 $trigger = New-ScheduledTaskTrigger -AtLogOn
 $settings = New-ScheduledTaskSettingsSet -RestartCount 999 -RestartInterval (New-TimeSpan -Minutes 1) `
     -ExecutionTimeLimit ([TimeSpan]::Zero) -MultipleInstances IgnoreNew -AllowStartIfOnBatteries

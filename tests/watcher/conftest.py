@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +104,12 @@ class Configured:
     def __exit__(self, *error: object) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def command(*arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
+    """Run defocus-watch to its end."""
+    line = [sys.executable, "-m", "defocus.watcher.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, **how)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:

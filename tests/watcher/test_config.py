@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,10 +12,7 @@ from defocus.watcher.cli import watch
 from defocus.watcher.config import Config, Folder
 from defocus.watcher.line import Order
 
-
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "defocus.watcher.cli", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+from .conftest import command
 
 
 def test_what_is_printed_is_read_back(tmp_path):
@@ -97,27 +92,3 @@ def test_one_output_for_two_folders_is_refused(tmp_path):
     done = command(tmp_path, tmp_path, "-o", tmp_path / "out")
     assert done.returncode == 1
     assert "is one output folder" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("platform", "expected"),
-    [
-        ("linux", ["Type=notify", "WatchdogSec=", "ExecStart=/x/defocus-watch '/acq/a b' --polling", "ExecReload="]),
-        ("darwin", ["<string>/acq/a b</string>", "<key>KeepAlive</key>"]),
-        ("win32", ["Register-ScheduledTask", "-Argument '\"/acq/a b\" --polling'"]),
-    ],
-)
-def test_service_texts(platform, expected):
-    from defocus.watcher.service import instructions
-
-    text = instructions(["/acq/a b", "--polling"], platform, "/x/defocus-watch")
-    for part in expected:
-        assert part in text
-
-
-def test_install_service_prints_this_command(tmp_path):
-    done = command(tmp_path, "--polling", "--install-service")
-    assert done.returncode == 0
-    assert f"{tmp_path} --polling" in done.stdout
-    assert "--install-service" not in done.stdout
-    assert list(tmp_path.iterdir()) == []
