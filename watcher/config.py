@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -17,6 +19,7 @@ from .line import Order
 from .settings import WatchSettings, default_out
 
 _REMEDY = "see defocus-watch --print-config for one that works"
+_BACKSLASH = "write paths with / or in single quotes: in double quotes a backslash is not taken as it is"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        """Read a TOML file.
+        """Read a TOML file, in UTF-8 or, as PowerShell's `>` writes it, in UTF-16.
 
         Raises
         ------
@@ -66,11 +69,16 @@ class Config:
             Missing, no TOML, an unknown key (the nearest known one is named), a value of another kind or out of range.
         """
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            content = Path(path).read_bytes()
+            wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            text = content.decode("utf-16" if wide else "utf-8-sig")
+            values = tomllib.loads(text)
         except OSError as error:
             raise InputError(path, f"cannot be read ({error.strerror})", "check the path") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(path, f"is no TOML ({error})", _REMEDY) from error
+        except UnicodeDecodeError as error:
+            raise InputError(path, "is not written in UTF-8", "save it as UTF-8") from error
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(path, f"is no TOML ({error})", _remedy(text, str(error))) from error
         known = {one.name: one.default for one in fields(cls)}
         _check_names(values, known, path, "")
         found: dict[str, Any] = {}
@@ -103,7 +111,7 @@ class Config:
     def settings(self, once: bool = False) -> list[WatchSettings]:
         """What `watch` takes: one for each folder. Raises InputError if there is none."""
         if not self.folders:
-            raise InputError("defocus-watch", "no folder to watch", "give ACQ, or [[folders]] in the file of --config")
+            raise InputError("command line", "no folder to watch", "give ACQ, or [[folders]] in the file of --config")
         pace = Pace(self.settle, self.rescan, self.patience, self.polling)
         return [
             WatchSettings(
@@ -127,10 +135,12 @@ class Config:
         ]
 
     def to_toml(self) -> str:
-        """The settings as a file that `load` reads; secrets are left out."""
+        """The settings as a file that `load` reads; of a token it says only that there is one."""
         lines = ["# Settings of defocus-watch: defocus-watch --config defocus.toml", ""]
         for one in fields(self):
-            if one.name not in ("folders", "status_token"):
+            if one.name == "status_token" and self.status_token:
+                lines.append("# status_token = '...'  # it is set, and a secret: write it here yourself")
+            elif one.name != "folders":
                 lines.append(f"{one.name} = {_toml(getattr(self, one.name))}")
         for folder in self.folders or (Folder("ACQ"),):
             mark = "" if self.folders else "# "
@@ -147,8 +157,23 @@ def _folders(value: Any, path: Path) -> tuple[Folder, ...]:
         _check_names(one, [part.name for part in fields(Folder)], path, "folders.")
         if not isinstance(one.get("acquisition"), str) or not isinstance(one.get("output", ""), str):
             raise InputError(path, "a folder without its acquisition path", "write acquisition = '/path/to/folder'")
+        for name, value in one.items():
+            _check_text(value, f"folders.{name}", path)
         found.append(Folder(**one))
     return tuple(found)
+
+
+def _remedy(text: str, error: str) -> str:
+    """What to do about text that is no TOML: most often it is a path of Windows in double quotes."""
+    line = re.search(r"at line (\d+)", error)
+    wrong = text.splitlines()[int(line[1]) - 1] if line else text
+    return _BACKSLASH if re.search(r'"[^"]*\\', wrong) else _REMEDY
+
+
+def _check_text(text: str, name: str, path: Path) -> None:
+    """Refuse control characters: they are the `\\t` of "C:\\temp"."""
+    if any(ord(character) < 32 for character in text):
+        raise InputError(path, f"{name} is {text!r}, with a control character in it", _BACKSLASH)
 
 
 def _check_names(values: dict[str, Any], known: Iterable[str], path: Path, prefix: str) -> None:
@@ -168,6 +193,8 @@ def _value(name: str, value: Any, example: Any, path: Path) -> Any:
         return float(value)
     if type(value) is not type(example):
         raise InputError(path, f"{name} is {value!r}", f"write something like {name} = {_toml(example)}")
+    if isinstance(value, str):
+        _check_text(value, name, path)
     return value
 
 

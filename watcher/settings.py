@@ -122,10 +122,16 @@ def check_folders(watched: Sequence[WatchSettings]) -> None:
     Raises
     ------
     InputError
-        No such folder, or an output folder lies inside an acquisition folder, of this or another pair, or around it.
+        No such folder, one given twice, two with one output folder, or an output folder lies inside an acquisition
+        folder, of this or another pair, or around it.
     """
     for one in watched:
         _check_acquisition(one.acquisition)
+    taken: dict[Path, WatchSettings] = {}
+    for one in watched:
+        other = taken.setdefault(one.out.resolve(), one)
+        if other is not one:
+            _refuse_shared(other, one)
     for one in watched:
         for other in watched:
             _check_apart(other.acquisition, one.out)
@@ -140,6 +146,14 @@ def _check_acquisition(acquisition: Path) -> None:
         next(acquisition.iterdir(), None)
     except OSError as error:
         raise InputError(acquisition, f"cannot be read ({error.strerror})", "check its permissions") from error
+
+
+def _refuse_shared(one: WatchSettings, other: WatchSettings) -> None:
+    """Two folders with the same output: their files of one name would take each other's place."""
+    if one.acquisition.resolve() == other.acquisition.resolve():
+        raise InputError(other.acquisition, "is given twice", "give each folder once")
+    cause = f"is the output folder of both {one.acquisition} and {other.acquisition}"
+    raise InputError(other.out, cause, "give each an output of its own, in [[folders]] of the file of --config")
 
 
 def _check_apart(acquisition: Path, out: Path) -> None:

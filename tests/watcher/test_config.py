@@ -52,7 +52,15 @@ def test_every_key_is_a_flag_and_the_other_way_round():
         ("folders = 'x'", "is no list of tables"),
         ("[[folders]]\noutput = 'x'", "a folder without its acquisition path"),
         ("[[folders]]\nacquisitoin = 'x'", 'did you mean "folders.acquisition"'),
-        ("settle = ", "is no TOML"),
+        ("settle = ", "is no TOML .*; see defocus-watch --print-config"),
+        (r"[[folders]]" "\n" r'acquisition = "C:\acq"', r"is no TOML .*; write paths with / or in single quotes"),
+        (r'model = "C:\Users\me\my.onnx"', r"is no TOML .*; write paths with / or in single quotes"),
+        (r'model = "D:\temp\my.onnx"', "write paths with / or in single quotes"),
+        (r'model = "D:\temp"', r"model is 'D:\\temp', with a control character in it; write paths with /"),
+        (
+            r"[[folders]]" "\n" r'acquisition = "D:\new"',
+            "folders.acquisition is .*; write paths with / or in single quotes",
+        ),
     ],
 )
 def test_bad_settings_are_one_line(tmp_path, text, says):
@@ -64,6 +72,23 @@ def test_bad_settings_are_one_line(tmp_path, text, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_file_is_read_however_windows_wrote_it(tmp_path, encoding):
+    """PowerShell's `>` writes UTF-16, Notepad may put a mark before UTF-8; lines end in CR LF."""
+    path = tmp_path / "defocus.toml"
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    path.write_bytes(f"{mark}settle = 3.0\r\nmodel = 'D:\\Müller\\my.onnx'\r\n".encode(encoding))
+    config = Config.load(path)
+    assert (config.settle, config.model) == (3.0, r"D:\Müller\my.onnx")
+
+
+def test_a_file_of_an_old_code_page_is_refused(tmp_path):
+    path = tmp_path / "defocus.toml"
+    path.write_bytes("model = 'Müller'".encode("cp1252"))
+    with pytest.raises(InputError, match="is not written in UTF-8; save it as UTF-8"):
+        Config.load(path)
+
+
 def test_flags_go_before_the_file_and_secrets_are_not_printed(tmp_path):
     path = tmp_path / "defocus.toml"
     path.write_text("settle = 9.0\nrescan = 7.0\nstatus_token = 'hush'\n[[folders]]\nacquisition = '/acq'\n")
@@ -73,6 +98,9 @@ def test_flags_go_before_the_file_and_secrets_are_not_printed(tmp_path):
     assert "rescan = 7.0" in done.stdout
     assert 'acquisition = "/acq"' in done.stdout
     assert "hush" not in done.stdout
+    assert "# status_token = '...'  # it is set, and a secret" in done.stdout
+    path.write_text(done.stdout)
+    assert Config.load(path).settle == 1
     missing = command("--config", tmp_path / "no.toml")
     assert missing.returncode == 1
     assert missing.stderr.count("\n") == 1
@@ -92,3 +120,24 @@ def test_one_output_for_two_folders_is_refused(tmp_path):
     done = command(tmp_path, tmp_path, "-o", tmp_path / "out")
     assert done.returncode == 1
     assert "is one output folder" in done.stderr
+
+
+def test_no_folder_is_one_line_with_one_name():
+    done = command("--backend", "cpu")
+    assert done.returncode == 1
+    assert done.stderr.count("defocus-watch:") + done.stderr.count("cli.py:") == 1
+    assert "no folder to watch; give ACQ" in done.stderr
+
+
+def test_a_folder_given_twice_is_called_that(tmp_path, tiny_model):
+    (tmp_path / "acq").mkdir()
+    (tmp_path / "other").mkdir()
+    model = ("--model", tiny_model, "--backend", "cpu")
+    done = command(tmp_path / "acq", tmp_path / "other" / ".." / "acq", *model)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "is given twice; give each folder once" in done.stderr
+    text = f"[[folders]]\nacquisition = '{tmp_path}/acq'\noutput = '{tmp_path}/out'\n"
+    (tmp_path / "my.toml").write_text(text + text.replace("/acq", "/other"))
+    done = command("--config", tmp_path / "my.toml", *model)
+    assert f"out: is the output folder of both {tmp_path}/acq and {tmp_path}/other" in done.stderr
+    assert not (tmp_path / "out").exists()
