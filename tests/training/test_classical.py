@@ -13,7 +13,7 @@ pytest.importorskip("skimage")
 from skimage.restoration import denoise_tv_chambolle
 
 from defocus.training.classical.admm import admm
-from defocus.training.classical.padding import transfer_of
+from defocus.training.classical.padding import middle, reflected, transfer_of
 from defocus.training.classical.richardson_lucy import richardson_lucy
 from defocus.training.classical.wiener import wiener
 from defocus.training.heldout import CAMERA, OPTICS, counts_pair
@@ -33,6 +33,13 @@ def plane() -> tuple[np.ndarray, np.ndarray]:
 
 def plug_and_play(light: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return admm(light, kernel, lambda image, sigma: denoise_tv_chambolle(image, weight=sigma / 4, max_num_iter=10))
+
+
+@pytest.fixture(scope="module")
+def cut(plane) -> tuple[np.ndarray, np.ndarray]:
+    """The same, cut after the defocus: light from beyond its borders has come in."""
+    inner = (slice(100, 356), slice(150, 470))
+    return plane[0][inner], plane[1][inner]
 
 
 METHODS = {"wiener": wiener, "rl": richardson_lucy, "admm": plug_and_play}
@@ -61,11 +68,29 @@ def test_a_dark_plane_stays_dark(name):
     assert not METHODS[name](np.zeros((40, 50), np.float32), psf(OPTICS, Z)).any()
 
 
-def test_the_default_of_wiener_is_near_the_best(plane):
-    light, truth = plane
+@pytest.mark.parametrize("name", METHODS)
+def test_borders_do_no_harm_to_what_lies_between(cut, name):
+    light, truth = cut
+    restored = METHODS[name](light, psf(OPTICS, Z))
+    assert psnr(truth, restored) > psnr(truth, light) + 2.2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 6), (5, 8), (7, 9)])
+def test_a_reflected_plane_goes_on_smoothly_all_around(shape):
+    plane = np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape)
+    twice = reflected(plane)
+    np.testing.assert_array_equal(middle(twice), plane)
+    np.testing.assert_array_equal(reflected(middle(twice)), twice)
+    for axis in (0, 1):
+        steps = np.abs(twice - np.roll(twice, 1, axis))
+        assert steps.max() <= np.abs(np.diff(plane, axis=axis)).max(initial=0)
+
+
+def test_the_default_of_wiener_is_near_the_best(cut):
+    light, truth = cut
     kernel = psf(OPTICS, Z)
-    scores = {ratio: psnr(truth, wiener(light, kernel, ratio)) for ratio in (1e-4, 1e-3, 1e-2, 1e-1)}
-    assert max(scores, key=lambda ratio: scores[ratio]) == 1e-2
+    scores = {ratio: psnr(truth, wiener(light, kernel, ratio)) for ratio in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}
+    assert max(scores, key=lambda ratio: scores[ratio]) == 3e-3
 
 
 def test_the_otf_of_a_psf_wider_than_the_plane_wraps():

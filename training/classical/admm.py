@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .padding import continued, transfer_of
+from .padding import continued, middle, reflected, transfer_of
 
 ITERATIONS = 25
 SIGMA = (45 / 255, 15 / 255)  # of the denoiser, from first to last iteration, spaced logarithmically
@@ -41,8 +41,8 @@ def admm(light: np.ndarray, psf: np.ndarray, denoise: Denoise, iterations: int =
         for sigma in np.geomspace(*SIGMA, iterations):
             rho = (NOISE / sigma) ** 2  # the weaker the denoiser still has to be, the more it is believed
             f = np.fft.irfft2((recorded + rho * np.fft.rfft2(z - u)) / (np.abs(otf) ** 2 + rho), g.shape)
-            z = denoise((f + u).astype(np.float32), float(sigma))
+            z = reflected(denoise(middle(f + u).astype(np.float32), float(sigma)))
             u = u + f - z
         return z
 
-    return continued(light, psf, restored)
+    return continued(light, restored)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 
-def continued(light: np.ndarray, psf: np.ndarray, algorithm: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Run an algorithm on `light` (Y, X) continued by reflection over the PSF's half width, and cut the middle out.
+def continued(light: np.ndarray, algorithm: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Run an algorithm on `light` (Y, X) continued by `reflected`, and cut the middle out.
 
     The algorithm sees float32 scaled so that the brightest pixel is 1; its result is scaled back.
     """
@@ -16,10 +16,22 @@ def continued(light: np.ndarray, psf: np.ndarray, algorithm: Callable[[np.ndarra
     scale = float(light.max())
     if scale <= 0:
         return light.copy()
-    pad_y, pad_x = (min(psf.shape[0] // 2, side - 1) for side in light.shape)
-    padded = np.pad(light / scale, ((pad_y, pad_y), (pad_x, pad_x)), mode="reflect")
-    restored = algorithm(padded)[pad_y : pad_y + light.shape[0], pad_x : pad_x + light.shape[1]]
-    return (restored * scale).astype(np.float32)
+    return (middle(algorithm(reflected(light / scale))) * scale).astype(np.float32)
+
+
+def reflected(plane: np.ndarray) -> np.ndarray:
+    """A plane (Y, X) with a mirror at each border: twice as high and wide, itself in the middle.
+
+    Its opposite borders fit together without a step, as methods that work with Fourier transforms take for granted:
+    such a step spreads over the whole plane when the blur is undone.
+    """
+    return np.pad(plane, [(side // 2, side - side // 2) for side in plane.shape], mode="symmetric")
+
+
+def middle(twice: np.ndarray) -> np.ndarray:
+    """What `reflected` was given."""
+    height, width = twice.shape[0] // 2, twice.shape[1] // 2
+    return twice[height // 2 : height // 2 + height, width // 2 : width // 2 + width]
 
 
 def transfer_of(psf: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

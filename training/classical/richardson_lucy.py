@@ -17,4 +17,4 @@ def richardson_lucy(light: np.ndarray, psf: np.ndarray, iterations: int = 30) ->
     def restored(plane: np.ndarray) -> np.ndarray:
         return restoration.richardson_lucy(np.clip(plane, 1e-3, None), psf, num_iter=iterations, clip=False)
 
-    return continued(light, psf, restored)
+    return continued(light, restored)
