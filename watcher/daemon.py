@@ -22,7 +22,7 @@ from .arrivals import Arrival, arrivals
 from .desk import Desk
 from .health import Health
 from .journal import Entry, Journal
-from .line import Line
+from .line import LENGTH, Line
 from .owner import Ownership
 from .partners import Room
 from .settings import Event, WatchSettings, check_folders
@@ -36,12 +36,13 @@ def watch(
     stop: threading.Event,
     report: Callable[[Event], None] = lambda event: None,
     health: Health | None = None,
+    begun: Callable[[], None] = lambda: None,
 ) -> list[Entry]:
     """Correct every file that arrives until `stop` is set (or, with `once`, until nothing is left; it is set then).
 
     One engine serves all folders. When `stop` is set, what is being restored is finished and written, unless it is so
-    large that it lies on disk meanwhile: then it is left (promise P12). Returns the files that are set aside, with
-    reasons.
+    large that it lies on disk meanwhile: then it is left (promise P12). `begun` is called once the outputs are ours and
+    the watching starts. Returns the files that are set aside, with reasons.
 
     Raises
     ------
@@ -67,6 +68,7 @@ def watch(
             sweep(one.out)  # what a killed process left half-written
             desk = Desk(one, engine, journal, report, health)
             finders.append(_Finder(one, desk, line, stop, report, health))
+        begun()
         for finder in finders:
             finder.start()
         desks: dict[Path, Desk] = {}
@@ -79,7 +81,7 @@ def watch(
         outcomes = pipeline(jobs, engine, first.only_defocused, AHEAD, first.memory, stopped)
         try:
             for outcome in outcomes:
-                desks[outcome.job.source].settle(outcome, stop)
+                desks[outcome.job.source].settle(outcome)
                 health.ends(outcome.job.name)
                 for one in outcome.job.each():
                     del desks[one.source]
@@ -101,10 +103,15 @@ def _jobs(
     """The jobs of all folders until the stop; raises what ended a thread that finds files.
 
     `desks` holds who waits for the outcome of which source. A source is in hand once at a time: of two versions at
-    once, the older might be written last.
+    once, the older might be written last. Files whose output cannot be written to just now are put by, and the other
+    folders go on.
     """
+    put_by: dict[Desk, list[Arrival]] = {}
     while not stop.is_set():
         health.beat("engine")
+        for desk in [desk for desk in put_by if not desk.paused()]:
+            for arrival in put_by.pop(desk):
+                line.back((desk, arrival), arrival.stat[1] / 1e9)
         # Asked in this order: what is put before the end is seen after it.
         over = all(finder.ended for finder in finders)
         item = line.get(timeout=0.0 if over else 0.1)
@@ -115,9 +122,17 @@ def _jobs(
         desk, arrival = item
         while any(one.path in desks for one in arrival.each()) and not stop.wait(0.01):
             pass
-        if stop.is_set() or not desk.wait_for_room(stop, len(line)):
+        if stop.is_set():
             break
-        job = desk.job(arrival, len(line))
+        queued = len(line) + sum(map(len, put_by.values()))
+        if not desk.has_room(queued + 1):
+            waiting = put_by.setdefault(desk, [])
+            if len(waiting) < LENGTH:
+                waiting.append(arrival)
+            else:
+                desk.forget(arrival)
+            continue
+        job = desk.job(arrival, queued)
         if job is not None:
             desks |= {one.source: desk for one in job.each()}
             health.begins(job.name)
@@ -206,6 +221,7 @@ class _Finder(threading.Thread):
             self._report(Event("waiting", queued=len(self._line), waiting=waiting, folder=self._settings.acquisition))
 
     def _beat(self, reachable: bool) -> None:
+        self.desk.paused()  # whether there is room again does not wait for the next file
         if reachable:
             self._put(self._room.overdue())
             self.desk.tidy()

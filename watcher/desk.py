@@ -45,12 +45,16 @@ class Desk:
         self._how = engine.card.sha256 + (f" {settings.channels.text}" if settings.channels else "")
         self._offered: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
         self._told_of_journal, self._next_tidy = "", -math.inf
+        self._looking, self._without_room = threading.Lock(), False
+        self._next_look = 0.0  # at the output, while it cannot be written to; 0: it can
         self._in_hand: dict[Path, tuple[list[tuple[Arrival, str]], int]] = {}  # by the first source
 
     def known(self, relative: Path, stat: Stat, hinted: bool) -> bool:
         """Whether a version needs nothing more; called from the finder's thread."""
         if self._offered.get(relative) == stat or not self._settings.wants(relative, stat[1]):
             return True
+        if self.paused():
+            return True  # not now: the next rescan asks again
         try:
             entry = self.journal.find(relative)
         except OutputError as error:
@@ -123,26 +127,32 @@ class Desk:
         except OutputError as error:
             self._journal_fails(error)
 
-    def wait_for_room(self, stop: threading.Event, queued: int) -> bool:
-        """Wait while the output has gone or its disk is too full (promises P8, P9); False if the stop came first.
+    def has_room(self, queued: int = 0) -> bool:
+        """Whether the output is there and its disk has room (promises P8, P9); looked at now and then while not.
 
         Raises OutputError with `once`: nobody would come to mend it.
         """
-        out, told = self._settings.out, False
-        while reason := missing_room(out, self._settings.min_free_mb):
-            if self._settings.once:
-                raise OutputError(out, *reason.removeprefix(f"{out}: ").split("; ", 1))
-            self._health.trouble(f"{out} room", reason)
-            if not told:
-                self._say(Event("paused", text=reason, queued=queued))
-            told = True
-            self._health.beat("engine")
-            if stop.wait(OUTPUT_PAUSE):
+        out = self._settings.out
+        with self._looking:
+            if time.monotonic() < self._next_look:
                 return False
-        if told:
-            self._health.trouble(f"{out} room", None)
-            self._say(Event("warning", text=f"{out}: can be written to again", queued=queued))
-        return True
+            reason = missing_room(out, self._settings.min_free_mb)
+            if reason and self._settings.once:
+                raise OutputError(out, *reason.removeprefix(f"{out}: ").split("; ", 1))
+            self._next_look = time.monotonic() + OUTPUT_PAUSE if reason else 0.0
+            if reason:
+                self._health.trouble(f"{out} room", reason)
+                if not self._without_room:
+                    self._say(Event("paused", text=reason, queued=queued))
+            elif self._without_room:
+                self._health.trouble(f"{out} room", None)
+                self._say(Event("warning", text=f"{out}: can be written to again", queued=queued))
+            self._without_room = bool(reason)
+            return not reason
+
+    def paused(self) -> bool:
+        """Whether the output cannot be written to just now, as was found before; called from any thread, often."""
+        return self._next_look > 0 and not self.has_room()
 
     def job(self, arrival: Arrival, queued: int) -> Job | None:
         """The job that an arrival gives; None for a bad file and for one that is done already."""
@@ -167,15 +177,18 @@ class Desk:
         self._in_hand[job.source] = (members, queued)
         return job
 
-    def settle(self, outcome: Outcome, stop: threading.Event) -> None:
+    def settle(self, outcome: Outcome) -> None:
         """Write down what became of a job."""
         members, queued = self._in_hand.pop(outcome.job.source)
         if isinstance(outcome.error, OutputError):
             # Not the files' fault: nothing is written down, the next rescan finds them again.
-            self._say(Event("paused", members[0][0].name, str(outcome.error), queued=queued))
+            told = self.paused()  # of the files in hand, only the first has to say it
+            if not told:
+                self._say(Event("paused", members[0][0].name, str(outcome.error), queued=queued))
             if self._settings.once:
                 raise outcome.error
-            stop.wait(OUTPUT_PAUSE)
+            with self._looking:
+                self._next_look = time.monotonic() + OUTPUT_PAUSE
             for arrival, _ in members:
                 self.forget(arrival)
             return
@@ -190,7 +203,7 @@ class Desk:
             elif isinstance(error, ChangedError | StoppedError):
                 # Not complete after all, or left for later: it is found again.
                 self.forget(arrival)
-            elif attempts >= self._settings.retries:
+            elif attempts >= self._settings.retries or _hopeless(one):
                 self._quarantine(arrival, found, str(error), queued, attempts)
             else:
                 self._record(arrival, found, State.FAILED, attempts, str(error))
@@ -252,6 +265,12 @@ class Desk:
         if any(self._state(one) is not None for one in arrival.each() if not one.recalled):
             return False  # the journal knows this version: its content changed, or it failed before
         return is_done(job, self.card)
+
+
+def _hopeless(outcome: Outcome) -> bool:
+    """Whether a file was read whole and its pixels cannot be used (NaN): trying again cannot help."""
+    error = outcome.error
+    return isinstance(error, InputError) and bool(outcome.shape) and not isinstance(error.__cause__, OSError)
 
 
 def _digest(path: Path) -> str:

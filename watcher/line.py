@@ -47,8 +47,7 @@ class Line(Generic[T]):
                     return
                 self._changed.wait(0.5)
                 waits()
-            self._count += 1
-            heapq.heappush(self._heap, (time if self._order is Order.OLDEST else -time, self._count, item))
+            self._push(item, time)
             if len(self._heap) > self._length:
                 last = max(self._heap)
                 self._heap.remove(last)
@@ -57,6 +56,16 @@ class Line(Generic[T]):
             self._changed.notify_all()
         if dropped is not None:
             self._drop(dropped)
+
+    def back(self, item: T, time: float) -> None:
+        """Give an item back that was taken from it; never waits, however full the line is."""
+        with self._changed:
+            self._push(item, time)
+            self._changed.notify_all()
+
+    def _push(self, item: T, time: float) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (time if self._order is Order.OLDEST else -time, self._count, item))
 
     def get(self, timeout: float) -> T | None:
         """The next item, or None if none came within `timeout` seconds."""

@@ -100,17 +100,19 @@ def _watch(config: Config, stop: threading.Event, once: bool, health: Health, st
         from ..engine.engine import Engine
 
         with Engine.load(config.model, config.backend) as engine:
-            for settings in watched:
-                folders = f"watching {settings.acquisition} -> {settings.out}"
-                shown.say(f"{folders}, model {engine.card.name}, {engine.description}")
             if engine.passed_over:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in engine.passed_over.items())
                 shown.say(f"backends not taken: {reasons}")
-            if page is not None:
-                page.started(engine)
-            tell_systemd("READY=1")
-            started.set()
-            health.trouble("start", None)
+
+            def begun() -> None:
+                if page is not None:
+                    page.started(engine)
+                for settings in watched:
+                    folders = f"watching {settings.acquisition} -> {settings.out}"
+                    shown.say(f"{folders}, model {engine.card.name}, {engine.description}")
+                tell_systemd("READY=1")
+                started.set()
+                health.trouble("start", None)
 
             def report(event: Event) -> None:
                 shown.show(event)
@@ -119,7 +121,7 @@ def _watch(config: Config, stop: threading.Event, once: bool, health: Health, st
                     page.see(event)
 
             with shown.running():
-                aside = watch_folders(watched, engine, stop, report, health)
+                aside = watch_folders(watched, engine, stop, report, health, begun)
     if aside:
         shown.say(f"set aside ({len(aside)}):")
         for entry in aside:

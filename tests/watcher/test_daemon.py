@@ -76,6 +76,17 @@ def test_tries_are_bounded(folders, run, monkeypatch):
     assert outputs(folders[1]) == ["b.tif"]
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (3, 64, 64)])
+def test_pixels_that_cannot_be_used_are_not_tried_again(folders, run, shape):
+    image = np.ones(shape, np.float32)
+    image[..., 5, 5] = np.nan
+    tifffile.imwrite(folders[0] / "nan.tif", image, photometric="minisblack")
+    events, aside = run(retries=3)
+    assert [event.kind for event in events] == ["quarantined"]
+    assert [(entry.relative, entry.attempts) for entry in aside] == [("nan.tif", 1)]
+    assert "holds NaN values; replace them" in aside[0].reason
+
+
 def test_a_file_that_changed_while_read_is_no_failure(folders, run, monkeypatch):
     write_tiff(folders[0] / "a.tif")
     real, left = pipeline_module.check_unchanged, [True]

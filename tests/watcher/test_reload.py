@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from defocus.watcher.journal import Entry, Journal, State
+from defocus.watcher.owner import Ownership
 
-from .conftest import QUICK, Configured, needs_sighup, outputs, wait_for, write_tiff
+from .conftest import QUICK, Configured, command, needs_sighup, outputs, wait_for, write_tiff
 
 
 @pytest.fixture
@@ -53,6 +55,34 @@ def test_a_reload_while_a_folder_is_away_waits_for_it(daemon):
     (daemon.folder / "away").rename(daemon.folder / "a")
     watching(daemon, 2)
     corrects(daemon, "after.tif")
+
+
+@needs_sighup
+def test_a_reload_whose_output_another_daemon_holds_leaves_the_settings_from_before(daemon):
+    (daemon.folder / "b").mkdir()
+    with Ownership(daemon.out("b")):
+        daemon.settings("a", "b").reload()
+        wait_for(lambda: "going on with the settings from before" in daemon.said())
+        watching(daemon, 2)
+        corrects(daemon, "after.tif")
+    assert f"another defocus-watch writes there (process {os.getpid()} on " in daemon.said()
+    daemon.settings("a", "b").reload()
+    watching(daemon, 4)
+    daemon.ends()
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+def test_systemd_is_not_told_of_a_start_on_an_output_that_another_daemon_holds(folders, tiny_model, tmp_path):
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link, Ownership(folders[1]):
+        link.bind(address)
+        link.setblocking(False)
+        line = (folders[0], "-o", folders[1], "--model", tiny_model, "--backend", "cpu")
+        done = command(*line, env=os.environ | {"NOTIFY_SOCKET": address})
+        assert done.returncode == 1
+        assert "another defocus-watch writes there" in done.stderr
+        assert "watching " not in done.stdout
+        assert link.recv(100) == b"STOPPING=1"
 
 
 @needs_sighup
