@@ -21,6 +21,7 @@ import numpy as np
 
 from .focus import SMALLEST, scaled, span, windows
 from .fourier import irfft2, power, rfft2
+from .hot_pixels import HotPixels
 
 REGION_PX = 32  # side of the place whose unexplained share is `worst`: about a nucleus at 20x
 
@@ -53,10 +54,10 @@ class Fidelity:
     blur_px: float
 
 
-def fidelity(seen: np.ndarray, restored: np.ndarray) -> Fidelity | None:
+def fidelity(seen: np.ndarray, restored: np.ndarray, hot: HotPixels = ()) -> Fidelity | None:
     """Judge a restored plane (Y, X) by the plane that was seen, of the same shape and units, any real dtype.
 
-    Large planes are judged by four windows of 768 px.
+    Large planes are judged by four windows of 768 px; the `hot` pixels of the one that was seen do not count.
 
     Returns
     -------
@@ -68,7 +69,7 @@ def fidelity(seen: np.ndarray, restored: np.ndarray) -> Fidelity | None:
     scale = span(seen)
     pairs = [
         _Pair.of(one, other, scale)
-        for one, other in zip(windows(seen, _SIDE, _MOST), windows(restored, _SIDE, _MOST), strict=True)
+        for one, other in zip(*(windows(plane, _SIDE, _MOST, hot) for plane in (seen, restored)), strict=True)
     ]
     radius, softness = _fit(pairs)
     residuals = [pair.residual(radius, softness) for pair in pairs]

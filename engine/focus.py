@@ -19,6 +19,7 @@ import numpy as np
 
 from .bands import extremes
 from .fourier import power, rfft2
+from .hot_pixels import HotPixels, without
 
 SMALLEST = 16  # px; a plane narrower than this shows too few frequencies to be judged
 _SIDE = 256  # px of a window: a disk of 35 px, about the largest that is restored, has its first dark ring at 57 px
@@ -27,8 +28,8 @@ _RINGS = 128  # a cycle per pixel
 _NYQUIST = 0.5  # cycles a pixel
 
 
-def focus_score(plane: np.ndarray) -> float | None:
-    """Score a plane (Y, X) of any real dtype, finite.
+def focus_score(plane: np.ndarray, hot: HotPixels = ()) -> float | None:
+    """Score a plane (Y, X) of any real dtype, finite; its `hot` pixels do not count.
 
     Returns
     -------
@@ -37,7 +38,7 @@ def focus_score(plane: np.ndarray) -> float | None:
     """
     if min(plane.shape) < SMALLEST:
         return None
-    found, samples, frequency = _spectrum(plane)
+    found, samples, frequency = _spectrum(plane, hot)
     corner = (frequency > _NYQUIST) & (samples > 0)
     inside = (frequency <= _NYQUIST) & (samples > 0)
     noise = float(np.median(found[corner]))
@@ -49,14 +50,17 @@ def focus_score(plane: np.ndarray) -> float | None:
     return float(np.sqrt((frequency**2 * weight).sum() / total)) if total > 0 else None
 
 
-def windows(plane: np.ndarray, side: int, most: int) -> Iterator[np.ndarray]:
-    """Views of at most `side` px a side, spread evenly over a plane (Y, X): enough to cover it, but at most `most`."""
+def windows(plane: np.ndarray, side: int, most: int, hot: HotPixels = ()) -> Iterator[np.ndarray]:
+    """Views of at most `side` px a side, spread evenly over a plane (Y, X): enough to cover it, but at most `most`.
+
+    Of one with `hot` pixels, a copy without them.
+    """
     starts = [_starts(length, side, most) for length in plane.shape]
     corners = [(y, x) for y in starts[0] for x in starts[1]]
     if len(corners) > most:
         corners = [corners[i] for i in np.linspace(0, len(corners) - 1, most).round().astype(int)]
     for y, x in corners:
-        yield plane[y : y + side, x : x + side]
+        yield without(plane[y : y + side, x : x + side], (y, x), hot)
 
 
 def span(plane: np.ndarray) -> float:
@@ -80,9 +84,9 @@ def _starts(length: int, side: int, most: int) -> list[int]:
     return np.linspace(0, max(length - side, 0), count).round().astype(int).tolist()
 
 
-def _spectrum(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _spectrum(plane: np.ndarray, hot: HotPixels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean power of each ring, how many samples made it, and its frequency in cycles a pixel."""
-    views = scaled(np.stack(list(windows(plane, _SIDE, _MOST))), span(plane))
+    views = scaled(np.stack(list(windows(plane, _SIDE, _MOST, hot))), span(plane))
     views -= views.mean(axis=(-2, -1), keepdims=True)
     taper, ring, samples, frequency = _rings(views.shape[1:])
     views = np.multiply(views, taper, dtype=np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 from .bands import extremes
 from .fidelity import fidelity
 from .focus import focus_score
+from .hot_pixels import hot_pixels
 from .planes import as_groups
 from .report import PlaneReport
 
@@ -29,10 +30,11 @@ def _judge(seen: np.ndarray, restored: np.ndarray, only_defocused: bool) -> Plan
     least, most = extremes(seen)
     if least == most:
         return PlaneReport(copied=True)  # the engine gives flat planes back
-    report = PlaneReport(focus_in=focus_score(seen))
+    hot = hot_pixels(seen)
+    report = PlaneReport(focus_in=focus_score(seen, hot))
     if report.focus_in is not None:
-        report = replace(report, focus_out=focus_score(restored))
-        found = fidelity(seen, restored)
+        report = replace(report, focus_out=focus_score(restored, hot))
+        found = fidelity(seen, restored, hot)
         if found is not None:
             report = replace(report, fidelity=found.explained, worst=found.worst, blur_px=found.blur_px)
     if only_defocused and (report.sharp or report.fidelity is None):

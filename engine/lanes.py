@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from math import isfinite
 
@@ -18,7 +18,7 @@ from .backends import CountsSession, Session, StreamsSession, not_finite
 from .buffer import Buffer
 from .errors import BackendError
 from .intensity import from_unit, limited, to_unit
-from .tiles import Tile, cut
+from .tiles import Tile, cut, places
 from .work import Portion
 
 Batch = list[Portion]  # of one shape
@@ -111,12 +111,13 @@ class Lane:
             self._restore_counts(session, batch, shape)
             return
         units = self._batch.array(shape, np.float32)
-        for unit, (source, _, intensities, tile) in zip(units, batch, strict=True):
-            for channel, intensity in enumerate(intensities):
+        for unit, piece in zip(units, batch, strict=True):
+            for channel, intensity in enumerate(piece.intensities):
                 if intensity.flat:
                     unit[channel] = 0
                 else:
-                    to_unit(self._cut(source[channel], tile), intensity, out=unit[channel])
+                    to_unit(self._cut(piece.source[channel], piece.tile), intensity, out=unit[channel])
+                    _cool(unit[channel], piece, channel, intensity.unit)
         units, beyond = limited(units)
         restored = session.run(units)
         if restored.shape != units.shape:
@@ -126,28 +127,47 @@ class Lane:
             raise not_finite(session.description)
         if beyond is not None:
             restored += beyond
-        for unit, (source, target, intensities, tile) in zip(restored, batch, strict=True):
-            for channel, intensity in enumerate(intensities):
+        for unit, piece in zip(restored, batch, strict=True):
+            source, target, tile = piece.source, piece.target, piece.tile
+            for channel, intensity in enumerate(piece.intensities):
                 core = (channel, *tile.target)
                 if intensity.flat:
                     target[core] = source[core]
                 else:
                     from_unit(unit[(channel, *tile.source)], intensity, target.dtype, out=target[core])
+            _keep_hot(piece)
 
     def _restore_counts(self, session: CountsSession, batch: Batch, shape: tuple[int, ...]) -> None:
         """The same where the session converts the counts itself."""
         taken = self._batch.array(shape, np.uint16)
         for counts, piece in zip(taken, batch, strict=True):
-            for plane, source in zip(counts, piece.source, strict=True):
+            for channel, (plane, source) in enumerate(zip(counts, piece.source, strict=True)):
                 plane[:] = self._cut(source, piece.tile)
+                _cool(plane, piece, channel, round)
         restored = session.run_counts(taken, [piece.intensities for piece in batch])
         for counts, piece in zip(restored, batch, strict=True):
             for plane, target in zip(counts, piece.target, strict=True):
                 target[piece.tile.target] = plane[piece.tile.source]
+            _keep_hot(piece)
 
     def _cut(self, plane: np.ndarray, tile: Tile) -> np.ndarray:
         """The pixels that a tile sees, valid until the next."""
         return cut(plane, tile, self._edge.array(tile.shape, plane.dtype))
+
+
+def _cool(seen: np.ndarray, piece: Portion, channel: int, units: Callable[[float], float]) -> None:
+    """In what a tile sees of a channel, put their neighbours' median in the place of hot pixels."""
+    for y, x, median in piece.hot[channel]:
+        seen[places(piece.tile, piece.source.shape[-2:], y, x)] = units(median)
+
+
+def _keep_hot(piece: Portion) -> None:
+    """Give the hot pixels of a tile's core back as they were."""
+    top, bottom, left, right = piece.tile.core
+    for channel, hot in enumerate(piece.hot):
+        for y, x, _ in hot:
+            if top <= y < bottom and left <= x < right:
+                piece.target[channel, y, x] = piece.source[channel, y, x]
 
 
 def _same_counts(piece: Portion, session: CountsSession) -> bool:

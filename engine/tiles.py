@@ -86,6 +86,13 @@ def cut(plane: np.ndarray, tile: Tile, out: np.ndarray | None = None) -> np.ndar
     return out
 
 
+def places(tile: Tile, shape: tuple[int, int], y: int, x: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where in a tile, as `cut` gives it, a pixel of a plane of `shape` shows: rows (n, 1) and columns (m,)."""
+    top, bottom, left, right = tile.outer
+    rows, columns = (_sources(*ends) for ends in ((top, bottom, shape[0]), (left, right, shape[1])))
+    return np.flatnonzero(rows == y)[:, None], np.flatnonzero(columns == x)
+
+
 def up(length: int, multiple: int) -> int:
     """`length` rounded up to a multiple."""
     return -(-length // multiple) * multiple
@@ -115,6 +122,11 @@ def _ranges(length: int, tile: int, halo: int, multiple: int) -> list[tuple[tupl
         ranges.append(((outer, outer + tile), (start, stop)))
         start = stop
     return ranges
+
+
+def _sources(start: int, stop: int, size: int) -> np.ndarray:
+    """Where all rows (or columns) start..stop come from."""
+    return np.concatenate([np.arange(start, min(stop, size)), _mirrored(max(start, size), stop, size)])
 
 
 def _mirrored(start: int, stop: int, size: int) -> np.ndarray:

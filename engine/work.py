@@ -9,6 +9,7 @@ import numpy as np
 
 from .bands import extremes
 from .card import Card
+from .hot_pixels import HotPixels, hot_pixels
 from .intensity import Intensity, check_dtype, measure
 from .planes import as_groups, channel_axis, check_axes, indices
 from .settings import Settings
@@ -25,11 +26,12 @@ class Image(NamedTuple):
 
 
 class Portion(NamedTuple):
-    """One tile of one group (C, Y, X), where its core goes, and the intensity of each channel."""
+    """One tile of one group (C, Y, X), where its core goes, and the intensity and the hot pixels of each channel."""
 
     source: np.ndarray
     target: np.ndarray
     intensities: tuple[Intensity, ...]
+    hot: tuple[HotPixels, ...]
     tile: Tile
 
 
@@ -72,8 +74,9 @@ class Work:
             if all(intensity.flat for intensity in intensities):
                 target[index] = source[index]
                 continue
+            hot = tuple(hot_pixels(plane) for plane in source[index])
             for tile in tiles:
-                yield Portion(source[index], target[index], intensities, tile)
+                yield Portion(source[index], target[index], intensities, hot, tile)
 
     def _per_plane(self, group: np.ndarray, index: tuple[int, ...]) -> tuple[Intensity, ...]:
         where = f"{self.name} plane {index}" if len(index) and any(index) else self.name
