@@ -164,7 +164,7 @@ def read_pairs(
 ) -> list[Pair]:
     """The measured pairs of two folders or of a folder of stacks; with a distance, those of that distance."""
     if folders:
-        from .pairs import pairs_from_folders
+        from .folders import pairs_from_folders
 
         return pairs_from_folders(*folders, distance_um)  # which they do not say themselves
     from .paired_data import at_distance

@@ -10,7 +10,6 @@ from scipy.ndimage import fourier_shift, gaussian_filter
 from skimage.registration import phase_cross_correlation
 
 from ..engine.errors import InputError
-from .fields import list_images, load_field
 
 LARGEST_SHIFT = 24.0  # pixels: more is another field, not a drifting stage
 BLUR_PX = 4.0  # both planes are smoothed before they are laid over one another: only one of them has fine structure
@@ -34,28 +33,6 @@ class Pair:
     z_um: float | None
     name: str
     well: str
-
-
-def pairs_from_folders(blurred: Path, sharp: Path, z_um: float | None = None) -> list[Pair]:
-    """Pair the files of two folders by their relative paths without the suffix; all are `z_um` out of focus.
-
-    Raises
-    ------
-    InputError
-        A file without its partner, of another shape, unreadable, not grey; or two planes that do not show the same.
-    """
-    blurred, sharp = Path(blurred), Path(sharp)
-    there, here = ({_stem(path, folder): path for path in list_images(folder)} for folder in (sharp, blurred))
-    for stem, path in (*here.items(), *there.items()):
-        if stem not in here or stem not in there:
-            other = sharp if stem not in there else blurred
-            raise InputError(
-                path, f"has no partner in {other}", "give each defocused file a sharp one of the same name"
-            )
-    return [
-        registered(load_field(path).data[None], load_field(there[stem]).data[None], path, there[stem], stem, z_um)
-        for stem, path in here.items()
-    ]
 
 
 def registered(
@@ -112,7 +89,3 @@ def moved(plane: np.ndarray, shift: np.ndarray) -> np.ndarray:
     grown = np.pad(plane, [(0, side) for side in plane.shape], mode="symmetric")
     spectrum = fourier_shift(np.fft.rfft2(grown), shift, n=grown.shape[1])
     return np.fft.irfft2(spectrum, grown.shape)[: plane.shape[0], : plane.shape[1]].astype(np.float32)
-
-
-def _stem(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()

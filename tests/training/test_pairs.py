@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import tifffile
 pytest.importorskip("skimage")
 
 from defocus.engine.errors import InputError
+from defocus.training.folders import pairs_from_folders
 from defocus.training.heldout import counts_pair
-from defocus.training.pairs import moved, offset, pairs_from_folders
+from defocus.training.pairs import moved, offset
 from defocus.training.stacks import pairs_from_stacks, read_stack, sharpest
 from defocus.training.suite import drawn_fields
 
@@ -65,6 +67,21 @@ def test_folders_are_paired_by_name(tmp_path):
     np.testing.assert_allclose(offset(pair.blurred[0], pair.sharp[0])[0], 0, atol=0.3)
 
 
+def bbbc006(well: str, site: int, channel: int) -> str:
+    return f"mcf-z-stacks-03212011_{well}_s{site}_w{channel}{uuid.uuid4()}.tif"
+
+
+def test_files_of_bbbc006_are_paired_by_well_site_and_channel(tmp_path):
+    planes = {(1, 1): CELLS, (1, 2): OTHERS, (2, 1): OTHERS}
+    for (site, channel), field in planes.items():
+        write(tmp_path / "BBBC006_v1_images_z_21" / bbbc006("k14", site, channel), seen(10, field))
+        write(tmp_path / "BBBC006_v1_images_z_16" / bbbc006("k14", site, channel), seen(0, field))
+    pairs = pairs_from_folders(tmp_path / "BBBC006_v1_images_z_21", tmp_path / "BBBC006_v1_images_z_16", 10.0)
+    names = ["mcf-z-stacks-03212011_k14_s1_w1", "mcf-z-stacks-03212011_k14_s1_w2", "mcf-z-stacks-03212011_k14_s2_w1"]
+    assert sorted(pair.name for pair in pairs) == names
+    assert {(pair.well, pair.z_um, len(pair.sharp)) for pair in pairs} == {("k14", 10.0, 1)}
+
+
 def folders_that_are_wrong(root: Path) -> dict[str, str]:
     write(root / "lonely/b/a.tif", seen(0))
     write(root / "lonely/s/a.tif", seen(0))
@@ -77,16 +94,27 @@ def folders_that_are_wrong(root: Path) -> dict[str, str]:
     write(root / "far/s/a.tif", seen(0))
     write(root / "colour/b/a.tif", np.zeros((80, 90, 3), np.uint8), photometric="rgb")
     write(root / "colour/s/a.tif", np.zeros((80, 90), np.uint8))
+    write(root / "twice/b" / bbbc006("a01", 1, 1), seen(10))
+    write(root / "twice/b" / bbbc006("a01", 1, 1), seen(10))
+    write(root / "twice/s" / bbbc006("a01", 1, 1), seen(0))
+    write(root / "suffix/b/a.tif", seen(10))
+    write(root / "suffix/b/a.tiff", seen(10))
+    write(root / "suffix/s/a.tif", seen(0))
+    write(root / "channel/b" / bbbc006("a01", 1, 1), seen(10))
+    write(root / "channel/s" / bbbc006("a01", 1, 2), seen(0))
     return {
         "lonely": r"c\.tif: has no partner",
         "size": r"a\.tif: has another size than a\.tif \(348 x 200 x 1 and 348 x 260 x 1\)|has another size",
         "field": r"a\.tif: does not match",
         "far": r"a\.tif: (lies \d+ px away|does not match)",
         "colour": r"a\.tif: is not one grey plane",
+        "twice": r"_a01_s1_w1.*would have the same partner as mcf-",
+        "suffix": r"a\.tiff: would have the same partner as a\.tif",
+        "channel": r"_a01_s1_w1.*has no partner in .*of the same well, site and channel",
     }
 
 
-@pytest.mark.parametrize("case", ["lonely", "size", "field", "far", "colour"])
+@pytest.mark.parametrize("case", ["lonely", "size", "field", "far", "colour", "twice", "suffix", "channel"])
 def test_folders_that_do_not_match_are_refused(tmp_path, case):
     causes = folders_that_are_wrong(tmp_path)
     with pytest.raises(InputError, match=causes[case]):
