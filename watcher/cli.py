@@ -207,6 +207,7 @@ def watch(
 
 def _dry_run(config: Config) -> int:
     from ..engine.card import model_path, read_card
+    from .live import one_line
     from .plan import plan
     from .settings import check_folders
 
@@ -216,7 +217,7 @@ def _dry_run(config: Config) -> int:
         if settings.channels is not None:
             settings.channels.check(card)
         for relative, what in plan(settings, card):
-            print(f"{settings.acquisition / relative}: {what}")
+            print(one_line(f"{settings.acquisition / relative}: {what}"))
     return 0
 
 

@@ -41,8 +41,7 @@ class Desk:
     ) -> None:
         self.journal, self._health = journal, health
         self._settings, self.card, self._tell = settings, engine.card, report
-        # What an entry of the journal holds for: with another model, or another pattern, all is to be looked at anew.
-        self._how = engine.card.sha256 + (f" {settings.channels.text}" if settings.channels else "")
+        self._how = settings.how(engine.card)
         self._offered: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
         self._told_of_journal, self._next_tidy = "", -math.inf
         self._looking, self._without_room = threading.Lock(), False

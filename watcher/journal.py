@@ -39,6 +39,8 @@ CREATE TABLE IF NOT EXISTS files (
 ) WITHOUT ROWID
 """
 _KNOWN = "SELECT relative, size, mtime_ns, digest, model, state, attempts, reason, report FROM files"
+_QUARANTINED = f"{_KNOWN} WHERE state = ? ORDER BY relative"
+_RECENT = "SELECT relative, updated, report FROM files WHERE state = ? ORDER BY updated DESC, relative LIMIT ?"
 
 
 class State(StrEnum):
@@ -128,8 +130,7 @@ class Journal:
     def quarantined(self) -> list[Entry]:
         """The files that are set aside, by path."""
         with self._used() as connection:
-            query = f"{_KNOWN} WHERE state = ? ORDER BY relative"
-            rows = connection.execute(query, (State.QUARANTINED.value,)).fetchall()
+            rows = connection.execute(_QUARANTINED, (State.QUARANTINED.value,)).fetchall()
         return [_entry(row) for row in rows]
 
     def forget(self, relative: str) -> bool:
@@ -153,26 +154,15 @@ class Journal:
                 connection.execute("VACUUM")
         return len(gone)
 
-    def recent(self, count: int) -> list[tuple[str, str, str]]:
-        """The files that were done last, newest first: (relative, time in UTC, report as JSON)."""
-        with self._used() as connection:
-            return connection.execute(
-                "SELECT relative, updated, report FROM files WHERE state = ? ORDER BY updated DESC, relative LIMIT ?",
-                (State.DONE.value, count),
-            ).fetchall()
-
     @staticmethod
     def peek(out: Path) -> list[Entry]:
         """The files that are set aside below `out`, without opening its journal for writing; [] if there is none."""
-        path = Path(out) / FOLDER / NAME
-        if not path.is_file():
-            return []
-        query = f"{_KNOWN} WHERE state = ? ORDER BY relative"
-        try:
-            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
-                return [_entry(row) for row in connection.execute(query, (State.QUARANTINED.value,))]
-        except sqlite3.Error:
-            return []  # busy or damaged: the daemon itself tells
+        return [_entry(row) for row in _peek(out, _QUARANTINED, (State.QUARANTINED.value,))]
+
+    @staticmethod
+    def peek_recent(out: Path, count: int) -> list[tuple[str, str, str]]:
+        """The files that were done last, newest first: (relative, time in UTC, report as JSON), as `peek` does."""
+        return _peek(out, _RECENT, (State.DONE.value, count))
 
     def counts(self) -> dict[State, int]:
         """How many paths are in each state."""
@@ -247,6 +237,17 @@ class Journal:
             connection.close()
             raise
         return connection
+
+
+def _peek(out: Path, query: str, parameters: tuple) -> list[tuple]:
+    path = Path(out) / FOLDER / NAME
+    if not path.is_file():
+        return []
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            return connection.execute(query, parameters).fetchall()
+    except sqlite3.Error:
+        return []  # busy or damaged: the daemon itself tells
 
 
 def _entry(row: tuple) -> Entry:

@@ -8,19 +8,21 @@ from pathlib import Path
 from ..engine.batch import is_done
 from ..engine.card import Card
 from ..engine.channels import gather
-from ..engine.errors import DefocusError, InputError
+from ..engine.errors import DefocusError, InputError, printable
 from ..engine.groups import without
 from ..engine.jobs import Job
 from ..engine.pipeline import stat_of
 from ..engine.tiff_structure import check_whole
 from .arrivals import scan
+from .journal import Entry, Journal
 from .settings import WatchSettings
 
 
 def plan(settings: WatchSettings, card: Card) -> Iterator[tuple[Path, str]]:
     """Each TIFF below the folder, by path, and what would become of it: "correct", "done", "left alone" or why not.
 
-    Of channel files that belong together it is told what each goes with, or what is missing.
+    Of channel files that belong together it is told what each goes with, or what is missing. What the daemon has set
+    aside stays so until it is written anew.
 
     Raises
     ------
@@ -47,9 +49,21 @@ def plan(settings: WatchSettings, card: Card) -> Iterator[tuple[Path, str]]:
     if settings.channels is not None:
         jobs, refused = gather(jobs, settings.channels, card.channels)
         verdicts |= {job.source: f"set aside: {error}" for job, error in refused}
+    aside = {entry.relative: entry for entry in Journal.peek(settings.out) if entry.model == settings.how(card)}
     for job in jobs:
-        verdicts |= _verdicts(job, card)
+        verdicts |= _known(job, settings, aside) or _verdicts(job, card)
     yield from ((path.relative_to(folder), verdicts[path]) for path in found if path in verdicts)
+
+
+def _known(job: Job, settings: WatchSettings, aside: dict[str, Entry]) -> dict[Path, str]:
+    """The reasons for which a job's files are set aside already; {} if one of them is not, or has changed since."""
+    found = {}
+    for one in job.each():
+        entry = aside.get(printable(one.source.relative_to(settings.acquisition).as_posix()))
+        if entry is None or entry.stat != one.stat:
+            return {}
+        found[one.source] = f"set aside: {entry.reason}"
+    return found
 
 
 def _verdicts(job: Job, card: Card) -> dict[Path, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
+from ..engine.card import Card
 from ..engine.channels import Pattern
 from ..engine.errors import InputError
 from ..engine.jobs import Outcome
@@ -75,6 +76,10 @@ class WatchSettings:
         if any(fnmatch(name, pattern) for name in names for pattern in self.exclude):
             return False
         return not self.max_age or time.time() - mtime_ns / 1e9 <= self.max_age
+
+    def how(self, card: Card) -> str:
+        """What an entry of the journal holds for: with another model, or another pattern, all is to be done anew."""
+        return card.sha256 + (f" {self.channels.text}" if self.channels else "")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,9 @@ import tifffile
 
 from defocus import Engine
 from defocus.engine import tiff
+from defocus.watcher.config import Config, Folder
+from defocus.watcher.health import Health
+from defocus.watcher.status.page import Page
 
 needs_sighup = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.5")
@@ -120,6 +124,12 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def write_tiff(path: Path, seed: int = 0, shape: tuple[int, int] = (64, 64), **arguments) -> np.ndarray:
     """Write a small 16-bit TIFF at once, as a rename into place, and return its pixels."""
     image = np.random.default_rng(seed).integers(100, 3000, shape, dtype=np.uint16)
@@ -210,3 +220,15 @@ def expected(tiny_model_2c):
     """What a pair of files must become."""
     with Engine.load(tiny_model_2c, backend="cpu") as engine:
         yield lambda *files: engine(np.stack([tifffile.imread(file) for file in files]), "CYX")
+
+
+@pytest.fixture
+def quiet(tmp_path):
+    """A page without a daemon: (page, port, folder of outputs)."""
+    port = free_port()
+    (tmp_path / "acq").mkdir()
+    config = Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),), status=str(port))
+    page = Page.of(config, config.settings(), Health())
+    assert page is not None
+    with page:
+        yield page, port

@@ -17,9 +17,9 @@ import tifffile
 
 from defocus.engine.card import model_path
 
-from .conftest import Watching, wait_for, write_tiff
+from .conftest import Watching, free_port, wait_for, write_tiff
 from .test_faults import faults, shim  # noqa: F401  fixtures
-from .test_status import EVIL, free_port, listens
+from .test_status import EVIL, listens
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 expect = playwright.expect

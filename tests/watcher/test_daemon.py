@@ -18,11 +18,12 @@ from defocus.engine.pipeline import stat_of
 from defocus.watcher import daemon, desk
 from defocus.watcher.arrivals import Pace
 from defocus.watcher.daemon import watch
-from defocus.watcher.health import Health
+from defocus.watcher.health import LOOP_STUCK, Health
 from defocus.watcher.journal import Journal, State
+from defocus.watcher.line import Line
 from defocus.watcher.settings import Event, WatchSettings, default_out
 
-from .conftest import outputs, write_tiff
+from .conftest import outputs, wait_for, write_tiff
 
 PACE = Pace(settle=0.1, rescan=0.1, patience=0.3)
 
@@ -148,6 +149,35 @@ def test_a_dead_finder_ends_the_daemon(run, monkeypatch):
     monkeypatch.setattr(daemon, "arrivals", broken)
     with pytest.raises(DefocusError, match="looking for files failed"):
         run(once=False)
+
+
+def test_a_long_backlog_is_no_silence(folders, tiny_model, monkeypatch):
+    """The line is full for as long as the engine takes; the thread that finds files waits, and says so."""
+    for number in range(12):
+        write_tiff(folders[0] / f"{number}.tif", number)
+    go_on, stop, now, lines = threading.Event(), threading.Event(), [0.0], []
+
+    def line(*arguments, **how):
+        lines.append(Line(*arguments, length=2, **how))
+        return lines[0]
+
+    real = Engine.together
+    monkeypatch.setattr(Engine, "together", lambda *arguments: go_on.wait(30) and real(*arguments))
+    monkeypatch.setattr(daemon, "Line", line)
+    health = Health(lambda: now[0])
+    with Engine.load(tiny_model, backend="cpu") as engine:
+        settings = WatchSettings(*folders, pace=PACE)
+        thread = threading.Thread(target=watch, args=(settings, engine, stop, lambda event: None, health))
+        thread.start()
+        wait_for(lambda: lines and len(lines[0]) == 2)
+        time.sleep(0.3)  # it is full, and the next one waits
+        now[0] = LOOP_STUCK + 1
+        wait_for(lambda: not health.problems(), 5)
+        assert not health.stuck()
+        go_on.set()
+        wait_for(lambda: len(outputs(folders[1])) == 12)
+        stop.set()
+        thread.join(10)
 
 
 def test_another_model_makes_everything_anew(folders, run, make_model, tmp_path):

@@ -47,6 +47,16 @@ def test_without_a_terminal_each_file_has_a_line():
     ]
 
 
+def test_a_name_cannot_make_a_line_of_its_own():
+    out, text = console(terminal=False)
+    live = Live(out)
+    live.show(Event("done", "a.tif: corrected in 0.10 s\nb\x1b[2J\u2028\x85ü 試.tif", latency=0.5))
+    live.say("  c\r\nd.tif: truncated")
+    assert text.getvalue() == (
+        "a.tif: corrected in 0.10 s\\nb\\x1b[2J\\u2028\\x85ü 試.tif: corrected in 0.50 s\n  c\\r\\nd.tif: truncated\n"
+    )
+
+
 def test_a_terminal_shows_failures_above_the_line():
     out, text = console(terminal=True)
     live = Live(out)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Watching, outputs, wait_for, write_tiff
+from .conftest import Watching, free_port, outputs, wait_for, write_tiff
 from .test_process import states
-from .test_status import ask, free_port
+from .test_status import ask
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.8")
 

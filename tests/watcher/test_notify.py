@@ -8,12 +8,14 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from defocus.engine.errors import InputError, MissingExtraError
 from defocus.engine.jobs import Job, Outcome
 from defocus.engine.report import PlaneReport
+from defocus.watcher import notify
 from defocus.watcher.notify import RECENT, Notifier, by_command, by_url
 from defocus.watcher.settings import Event
 
@@ -60,6 +62,25 @@ def test_a_command_gets_json_on_its_stdin(tmp_path):
     assert json.loads((tmp_path / "said").read_text())["file"] == "x y.tif"
     with pytest.raises(InputError, match="cannot be read"):
         by_command('"unclosed')
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (r"python C:\lab\tell.py --to me", ["python", r"C:\lab\tell.py", "--to", "me"]),
+        (
+            r'"C:\Program Files\py\python.exe" "C:\my lab\tell.py"',
+            [r"C:\Program Files\py\python.exe", r"C:\my lab\tell.py"],
+        ),
+        (r"\\nas\tools\tell.exe it's", [r"\\nas\tools\tell.exe", "it's"]),
+    ],
+)
+def test_a_command_of_windows_keeps_its_backslashes(monkeypatch, command, arguments):
+    ran = []
+    monkeypatch.setattr(notify, "_WINDOWS", True)
+    monkeypatch.setattr(notify.subprocess, "run", lambda given, **_: ran.append(given) or CompletedProcess(given, 0))
+    by_command(command)({"kind": "failed"})
+    assert ran == [arguments]
 
 
 def test_a_command_that_fails_is_a_line_and_no_more():

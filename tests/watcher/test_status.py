@@ -10,9 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tifffile
 
 from defocus.engine.errors import InputError
 from defocus.engine.report import PlaneReport
@@ -22,21 +20,14 @@ from defocus.watcher.journal import Entry, Journal
 from defocus.watcher.journal import State as JournalState
 from defocus.watcher.settings import Event
 from defocus.watcher.status.metrics import metrics
-from defocus.watcher.status.page import Page, is_loopback
-from defocus.watcher.status.previews import previews
+from defocus.watcher.status.page import Page
 from defocus.watcher.status.server import ASSETS
-from defocus.watcher.status.state import Histogram, State, kind_of
+from defocus.watcher.status.state import SHOWN_FAILURES, Histogram, State, kind_of
 
-from .conftest import outputs, wait_for, write_tiff
+from .conftest import free_port, outputs, wait_for, write_tiff
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.3")
 EVIL = "<img src=x onerror=alert(1)>.tif"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def ask(port: int, path: str, body: object = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -55,18 +46,6 @@ def ask(port: int, path: str, body: object = None, **headers: str) -> tuple[int,
 
 def state(port: int) -> dict:
     return json.loads(ask(port, "/api/state")[2])
-
-
-@pytest.fixture
-def quiet(tmp_path):
-    """A page without a daemon: (page, port, folder of outputs)."""
-    port = free_port()
-    (tmp_path / "acq").mkdir()
-    config = Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),), status=str(port))
-    page = Page.of(config, config.settings(), Health())
-    assert page is not None
-    with page:
-        yield page, port
 
 
 def test_a_running_daemon_seen_from_outside(folders, start):
@@ -140,35 +119,6 @@ def test_a_retry_takes_the_file_again(folders, start):
     wait_for(lambda: state(port)["failed"] == 0)
 
 
-def test_a_retry_needs_the_page(quiet):
-    _, port = quiet
-    csrf = state(port)["csrf"]
-    body = {"folder": 0, "file": "a.tif"}
-    assert ask(port, "/api/retry", body)[0] == 403
-    assert ask(port, "/api/retry", body, X_Defocus="guess")[0] == 403
-    assert ask(port, "/api/retry", body, X_Defocus=csrf, Origin="http://evil.example")[0] == 403
-    assert ask(port, "/api/retry", {"folder": 7, "file": "a"}, X_Defocus=csrf)[0] == 400
-    assert ask(port, "/api/retry", {"folder": True, "file": "a"}, X_Defocus=csrf)[0] == 400
-    assert ask(port, "/api/retry", b"[]", X_Defocus=csrf)[0] == 400
-    assert ask(port, "/api/retry", b"x" * 100_000, X_Defocus=csrf)[0] == 400
-    assert ask(port, "/api/retry")[0] == 404  # a GET changes nothing
-    assert ask(port, "/api/retry", body, X_Defocus=csrf, Origin=f"http://127.0.0.1:{port}")[0] in (404, 503)
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["/../pyproject.toml", "/assets/index.html", "/%2e%2e/etc/passwd", "//etc/passwd", "/api/before.png/../x", "/x"],
-)
-def test_no_other_path_leads_anywhere(quiet, path):
-    assert ask(quiet[1], path)[0] == 404
-
-
-def test_another_sites_name_is_refused(quiet):
-    _, port = quiet
-    assert ask(port, "/api/state", Host="evil.example")[0] == 403
-    assert ask(port, "/api/state", Host=f"localhost:{port}")[0] == 200
-
-
 def test_the_page_needs_nothing_from_elsewhere(quiet):
     _, port = quiet
     for path in ASSETS:
@@ -180,26 +130,6 @@ def test_the_page_needs_nothing_from_elsewhere(quiet):
         assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert state(port)["last"] is None
     assert ask(port, "/api/after.png")[0] == 404
-
-
-def test_beyond_this_machine_a_token_is_needed(tmp_path):
-    (tmp_path / "acq").mkdir()
-    folder = (Folder(str(tmp_path / "acq"), str(tmp_path / "out")),)
-    port = free_port()
-    open_to_all = Config(folders=folder, status=f"0.0.0.0:{port}")
-    with pytest.raises(InputError, match="can be reached from other machines; add --status-token"):
-        Page.of(open_to_all, open_to_all.settings(), Health())
-    config = open_to_all.given(status_token="open sesame")
-    page = Page.of(config, config.settings(), Health())
-    assert page is not None
-    with page:
-        assert ask(port, "/api/state")[0] == 401
-        assert ask(port, "/metrics", Authorization="Bearer wrong")[0] == 401
-        assert ask(port, "/metrics", Authorization="Bearer open sesame")[0] == 200
-        status, headers, _ = ask(port, "/?token=open%20sesame")
-        assert status == 200
-        assert "HttpOnly" in headers["Set-Cookie"]
-        assert "SameSite=Strict" in headers["Set-Cookie"]
 
 
 @pytest.mark.parametrize("text", ["here", "127.0.0.1:", "127.0.0.1:99999"])
@@ -215,37 +145,6 @@ def test_a_port_that_is_taken_is_one_line(quiet, tmp_path):
     with pytest.raises(InputError, match="cannot be listened at") as caught:
         Page.of(config, config.settings(), Health())
     assert "\n" not in str(caught.value)
-
-
-def test_loopback():
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.1", "lab")] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
-
-
-@pytest.mark.parametrize("shape", [(64, 80), (2000, 1500), (5, 64, 80), (64, 80, 3)])
-def test_previews_are_small_and_on_one_scale(tmp_path, shape):
-    import imagecodecs
-
-    ramp = np.linspace(0, 4000, shape[-2] if shape[-1] == 3 else shape[-1])
-    after = np.broadcast_to(ramp[:, None] if shape[-1] == 3 else ramp, shape).astype(np.uint16)
-    photometric = "rgb" if shape[-1] == 3 else "minisblack"
-    tifffile.imwrite(tmp_path / "after.tif", after, photometric=photometric)
-    tifffile.imwrite(tmp_path / "before.tif", after // 2, photometric=photometric)
-    first, second = (imagecodecs.png_decode(png) for png in previews(tmp_path / "before.tif", tmp_path / "after.tif"))
-    assert first.shape == second.shape
-    assert max(first.shape) <= 900
-    assert abs(float(second.mean()) / max(float(first.mean()), 1) - 2) < 0.2
-
-
-def test_a_file_that_has_gone_has_no_preview(tmp_path):
-    with pytest.raises(InputError):
-        previews(tmp_path / "a.tif", tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize(
@@ -280,6 +179,31 @@ def test_a_restart_remembers_the_focus_and_what_was_set_aside(tmp_path):
     assert "defocus_queue_files 7" in text
     assert seen.retry(0, "bad.tif")
     assert not seen.retry(0, "bad.tif")
+
+
+def test_of_many_files_that_are_set_aside_the_page_shows_some_and_counts_all(tmp_path):
+    settings = Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),)).settings()
+    with Journal(tmp_path / "out") as journal:
+        for index in range(SHOWN_FAILURES + 5):
+            journal.record(Entry(f"{index:03d}.tif", (1, 1), "d", "m", JournalState.QUARANTINED, reason="truncated"))
+    seen = State(settings, Health())
+    assert seen.picture()["failed"] == SHOWN_FAILURES + 5
+    assert [one["file"] for one in seen.picture()["failures"]] == [f"{i:03d}.tif" for i in range(SHOWN_FAILURES)]
+    assert seen.retry(0, f"{SHOWN_FAILURES + 4:03d}.tif")
+    assert seen.picture()["failed"] == SHOWN_FAILURES + 4
+
+
+def test_the_page_leaves_a_damaged_journal_to_the_daemon(tmp_path):
+    """Which keeps it aside and says so; the page would have done it in silence, before the daemon was there."""
+    settings = Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),)).settings()
+    path = tmp_path / "out" / ".defocus" / "journal.sqlite"
+    path.parent.mkdir(parents=True)
+    path.write_text("this is no database" * 100)
+    seen = State(settings, Health())
+    assert seen.picture()["focus"] == seen.picture()["failures"] == []
+    assert not seen.retry(0, "a.tif")
+    assert path.read_text().startswith("this is no database")
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_histogram_counts_all_that_is_below():

@@ -22,8 +22,13 @@ def previews(before: Path, after: Path) -> tuple[bytes, bytes]:
     planes = [_plane(path) for path in (before, after)]
     low, high = np.percentile(planes[1], (LOW, HIGH))
     scale = 255 / max(float(high - low), 1e-9)
-    first, second = (imagecodecs.png_encode(np.clip((p - low) * scale, 0, 255).astype(np.uint8)) for p in planes)
-    return bytes(first), bytes(second)
+    first, second = (_png(np.clip((plane - low) * scale, 0, 255).astype(np.uint8)) for plane in planes)
+    return first, second
+
+
+def _png(picture: np.ndarray) -> bytes:
+    # Given its room: what the codec would give a picture of a pixel's width is too little.
+    return bytes(imagecodecs.png_encode(picture, out=2 * picture.size + 4096))
 
 
 def _plane(path: Path) -> np.ndarray:

@@ -19,7 +19,7 @@ from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from ..._version import __version__
 from ...engine.errors import DefocusError, InputError
@@ -174,7 +174,7 @@ class Handler(BaseHTTPRequestHandler):
         given += parse_qs(urlsplit(self.path).query).get("token", [])
         try:
             cookie = SimpleCookie(self.headers.get("Cookie", "")).get(COOKIE)
-            given += [cookie.value] if cookie else []
+            given += [unquote(cookie.value)] if cookie else []
         except CookieError:
             pass
         return any(_same(one, self.server.token) for one in given)
@@ -182,7 +182,8 @@ class Handler(BaseHTTPRequestHandler):
     def _cookie(self) -> dict[str, str]:
         if not self.server.token:
             return {}
-        return {"Set-Cookie": f"{COOKIE}={self.server.token}; HttpOnly; SameSite=Strict; Path=/"}
+        # Quoted: a token may hold what ends a cookie, such as ";".
+        return {"Set-Cookie": f"{COOKIE}={quote(self.server.token, safe='')}; HttpOnly; SameSite=Strict; Path=/"}
 
     def _state(self) -> None:
         self._json(HTTPStatus.OK, self.server.state.picture() | {"csrf": self.server.csrf, "version": __version__})

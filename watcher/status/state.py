@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.engine import Engine
-from ...engine.errors import DefocusError
 from ...engine.gpu.driver import find_gpu, why_no_gpu
 from ..health import Health
 from ..journal import Journal
@@ -168,9 +167,10 @@ class State:
 
     def retry(self, folder: int, relative: str) -> bool:
         """Forget that a file was set aside, so that the next rescan takes it; whether it was. Raises OutputError."""
-        with Journal(self.folders[folder].out) as journal:
-            aside = {entry.relative for entry in journal.quarantined()}
-            found = relative in aside and journal.forget(relative)
+        out, found = self.folders[folder].out, False
+        if relative in {entry.relative for entry in Journal.peek(out)}:  # a damaged journal is left to the daemon
+            with Journal(out) as journal:
+                found = journal.forget(relative)
         with self._lock:
             self._aside = None
         return found
@@ -189,15 +189,7 @@ class State:
         """The focus of what was done before this start."""
         from datetime import datetime
 
-        rows = []
-        for one in self.folders:
-            if not (one.out / ".defocus" / "journal.sqlite").is_file():
-                continue
-            try:
-                with Journal(one.out) as journal:
-                    rows += journal.recent(HISTORY)
-            except DefocusError:
-                continue
+        rows = [row for one in self.folders for row in Journal.peek_recent(one.out, HISTORY)]
         for relative, updated, report in sorted(rows, key=lambda row: row[1])[-HISTORY:]:
             planes = json.loads(report) if report else []
             if isinstance(planes, list):
