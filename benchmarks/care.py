@@ -2,7 +2,7 @@
 
 In an environment of its own: careamics 0.3.5 wants torchvision 0.26 at most, and so torch 2.11.
 
-    python -m venv runs/care && runs/care/bin/pip install careamics onnx onnxscript "defocus[cpu,train]"
+    python -m venv runs/care && runs/care/bin/pip install careamics onnx onnxscript ".[cpu,train]"
     D=../shared/data
     runs/care/bin/python benchmarks/care.py --minutes 1.25 -o runs/compare/weights \\
         --simulate $D/bbbc006/infocus_w2=0.45 --simulate $D/bbbc006/infocus_w1=0.12 \\

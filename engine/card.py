@@ -105,7 +105,7 @@ class Card:
         version = fields.get("format")
         if isinstance(version, int) and version > FORMAT:
             cause = f"its card has format {version}, this defocus reads up to {FORMAT}"
-            raise ModelError(thing, cause, "upgrade defocus: pip install -U defocus")
+            raise ModelError(thing, cause, "install a newer defocus")
         try:
             if version != FORMAT:
                 raise ValueError(f"format is {version!r}")

@@ -45,9 +45,13 @@ def run(
     ] = "auto",
     tile: Annotated[
         int | None,
-        typer.Option(help="Side of a tile in pixels, halo included; smaller takes less memory.", show_default="1024"),
+        typer.Option(
+            min=1, help="Side of a tile in pixels, halo included; smaller takes less memory.", show_default="1024"
+        ),
     ] = None,
-    halo: Annotated[int | None, typer.Option(help="Overlap of tiles in pixels.", show_default="the model's")] = None,
+    halo: Annotated[
+        int | None, typer.Option(min=0, help="Overlap of tiles in pixels.", show_default="the model's")
+    ] = None,
     per_stack: Annotated[
         bool, typer.Option("--per-stack", help="One intensity scale for each channel of a stack, not for each plane.")
     ] = False,
@@ -70,7 +74,7 @@ def run(
         str | None,
         typer.Option(metavar="ADDRESS|local:N|slurm", help="Share the files out over the workers of dask.distributed."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make everything anew, and replace files that defocus did not make.")
     ] = False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import re
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer.main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -23,6 +26,7 @@ MODULES = {
 }
 
 
+@functools.cache
 def help_of(command: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", MODULES[command], "--help"],
@@ -62,11 +66,47 @@ def test_every_option_in_the_docs_exists(page):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", help_of(command)), f"{command} {option}"
 
 
+def options_of(command: str) -> dict[str, str]:
+    """Each option of a command's parser, `--version` aside, with its default as the page writes it."""
+    top = typer.main.get_command(importlib.import_module(MODULES[command]).app)
+    found = {}
+    for one in (top, *getattr(top, "commands", {}).values()):
+        for option in one.params:
+            shown = getattr(option, "show_default", None)
+            default = shown if isinstance(shown, str) else getattr(option.default, "value", option.default)
+            if default is None or isinstance(default, bool):
+                text = "on" if default else ""
+            else:
+                text = f"{default:g}" if isinstance(default, float) else str(default)
+            found |= {name: text for name in (*option.opts, *option.secondary_opts) if name.startswith("-")}
+    found.pop("--version")
+    return found
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_the_page_of_commands_has_what_the_parser_takes(command):
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {command}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    found = {}
+    for names, default in re.findall(r"^\| (`-.*?`) \| (.*?) ?\| .+ \|$", section, re.MULTILINE):
+        found |= dict.fromkeys(re.findall(r"(?<=`)--?[a-z][a-z0-9-]*", names), default)
+    assert found == options_of(command)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_local_link_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_what_the_docs_install_is_a_clone_with_extras_that_exist():
+    """The package index has no defocus yet."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for page in PAGES:
+        for what, extras in re.findall(r'pip install "([^"\[]*)\[([^\]]*)\]"', page.read_text(encoding="utf-8")):
+            assert what == ".", page
+            assert set(extras.split(",")) <= set(project["optional-dependencies"]), page
 
 
 def test_the_make_targets_of_the_readme_exist():

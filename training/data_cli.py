@@ -14,7 +14,7 @@ from ..engine.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from .download import Tell
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def _version(asked: bool) -> None:
