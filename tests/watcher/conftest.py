@@ -173,6 +173,14 @@ def states(out: Path) -> dict[str, str]:
     return {name: state for name, (state, _) in journal(out).items()}
 
 
+def whole(path: Path) -> bool:
+    try:
+        tiff.read(path)
+    except Exception:
+        return False
+    return True
+
+
 def check_pair(folders, expected, *names: str) -> None:
     """A pair of files was corrected together."""
     acquisition, out = folders

@@ -18,9 +18,8 @@ import pytest
 from defocus.engine import tiff
 from defocus.engine.commit import PREFIX
 
-from .conftest import Watching, free_port, listing, outputs, wait_for, write_tiff
+from .conftest import Watching, free_port, listing, outputs, states, wait_for, write_tiff
 from .faults import Faults, compiled, name_of
-from .test_process import states
 from .test_status import ask, state
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.8")

@@ -14,9 +14,8 @@ import pytest
 from defocus import Engine
 from defocus.engine import tiff
 
-from .conftest import Watching, free_port, listing, outputs, wait_for, write_tiff
+from .conftest import Watching, free_port, listing, outputs, states, wait_for, write_tiff
 from .test_faults import begin, faults, shim  # noqa: F401  fixtures
-from .test_process import states
 from .test_status import ask, state
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.5")

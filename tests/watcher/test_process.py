@@ -1,13 +1,11 @@
-"""The promises P1, P2, P3, P5 and P7 with the real process: real files, real kills."""
+"""The promises P1, P2 and P3 with the real process: real files, real kills."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +16,9 @@ import tifffile
 from defocus.engine import tiff
 from defocus.engine.commit import PREFIX, SUFFIX
 
-from .conftest import listing, outputs, wait_for, write_tiff
+from .conftest import listing, outputs, states, wait_for, whole, write_tiff
 
 QUICK = ("--settle", "0.3", "--rescan", "0.3", "--patience", "1")
-
-
-def states(out: Path) -> dict[str, str]:
-    """What the journal knows; {} while it is not there yet."""
-    try:
-        with closing(
-            sqlite3.connect(f"file:{out / '.defocus' / 'journal.sqlite'}?mode=ro", uri=True, timeout=10)
-        ) as connection:
-            return dict(connection.execute("SELECT relative, state FROM files").fetchall())
-    except sqlite3.OperationalError:
-        return {}
-
-
-def whole(path: Path) -> bool:
-    try:
-        tiff.read(path)
-    except Exception:
-        return False
-    return True
 
 
 def test_backlog_subfolders_names_and_metadata(folders, start):
@@ -149,82 +128,6 @@ def test_p3_an_output_committed_just_before_the_kill_is_not_made_again(folders, 
     assert list(out.glob(f"{PREFIX}*")) == []
 
 
-def test_p5_a_slow_writer_is_never_taken_early(folders, start, tmp_path):
-    acquisition, out = folders
-    image = write_tiff(tmp_path / "whole.tif", 3, (120, 150))
-    content = (tmp_path / "whole.tif").read_bytes()
-    watching = start(*QUICK).ready()
-    with open(acquisition / "slow.tif", "wb") as file:
-        for offset in range(0, len(content) - 6000, 6000):
-            file.write(content[offset : offset + 6000])
-            file.flush()
-            os.fsync(file.fileno())
-            time.sleep(0.45)  # longer than it takes to settle
-            assert outputs(out) == []
-        file.write(content[offset + 6000 :])
-    wait_for(lambda: outputs(out) == ["slow.tif"])
-    assert tiff.read(out / "slow.tif").data.shape == image.shape
-    assert watching.stop() == 0
-    assert "set aside" not in watching.said()
-
-
-def test_p5_a_growing_stack_ends_with_all_its_pages(folders, start):
-    """Pages appended one by one, each leaving a whole file: the last version wins."""
-    acquisition, out = folders
-    watching = start(*QUICK).ready()
-    rng = np.random.default_rng(0)
-    for _ in range(6):
-        page = rng.integers(0, 900, (64, 64), dtype=np.uint16)
-        tifffile.imwrite(acquisition / "grow.tif", page, append=True, metadata=None)
-        time.sleep(0.15)
-    wait_for(lambda: outputs(out) and whole(out / "grow.tif") and tiff.read(out / "grow.tif").data.shape[0] == 6)
-    assert watching.stop() == 0
-
-
-def test_p7_bad_files_are_set_aside_with_their_reason_and_the_rest_goes_on(folders, start, tmp_path):
-    acquisition, out = folders
-    write_tiff(tmp_path / "whole.tif", 0, (100, 100))
-    content = (tmp_path / "whole.tif").read_bytes()
-    (acquisition / "cut.tif").write_bytes(content[:5000])
-    (acquisition / "text.tif").write_text("Dear diary,\nno TIFF today\n")
-    (acquisition / "empty.tif").write_bytes(b"")
-    tifffile.imwrite(acquisition / "complex.tif", np.zeros((8, 8), np.complex64))
-    tifffile.imwrite(acquisition / "nan.tif", np.full((64, 64), np.nan, np.float32))
-    write_tiff(acquisition / "good.tif", 1)
-    watching = start("--once", *QUICK)
-    assert watching.process.wait(60) == 1
-    assert outputs(out) == ["good.tif"]
-    found = states(out)
-    assert found == {"good.tif": "done"} | dict.fromkeys(
-        ["cut.tif", "text.tif", "empty.tif", "complex.tif", "nan.tif"], "quarantined"
-    )
-    listed = watching.said().split("set aside (5):")[1]
-    for name, reason in {
-        "cut.tif": "truncated",
-        "text.tif": "not a TIFF",
-        "empty.tif": "0 bytes",
-        "complex.tif": "complex64",
-        "nan.tif": "NaN",
-    }.items():
-        (line,) = [line for line in listed.splitlines() if line.startswith(f"  {name}:")]
-        assert reason in line
-    assert "Traceback" not in watching.said()
-
-
-def test_p7_a_repaired_file_is_a_new_version(folders, start):
-    acquisition, out = folders
-    (acquisition / "a.tif").write_text("broken")
-    watching = start(*QUICK).ready()
-    wait_for(lambda: "set aside" in watching.said())
-    write_tiff(acquisition / "a.tif", 1)
-    wait_for(lambda: outputs(out) == ["a.tif"])
-    wait_for(lambda: states(out) == {"a.tif": "done"})
-    first = tiff.read(out / "a.tif").data
-    write_tiff(acquisition / "a.tif", 2)
-    wait_for(lambda: not np.array_equal(tiff.read(out / "a.tif").data, first))
-    assert watching.stop() == 0
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_cleanly_in_the_middle(folders, start, number):
     acquisition, out = folders
@@ -272,46 +175,6 @@ def test_somebody_elses_file_in_the_output_folder_is_not_replaced(folders, start
     np.testing.assert_array_equal(tifffile.imread(out / "a.tif"), mine)
     assert outputs(out) == ["a.tif", "b.tif"]
     assert "was not made by defocus" in watching.said()
-
-
-def bad_starts(acquisition: Path, out: Path) -> dict[str, tuple[list[str], str]]:
-    (acquisition / "inner").mkdir()
-    (acquisition.parent / "file").write_text("x")
-    (acquisition.parent / "link").symlink_to(acquisition / "inner")
-    parent = acquisition.parent
-    return {
-        "missing": ([str(parent / "nowhere")], "no such folder"),
-        "file": ([str(parent / "file")], "not a folder"),
-        "inside": ([str(acquisition), "-o", str(acquisition / "inner")], "lies inside the acquisition folder"),
-        "same": ([str(acquisition), "-o", str(acquisition)], "lies inside the acquisition folder"),
-        "by link": ([str(acquisition), "-o", str(parent / "link")], "lies inside the acquisition folder"),
-        "around": ([str(acquisition), "-o", str(parent)], "lies inside the output folder"),
-        "out is a file": ([str(acquisition), "-o", str(parent / "file")], "in the place of a folder"),
-        "no model": ([str(acquisition), "--model", str(parent / "no.onnx")], "no such model file"),
-        "no ONNX": ([str(acquisition), "--model", str(parent / "file")], "not an ONNX file"),
-        "no backend": ([str(acquisition), "--backend", "abacus"], "abacus"),
-    }
-
-
-NAMES = ["missing", "file", "inside", "same", "by link", "around", "out is a file", "no model", "no ONNX", "no backend"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_start_that_cannot_work_is_one_line(folders, tiny_model, name):
-    import subprocess
-    import sys
-
-    acquisition, out = folders
-    arguments, expected = bad_starts(acquisition, out)[name]
-    if "--model" not in arguments:
-        arguments = [*arguments, "--model", str(tiny_model)]
-    before = listing(acquisition)
-    command = [sys.executable, "-m", "defocus.watcher.cli", *arguments, "--once"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1, done.stderr
-    assert expected in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert listing(acquisition) == before
 
 
 @pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.slow)])

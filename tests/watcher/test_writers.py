@@ -22,8 +22,7 @@ import tifffile
 from defocus import Engine
 from defocus.engine import tiff
 
-from .conftest import Watching, outputs, wait_for, write_tiff
-from .test_process import states, whole
+from .conftest import Watching, outputs, states, wait_for, whole, write_tiff
 
 QUICK = ("--settle", "0.3", "--rescan", "0.2", "--patience", "3")
 WAYS = pytest.mark.parametrize("how", [(), ("--polling",)], ids=["events", "polling"])
