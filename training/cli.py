@@ -78,8 +78,13 @@ def train(
         list[str] | None, typer.Option(metavar="PATTERN", help='Files to hold out, e.g. "*_k14_*"; may be repeated.')
     ] = None,
     recipe: Annotated[
-        str, typer.Option(metavar="NAME_OR_FILE", help='"default", "paper", or a TOML file with what differs.')
-    ] = "default",
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_FILE",
+            help='"default", "paper", or a TOML file with what differs.',
+            show_default="default; with --resume the run's own",
+        ),
+    ] = None,
     network: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Network to train, e.g. concat-4 or rdn, instead of the recipe's."),
@@ -117,10 +122,12 @@ def train(
     from .fields import Source
     from .fit import Devices, fit
     from .recipe import Recipe
+    from .restoration import CHECKPOINT
 
     _quiet()
+    own = out / "recipe.toml" if resume and (out / CHECKPOINT).is_file() else recipe_path("default")
     chosen = Recipe.load(
-        recipe_path(recipe),
+        recipe_path(recipe) if recipe else own,
         steps=steps,
         seed=seed,
         network=network,

@@ -6,14 +6,14 @@ Crop `i` of a run is a function of (seed, i) alone, whatever the number of worke
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ..engine.card import Percentiles
 from .fields import Field
@@ -184,19 +184,3 @@ class DefocusedCrops(Dataset):
             ].numpy()
         region = np.rot90(region, int(rng.integers(4)))
         return np.ascontiguousarray(region[::-1] if rng.uniform() < 0.5 else region)
-
-
-class EpochSampler(Sampler[int]):
-    """Indices of epoch e: e * length .. (e + 1) * length - 1. Lightning sets the epoch, also after a resume."""
-
-    def __init__(self, length: int) -> None:
-        self.length, self.epoch = length, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.length, (self.epoch + 1) * self.length))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..engine.errors import InputError
+from ..engine.errors import InputError, ModelError
 from .callbacks import HISTORY, History, Progress, WholeCheckpoints
 from .checkpoint import build_network, read, start_from
-from .data import DefocusedCrops, EpochSampler, Pool, drawn_pool, make_pool
+from .data import DefocusedCrops, Pool, drawn_pool, make_pool
 from .fields import Field, Source, list_images, load_field, split
 from .heldout import DISTANCES_UM, unit_pair
 from .paired_data import PairedCrops, PairedPlanes, recipe_for, split_pairs
@@ -67,15 +67,16 @@ def fit(
     Parameters
     ----------
     held_out : patterns of file names, or of the pairs' names, that are not trained on.
-    resume : go on from last.ckpt.
+    resume : go on from last.ckpt, up to the recipe's steps.
     start : checkpoint of another run whose weights the network starts with.
 
     Raises
     ------
     InputError
-        A folder, image, pair or recipe that cannot be used, nothing left to train on, or nothing to resume.
+        A folder, image, pair or recipe that cannot be used, nothing left to train on, nothing to resume, or a run that
+        has made more steps than it is to make.
     ModelError
-        The loss diverged, or the weights of `start` do not fit.
+        The loss diverged, or the weights of `start` or of the run to resume do not fit.
     """
     out = Path(out)
     checkpoint = out / CHECKPOINT
@@ -88,6 +89,15 @@ def fit(
     if sources and pairs:
         raise InputError("training data", "is both simulated and measured", "give sources or pairs, not both")
     check(recipe, devices)
+    epochs = recipe.epochs
+    if resume:
+        epochs_done, done = progress(checkpoint)
+        if done == recipe.steps:
+            return checkpoint
+        if done > recipe.steps:
+            cause = f"has made {done} steps already, more than the {recipe.steps} asked for"
+            raise InputError(out, cause, "ask for more with --steps, or train anew in another folder")
+        epochs = epochs_done - (done - recipe.steps) // recipe.steps_per_epoch
     if start:
         read(start)  # an error now, not after the data
     multiple = multiple_of(build_network(recipe))
@@ -113,9 +123,9 @@ def fit(
         raise InputError("recipe", "has patience, but nothing is held out", "hold out files, or set patience = 0")
     pl.seed_everything(recipe.seed, workers=True, verbose=False)
     module = Restoration(**dataclasses.asdict(recipe)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if start:
-        start_from(module.network, start)
-    trainer = make_trainer(out, recipe, planes, precision, progress_bar, devices)
+    if start or resume:  # a resume reads them again, but would not say what does not fit
+        start_from(module.network, start or checkpoint)
+    trainer = make_trainer(out, recipe, epochs, planes, precision, progress_bar, devices)
     if trainer.is_global_zero:
         out.mkdir(parents=True, exist_ok=True)
         (out / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
@@ -124,7 +134,7 @@ def fit(
     loader = DataLoader(
         crops,
         batch_size=share,
-        sampler=ShareSampler(recipe, trainer.global_rank * share, share),
+        sampler=ShareSampler(recipe, trainer.global_rank * share, share, lambda: trainer.global_step),
         num_workers=workers,
         persistent_workers=workers > 0,
     )
@@ -138,15 +148,28 @@ def fit(
     return checkpoint
 
 
+def progress(checkpoint: Path) -> tuple[int, int]:
+    """How many epochs and steps a checkpoint has made. Raises ModelError if it is none that training can go on from."""
+    content = read(checkpoint)
+    try:
+        return int(content["epoch"]) + 1, int(content["global_step"])  # it is written at the end of its epoch
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(checkpoint, "is no checkpoint to go on from", "give it with --from to a new run") from error
+
+
 def make_trainer(
     out: Path,
     recipe: Recipe,
+    epochs: int,
     planes: HeldOutPlanes | PairedPlanes,
     precision: str | None,
     progress_bar: bool,
     devices: Devices,
 ) -> pl.Trainer:
-    """Lightning's trainer with what a recipe asks for. Raises InputError for devices that are not there."""
+    """Lightning's trainer with what a recipe asks for; `epochs` are those of the whole run, before and after a resume.
+
+    Raises InputError for devices that are not there.
+    """
     callbacks: list[Callback] = [History(out / HISTORY)]
     if recipe.ema_decay:
         begin = min(recipe.ema_from_step, recipe.steps // 3)  # a short run would keep the weights that it began with
@@ -171,7 +194,8 @@ def make_trainer(
             strategy=strategy,
             use_distributed_sampler=False,  # ShareSampler gives each process its share
             sync_batchnorm=several and torch.cuda.is_available() and devices.accelerator != "cpu",
-            max_epochs=recipe.epochs,
+            max_epochs=epochs,
+            reload_dataloaders_every_n_epochs=1,  # the last epoch may be a short one: its length is asked for anew
             precision=precision or default_precision(devices.accelerator),  # type: ignore[arg-type]
             gradient_clip_val=recipe.clip or None,
             logger=TensorBoardLogger(out, "tensorboard", "") if importlib.util.find_spec("tensorboard") else False,
@@ -207,19 +231,23 @@ def check(recipe: Recipe, devices: Devices) -> None:
         )
 
 
-class ShareSampler(EpochSampler):
-    """One process's share of each batch of an epoch: all processes together see what a single one would."""
+class ShareSampler(Sampler[int]):
+    """One process's share of each batch of the epoch that begins: all processes together see what a single one would.
 
-    def __init__(self, recipe: Recipe, start: int, share: int) -> None:
-        super().__init__(recipe.steps_per_epoch * recipe.batch)
-        self.batch, self.start, self.share = recipe.batch, start, share
+    Step s takes the crops s * batch .. (s + 1) * batch - 1. `done` says how many steps the run has made, also after a
+    resume; the last epoch ends with the recipe's steps.
+    """
+
+    def __init__(self, recipe: Recipe, start: int, share: int, done: Callable[[], int]) -> None:
+        self.recipe, self.start, self.share, self.done = recipe, start, share, done
 
     def __len__(self) -> int:
-        return self.length // self.batch * self.share
+        return min(self.recipe.steps_per_epoch, self.recipe.steps - self.done()) * self.share
 
     def __iter__(self) -> Iterator[int]:
-        for first in range(self.epoch * self.length, (self.epoch + 1) * self.length, self.batch):
-            yield from range(first + self.start, first + self.start + self.share)
+        batch, first = self.recipe.batch, self.done()
+        for step in range(first, first + len(self) // self.share):
+            yield from range(step * batch + self.start, step * batch + self.start + self.share)
 
 
 class HeldOutPlanes(Dataset):

@@ -59,7 +59,7 @@ class Recipe:
     learning_rate: float = 1e-3
     warmup_steps: int = 300
     decay_share: float = 0.35  # of the steps, at the end, along which the learning rate falls to a hundredth
-    frozen_norm_share: float = 0.9  # of the steps, at the end, in which BatchNorm uses its running statistics
+    frozen_norm_share: float = 0.9  # of the steps, at the end, in which BatchNorm uses its running statistics; 1: all
     balance: float = 0.0  # with "l1" and "mse", 0.7 keeps near distances, whose errors are small, from being drowned
     ema_decay: float = 0.999
     ema_from_step: int = 600  # before, BatchNorm's statistics are still those of no image
@@ -75,7 +75,13 @@ class Recipe:
 
     @property
     def epochs(self) -> int:
+        """How many epochs the steps make; the last may be a short one."""
         return -(-self.steps // self.steps_per_epoch)
+
+    @property
+    def frozen_from(self) -> int:
+        """The step from which BatchNorm's statistics are frozen: not before they have seen a batch, unless asked to."""
+        return self.steps - int(self.steps * self.frozen_norm_share)
 
     @classmethod
     def load(cls, path: Path | None, **changes: Any) -> Recipe:

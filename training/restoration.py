@@ -43,14 +43,12 @@ class Restoration(pl.LightningModule):
             group["initial_lr"] = rate
             group["lr"] = rate * rate_factor(scheduler.last_epoch, self.recipe)
 
-    def on_train_epoch_start(self) -> None:
-        if self.current_epoch >= round(self.recipe.epochs * (1 - self.recipe.frozen_norm_share)):
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        if self.global_step >= self.recipe.frozen_from:
             # The last steps see the running statistics, as inference does.
             for module in self.network.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
-
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         self.last_batch = batch
         loss = self._loss(batch)
         self._judge(loss)

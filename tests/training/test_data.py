@@ -15,7 +15,6 @@ from defocus.engine.errors import InputError  # noqa: E402
 from defocus.training import data  # noqa: E402
 from defocus.training.data import (  # noqa: E402
     DefocusedCrops,
-    EpochSampler,
     Microscope,
     Pool,
     draw_microscope,
@@ -115,14 +114,6 @@ def test_drawn_fields_are_sharp_and_reproducible(monkeypatch):
     assert np.percentile(first, 99.9) == pytest.approx(1, rel=1e-3)
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(first, drawn_pool(0, 1.0).fields[0])
-
-
-def test_epochs_continue_where_the_last_one_ended():
-    sampler = EpochSampler(4)
-    assert list(sampler) == [0, 1, 2, 3]
-    sampler.set_epoch(2)
-    assert list(sampler) == [8, 9, 10, 11]
-    assert len(sampler) == 4
 
 
 def test_split_by_pattern_takes_whole_wells():

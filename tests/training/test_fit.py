@@ -113,15 +113,99 @@ def test_two_processes_do_what_one_does(start, train, sharp, recipe_file, histor
 def test_the_shares_of_a_batch_are_all_of_it():
     from defocus.training.fit import ShareSampler
 
-    recipe = Recipe(batch=6, steps_per_epoch=5)
-    samplers = [ShareSampler(recipe, rank * 2, 2) for rank in range(3)]
-    for epoch in (0, 3):
-        for sampler in samplers:
-            sampler.set_epoch(epoch)
+    recipe = Recipe(batch=6, steps_per_epoch=5, steps=18)
+    done = 0
+    samplers = [ShareSampler(recipe, rank * 2, 2, lambda: done) for rank in range(3)]
+    for done, count in ((0, 5), (5, 5), (15, 3), (18, 0)):
         shares = [list(sampler) for sampler in samplers]
         assert all(len(share) == len(sampler) for share, sampler in zip(shares, samplers, strict=True))
-        steps = [[index for share in shares for index in share[2 * i : 2 * i + 2]] for i in range(5)]
-        assert steps == [list(range(30 * epoch + 6 * i, 30 * epoch + 6 * i + 6)) for i in range(5)]
+        steps = [[index for share in shares for index in share[2 * i : 2 * i + 2]] for i in range(count)]
+        assert steps == [list(range(6 * (done + i), 6 * (done + i) + 6)) for i in range(count)]
+        assert sum(map(len, shares)) == 6 * count
+
+
+def test_a_run_makes_the_steps_that_it_was_asked_for(train, sharp, recipe_file, history, tmp_path):
+    """Also where they are no whole epochs: the last is a short one, and is validated like any other."""
+    recipe = recipe_file(steps=6, validate_every=1)
+    arguments = ("--simulate", sharp, *HOLD_OUT, *FP32, "-o")
+    done = train(*arguments, tmp_path / "run", "--recipe", recipe)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stdout
+    rows = history(tmp_path / "run")
+    assert [row["step"] for row in rows] == [4, 6]
+    assert all("gain" in row for row in rows)
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 6
+    # Gone on with, it makes no step more either.
+    done = train(*arguments, tmp_path / "run", "--resume", "--steps", 11)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 4/4" in done.stdout
+    assert [row["step"] for row in history(tmp_path / "run")] == [4, 6, 10, 11]
+
+
+def test_a_resumed_run_takes_the_crops_behind_those_that_it_has_seen(train, sharp, recipe_file, monkeypatch, tmp_path):
+    """Also with workers, which fetch before the first step."""
+    from defocus.training.restoration import Restoration
+
+    seen: list[float] = []
+    step = Restoration.training_step
+
+    def looked_at(module, batch, index):
+        seen.append(float(batch[0].sum()))
+        return step(module, batch, index)
+
+    monkeypatch.setattr(Restoration, "training_step", looked_at)
+    arguments = ("--simulate", sharp, *HOLD_OUT, *FP32, "--workers", 1, "-o")
+    assert train(*arguments, tmp_path / "run", "--recipe", recipe_file(steps=8)).returncode == 0
+    whole, seen = seen[:], []
+    assert train(*arguments, tmp_path / "two", "--recipe", recipe_file(steps=4)).returncode == 0
+    assert train(*arguments, tmp_path / "two", "--resume", "--steps", 8).returncode == 0
+    assert seen == whole
+    assert len(set(whole)) == 8
+
+
+def test_a_resumed_run_has_the_recipe_that_it_began_with(train, sharp, recipe_file, history, tmp_path):
+    out = tmp_path / "run"
+    arguments = ("--simulate", sharp, *HOLD_OUT, "-o", out)
+    recipe = recipe_file(steps=8, learning_rate=2e-4)
+    assert train(*arguments, "--recipe", recipe).returncode == 0
+    before = (out / "recipe.toml").read_text()
+    done = train(*arguments, "--resume", "--steps", 12)
+    assert done.returncode == 0, done.stderr
+    assert (out / "recipe.toml").read_text() == before.replace("steps = 8\n", "steps = 12\n")
+    assert len(history(out)) == 3
+    # Nothing is left to do.
+    done = train(*arguments, "--resume")
+    assert (done.returncode, "trained:" in done.stdout) == (0, True)
+    assert len(history(out)) == 3
+
+
+def test_a_resume_that_cannot_be_is_one_line(train, sharp, recipe_file, tmp_path):
+    out = tmp_path / "run"
+    arguments = ("--simulate", sharp, *HOLD_OUT, "-o", out)
+    assert train(*arguments, "--recipe", recipe_file(steps=8)).returncode == 0
+    before = (out / "last.ckpt").read_bytes()
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "last.ckpt").write_bytes(before)
+    for wrong, cause in (
+        (("--resume", "--steps", 4), "has made 8 steps already, more than the 4 asked for"),
+        (("--resume", "--recipe", recipe_file(steps=12, levels=3)), "the recipe that made this one"),
+        (("--resume", "-o", tmp_path / "again"), "recipe.toml: cannot be read as a recipe"),
+    ):
+        done = train(*arguments, *wrong)
+        assert done.returncode == 1
+        assert cause in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert (out / "last.ckpt").read_bytes() == before
+
+
+def test_statistics_are_frozen_once_they_have_seen_images(train, sharp, recipe_file, tmp_path):
+    """From a tenth of the steps on, also of a short run: BatchNorm does not keep the statistics of no image."""
+    assert (Recipe().frozen_from, Recipe(steps=1000).frozen_from, Recipe(steps=4).frozen_from) == (2000, 100, 1)
+    assert (Recipe(frozen_norm_share=1.0).frozen_from, Recipe(frozen_norm_share=0.0).frozen_from) == (0, 20000)
+    recipe = recipe_file(steps=4, frozen_norm_share=0.5, ema_decay=0.0)
+    assert train("--simulate", sharp, *HOLD_OUT, "--recipe", recipe, "-o", tmp_path / "run").returncode == 0
+    found = weights(tmp_path / "run" / "last.ckpt")
+    assert {int(value) for name, value in found.items() if name.endswith("num_batches_tracked")} == {2}
 
 
 def test_a_diverging_loss_stops_and_the_last_good_state_goes_on(train, sharp, recipe_file, tmp_path):
