@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from defocus import Engine
 from defocus.watcher import daemon, desk
 from defocus.watcher.arrivals import Pace
 from defocus.watcher.health import Health
+from defocus.watcher.journal import Journal
 from defocus.watcher.settings import Event, WatchSettings
 
 from .conftest import outputs, wait_for, write_tiff
@@ -95,3 +97,18 @@ def test_a_folder_whose_output_cannot_be_written_holds_up_no_other(two, monkeypa
             write_tiff(two.b.acquisition / f"{number}.tif", number)
         wait_for(lambda: two.told("done") == Counter(("b", f"{number}.tif") for number in range(4)))
     assert two.told("quarantined") == {}
+
+
+def test_a_folder_without_room_does_not_find_its_files_again_and_again(two, monkeypatch, tiny_model):
+    reasons: list[str | None] = [f"{two.a.out}: only 1 MB free, waiting for 200 MB; make room"]
+    monkeypatch.setattr(desk, "missing_room", lambda out, least: reasons[-1])
+    monkeypatch.setattr(desk, "OUTPUT_PAUSE", 0.05)
+    with Engine.load(tiny_model, backend="cpu") as engine, Journal(two.a.out) as journal:
+        one = desk.Desk(two.a, engine, journal, two.events.append, Health())
+        assert not one.known(Path("a.tif"), (1, 1), False)
+        assert not one.has_room()
+        time.sleep(0.1)
+        assert one.known(Path("a.tif"), (1, 1), False)
+        reasons.append(None)
+        wait_for(lambda: not one.known(Path("a.tif"), (1, 1), False), 2)
+    assert [event.kind for event in two.events] == ["paused", "warning"]
