@@ -113,6 +113,7 @@ def fit(
     else:
         if recipe.channels != 1:
             raise InputError("recipe", f"has {recipe.channels} channels", "simulated crops have one: set channels = 1")
+        recipe = dataclasses.replace(recipe, measured=False)
         splits = split_sources(sources, held_out)
         fields = [load_field(path) for one in splits for path in one.held_out]
         low, high = recipe.defocus_um

@@ -56,7 +56,7 @@ def at_distance(pairs: Sequence[Pair], z_um: float) -> list[Pair]:
 
 
 def recipe_for(pairs: Sequence[Pair], recipe: Recipe, multiple: int) -> Recipe:
-    """The recipe with the channels of the pairs, where it does not ask for others.
+    """The recipe with the channels of the pairs, where it does not ask for others, and with their distances.
 
     Raises
     ------
@@ -81,7 +81,9 @@ def recipe_for(pairs: Sequence[Pair], recipe: Recipe, multiple: int) -> Recipe:
         raise InputError(
             "recipe", f"has {recipe.channels} channels, the pairs {channels}", f"set channels = {channels} in it"
         )
-    return dataclasses.replace(recipe, channels=channels)
+    known = [abs(pair.z_um) for pair in pairs if pair.z_um is not None]
+    distances = (float(min(known)), float(max(known))) if len(known) == len(pairs) else (0.0, 0.0)
+    return dataclasses.replace(recipe, channels=channels, measured=True, defocus_um=distances)
 
 
 class PairedCrops(Dataset):

@@ -72,6 +72,8 @@ class Recipe:
     beta2: float = 0.99  # Adam's; beta1 is 0.9
     clip: float = 5.0  # largest norm of the gradient; 0: any
     patience: int = 0  # validations without a gain after which a run stops; 0: never
+    # set by the run itself
+    measured: bool = False  # trained on measured planes: no optics were simulated, and defocus_um (0, 0) is not known
 
     @property
     def epochs(self) -> int:

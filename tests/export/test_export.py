@@ -11,17 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
+torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train]"')
+onnx = pytest.importorskip("onnx", reason='needs onnx: pip install ".[train]"')
+pytest.importorskip("onnxscript", reason='needs onnxscript: pip install ".[train]"')
 
 from defocus import Engine  # noqa: E402
-from defocus.engine.card import read_card  # noqa: E402
+from defocus.engine.card import Card, read_card  # noqa: E402
 from defocus.engine.errors import ModelError  # noqa: E402
 from defocus.export.describe import describe  # noqa: E402
 from defocus.export.onnx_file import Finest, export_onnx  # noqa: E402
 from defocus.export.parity import SIZES, TOLERANCE, Comparison, compare, judge  # noqa: E402
 from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
+from defocus.training.paired_data import recipe_for  # noqa: E402
+from defocus.training.pairs import Pair  # noqa: E402
 from defocus.training.recipe import Recipe  # noqa: E402
 from defocus.training.specimen import draw_cells  # noqa: E402
 
@@ -182,6 +184,16 @@ def test_an_output_folder_that_cannot_be_made_is_one_line(checkpoint, tmp_path):
     done = export(checkpoint, "-o", tmp_path / "file" / "model.onnx")
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(("z_um", "distances"), [((10.0, -30.0), (10.0, 30.0)), ((10.0, None), None)])
+def test_a_card_of_measured_pairs_claims_no_simulated_optics(z_um, distances):
+    planes = np.zeros((1, 32, 32), np.float32)
+    recipe = recipe_for([Pair(planes, planes, z, "a", "a") for z in z_um], Recipe(crop=32), 16)
+    card = describe(recipe, "n", "d", "l")
+    assert (card.pixel_size_um, card.na_range, card.wavelength_um_range) == (None, None, None)
+    assert card.defocus_um_range == distances
+    assert Card.from_json(card.to_json(), "card") == card
 
 
 def test_a_card_says_what_the_recipe_knows(tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train]"')
+
+from torch.nn.functional import max_pool2d  # noqa: E402
 
 from defocus.training.networks.coarse_to_fine import CoarseToFine, Level, start_near_identity  # noqa: E402
 
@@ -65,6 +67,33 @@ def test_the_finest_output_alone_depends_on_every_level():
     network = CoarseToFine(4, "residual", 1)
     network(torch.rand(2, 1, 32, 32))[0].square().sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("interaction", ["residual", "concat"])
+def test_features_of_the_coarser_level_enter_by_equations_6_and_7(interaction):
+    """D_{i-1} of level n+1 is added to what enters stage i of level n (eq. 6), or joined to what leaves it (eq. 7)."""
+    torch.manual_seed(0)
+    network = CoarseToFine(4, interaction, 1)
+    enters, leaves, decoded = {}, {}, {}
+    for n, level in enumerate(network.levels):
+        for i, stage in enumerate(level.encoder):  # type: ignore[arg-type, union-attr]
+            stage.register_forward_pre_hook(lambda _, x, key=(n, i): enters.update({key: x[0]}))
+            stage.register_forward_hook(lambda _, x, y, key=(n, i): leaves.update({key: y}))
+        for i, stage in enumerate(level.decoder):  # type: ignore[arg-type, union-attr]
+            stage.register_forward_hook(lambda _, x, y, key=(n, i): decoded.update({key: y}))
+    network(torch.rand(2, 1, 32, 48))
+    links = 0
+    for n, i in enters:
+        if i == 0:
+            continue
+        before = leaves[n, i - 1]
+        if interaction == "concat" and n < 3 and 1 <= i - 1 <= 5 - n - 2:
+            before, links = torch.cat([before, decoded[n + 1, i - 2]], 1), links + 1
+        expected = max_pool2d(before, 2)
+        if interaction == "residual" and n < 3 and 1 <= i <= 5 - n - 2:
+            expected, links = expected + decoded[n + 1, i - 1], links + 1
+        torch.testing.assert_close(enters[n, i], expected)
+    assert links == 3 + 2 + 1
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])

@@ -160,6 +160,22 @@ def test_the_command_trains_on_pairs_of_folders(train, recipe_file, history, fol
     assert len(history(out)) == 4
 
 
+def test_the_distance_of_pairs_is_what_the_command_says(train, recipe_file, history, folders, tmp_path):
+    """Files of two folders do not say how far they are out of focus; without --distance-um nobody knows."""
+    recipe = recipe_file(steps=1, validate_every=1)
+    arguments = ("--pairs", *folders, "--hold-out", "field3*", "--recipe", recipe)
+    for name, more, gains, distances in (
+        ("known", ("--distance-um", 22), ["gain_22um", "gain"], (22.0, 22.0)),
+        ("unknown", (), ["gain"], (0.0, 0.0)),
+    ):
+        done = train(*arguments, *more, "-o", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        (row,) = history(tmp_path / name)
+        assert [column for column in row if "gain" in column] == gains
+        _, used = load_checkpoint(tmp_path / name / "last.ckpt")
+        assert (used.measured, used.defocus_um) == (True, distances)
+
+
 BAD = [
     (["--pairs", "missing", "{sharp}"], "missing"),
     (["--pairs", "{blurred}", "{sharp}", "--hold-out", "*"], "every pair is held out"),
