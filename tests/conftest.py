@@ -46,7 +46,7 @@ def tiny_model_2c(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_model(path: Path, channels: int = 1, card: dict | str | None = "default", width: int = 4, **changes) -> Path:
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason='needs onnx: pip install ".[train]"')
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(7)

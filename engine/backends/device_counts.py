@@ -18,6 +18,7 @@ from .. import gpu
 from ..errors import BackendError
 from ..gpu import Device, Kernels, Memory, Stream
 from ..intensity import LIMIT, Intensity, from_unit, limited, to_unit
+from .tensorrt_build import first_line
 
 PTX = Path(gpu.__file__).with_name("counts.ptx")
 # Parameters: addresses of counts, ranges, unit; pixels, limit, and of restored, ranges, counts, flag; pixels, limit.
@@ -102,6 +103,16 @@ class DeviceCounts:
 def as_ranges(intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
     """Offsets and scales as the kernels take them, float32 (N, C, 2)."""
     return np.array([[(one.offset, one.scale) for one in channels] for channels in intensities], np.float32)
+
+
+def converter(device: Device, stream: Stream) -> tuple[DeviceCounts | None, str]:
+    """The proven kernels, or None and why the host has to convert."""
+    try:
+        return proven(device, stream), ""
+    except BackendError as error:
+        return None, error.cause
+    except Exception as error:  # a layer that lacks what loads kernels fails with whatever it says
+        return None, first_line(str(error) or type(error).__name__)
 
 
 def proven(device: Device, stream: Stream) -> DeviceCounts:

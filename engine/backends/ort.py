@@ -20,7 +20,7 @@ from ..errors import BackendError, ModelError, OutOfMemoryError
 from . import Streamed
 
 _FATAL = 4  # ONNX Runtime's log severity: whatever is less than fatal we report ourselves, in one line
-_GPU = 'install defocus with [gpu] instead of [cpu] in a fresh environment, or use --backend cpu'
+_GPU = "install defocus with [gpu] instead of [cpu] in a fresh environment, or use --backend cpu"
 
 
 def installed() -> bool:

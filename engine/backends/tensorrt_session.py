@@ -28,7 +28,7 @@ from ..errors import BackendError, OutOfMemoryError
 from ..gpu import Device, Memory, Stream
 from ..intensity import Intensity
 from . import not_finite
-from .device_counts import DeviceCounts, as_ranges, proven
+from .device_counts import as_ranges, converter
 from .tensorrt_build import first_line, out_of_memory
 from .tensorrt_recipe import Profile, describe
 from .tensorrt_slot import Counts, Floats, Freight, Shape, Slot
@@ -88,7 +88,7 @@ class TensorRTSession:
             self._copy: Stream = device.stream()
             self._compute: Stream = device.stream()
             self._spare.append(self._new_pair())
-            self._counts, why_not = _converter(device, self._compute)
+            self._counts, why_not = converter(device, self._compute)
         self.description += ", counts converted on the " + (f"host ({why_not})" if why_not else "device")
 
     def run(self, batch: np.ndarray) -> np.ndarray:
@@ -296,13 +296,3 @@ class TensorRTSession:
         if self._scratch is not None:
             self._scratch.free()
         self._scratch = None
-
-
-def _converter(device: Device, stream: Stream) -> tuple[DeviceCounts | None, str]:
-    """The proven kernels, or None and why the host has to convert."""
-    try:
-        return proven(device, stream), ""
-    except BackendError as error:
-        return None, error.cause
-    except Exception as error:  # a layer that lacks what loads kernels fails with whatever it says
-        return None, first_line(str(error) or type(error).__name__)

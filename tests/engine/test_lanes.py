@@ -43,7 +43,8 @@ def lanes(monkeypatch) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_side_by_side_gives_the_same_bits(tiny_model, stack, backend):
-    pytest.importorskip({"cpu": "onnxruntime", "openvino": "openvino"}[backend])
+    module = {"cpu": "onnxruntime", "openvino": "openvino"}[backend]
+    pytest.importorskip(module, reason=f'needs {module}: pip install ".[{backend}]"')
     with (
         Engine.load(tiny_model, backend, threads=2, streams=1) as one,
         Engine.load(tiny_model, backend, threads=2, streams=2) as two,

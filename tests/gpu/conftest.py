@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from defocus.tests.gpu import fake_tensorrt, late_driver
+from defocus.tests.gpu import fake_tensorrt, late_bindings, late_driver, late_pycuda
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def gpu():
 @pytest.fixture(params=["cuda-bindings", "pycuda"])
 def device(request, gpu, monkeypatch):
     """A device of each layer over the fake card."""
-    return (late_driver.bindings if request.param == "cuda-bindings" else late_driver.pycuda)(gpu, monkeypatch)
+    return (late_bindings.bindings if request.param == "cuda-bindings" else late_pycuda.pycuda)(gpu, monkeypatch)
 
 
 @pytest.fixture

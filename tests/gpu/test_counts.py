@@ -19,7 +19,7 @@ from defocus.engine.errors import BackendError
 from defocus.engine.intensity import LIMIT, Intensity, from_unit, limited, to_unit
 from defocus.engine.settings import Settings
 from defocus.tests.gpu import fake_tensorrt
-from defocus.tests.gpu.late_driver import LETTERS
+from defocus.tests.gpu.late_pycuda import LETTERS
 from defocus.tests.gpu.ptx import Ptx
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "ptx.py"

@@ -1,0 +1,152 @@
+"""What a TIFF says of itself: descriptions of OME, Micro-Manager and MetaSeries, stopped acquisitions, odd tags."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+
+from defocus.engine import tiff
+
+from .test_tiff import FLAVOURS, MADE_BY, MICROMETRE, counts, facts
+
+
+def test_descriptions_are_kept_to_the_byte(tmp_path):
+    shape, _, writer, arguments = FLAVOURS["ome"]
+    path, out = tmp_path / "a.ome.tif", tmp_path / "b.ome.tif"
+    with tifffile.TiffWriter(path, **writer) as tif:
+        tif.write(counts(*shape), **arguments)
+    tiff.write(tiff.read(path), out, MADE_BY)
+    with tifffile.TiffFile(path) as first, tifffile.TiffFile(out) as second:
+        raw = []
+        for tif in (first, second):
+            tag = tif.pages.first.tags[270]
+            tif.filehandle.seek(tag.valueoffset)
+            raw.append(tif.filehandle.read(tag.valuebytecount).rstrip(b"\0"))
+    assert raw[0] == raw[1]
+    assert MICROMETRE.encode() in raw[0]
+
+
+def test_pages_keep_the_order_that_the_ome_xml_gives_them(tmp_path):
+    """A file whose pages lie in another order than its axes: each plane must come back to its own page."""
+    planes = counts(2, 3, 20, 24)  # T, Z
+    xml = """<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
+    <Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="24" SizeY="20" SizeZ="3"
+    SizeC="1" SizeT="2"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{}</Pixels></Image></OME>"""
+    where = [(t, z) for z in (2, 0, 1) for t in (1, 0)]
+    data = "".join(f'<TiffData FirstT="{t}" FirstZ="{z}" IFD="{i}" PlaneCount="1"/>' for i, (t, z) in enumerate(where))
+    path, out = tmp_path / "a.ome.tif", tmp_path / "b.ome.tif"
+    with tifffile.TiffWriter(path, ome=False, shaped=False) as tif:
+        for index, (t, z) in enumerate(where):
+            tif.write(planes[t, z], description=xml.format(data) if index == 0 else None, metadata=None)
+    stack = tiff.read(path)
+    assert stack.axes == "TZYX"
+    np.testing.assert_array_equal(stack.data, planes)
+    tiff.write(stack, out, MADE_BY)
+    np.testing.assert_array_equal(tifffile.imread(out), planes)
+    for index, (t, z) in enumerate(where):
+        np.testing.assert_array_equal(tifffile.TiffFile(out).pages[index].asarray(), planes[t, z])
+
+
+OME_XML = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
+<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="24" SizeY="20" SizeZ="{size}"
+SizeC="1" SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/><TiffData IFD="0" PlaneCount="{size}"/>
+</Pixels></Image></OME>"""
+
+
+def test_other_files_of_an_ome_set_are_not_read(tmp_path):
+    """The XML of a set names planes in another file: only this file's own are taken, and none is invented."""
+    planes = counts(2, 20, 24)
+    xml = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{0}">
+    <Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="24" SizeY="20" SizeZ="2"
+    SizeC="1" SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>
+    <TiffData FirstZ="0" IFD="0" PlaneCount="1"><UUID FileName="a.ome.tif">urn:uuid:1</UUID></TiffData>
+    <TiffData FirstZ="1" IFD="0" PlaneCount="1"><UUID FileName="b.ome.tif">urn:uuid:2</UUID></TiffData>
+    </Pixels></Image></OME>"""
+    for index, name in enumerate("ab"):
+        with tifffile.TiffWriter(tmp_path / f"{name}.ome.tif", ome=False, shaped=False) as tif:
+            tif.write(planes[index], description=xml.format(index + 1), metadata=None)
+    stack = tiff.read(tmp_path / "a.ome.tif")
+    np.testing.assert_array_equal(np.squeeze(stack.data), planes[0])
+    (tmp_path / "out").mkdir()
+    tiff.write(stack, tmp_path / "out" / "a.ome.tif", MADE_BY)
+    with tifffile.TiffFile(tmp_path / "out" / "a.ome.tif", _multifile=False) as tif:
+        assert tif.pages.first.description.strip() == xml.format(1).strip()
+        np.testing.assert_array_equal(tif.pages.first.asarray(), planes[0])
+
+
+@pytest.mark.parametrize("declared", ["1", "3"])
+def test_an_acquisition_that_was_stopped_keeps_all_its_pages(declared, tmp_path):
+    """The XML tells of fewer or more planes than were written: the pages are taken as they lie."""
+    planes = counts(2, 20, 24)
+    xml = OME_XML.format(size=declared)
+    path, out = tmp_path / "a.ome.tif", tmp_path / "b.ome.tif"
+    with tifffile.TiffWriter(path, ome=False, shaped=False) as tif:
+        for number, plane in enumerate(planes):
+            tif.write(plane, description=xml if number == 0 else None, metadata=None)
+    stack = tiff.read(path)
+    np.testing.assert_array_equal(stack.data, planes)
+    tiff.write(stack, out, MADE_BY)
+    np.testing.assert_array_equal(tiff.read(out).data, planes)
+    with tifffile.TiffFile(out, _multifile=False) as tif:
+        assert tif.pages.first.description == xml
+
+
+def test_both_descriptions_of_micro_manager_are_kept(tmp_path):
+    """Micro-Manager writes two ImageDescription tags, OME-XML for one kind of reader and ImageJ's for the other."""
+    planes = counts(2, 20, 24)
+    descriptions = [OME_XML.format(size=2).encode(), b"ImageJ=1.53t\nimages=2\nslices=2\nhyperstack=true"]
+    path, out = tmp_path / "a.ome.tif", tmp_path / "b.ome.tif"
+    with tifffile.TiffWriter(path, ome=False, shaped=False) as tif:
+        for number, plane in enumerate(planes):
+            tags = [(270, 2, 0, text, True) for text in descriptions] if number == 0 else []
+            tags.append((51123, 2, 0, b'{"Exposure": 10}', True))
+            tif.write(plane, metadata=None, extratags=tags)
+    stack = tiff.read(path)
+    np.testing.assert_array_equal(stack.data, planes)
+    tiff.write(stack, out, MADE_BY)
+    assert facts(out) == facts(path)
+    with tifffile.TiffFile(out) as tif:
+        texts = [tif.pages.first.tags.valueof(270, index=index) for index in range(2)]
+        assert [text.encode() for text in texts] == descriptions
+        assert [p.aspage().tags[51123].value for p in tif.pages] == [{"Exposure": 10}] * 2
+
+
+def test_metaseries_files_are_known_by_their_software(tmp_path):
+    path, out = tmp_path / "a.tif", tmp_path / "b.tif"
+    text = '<MetaData><prop id="Description" type="string" value="20x"/></MetaData>'
+    tifffile.imwrite(path, counts(20, 24), description=text, software="MetaSeries", metadata=None)
+    tiff.write(tiff.read(path), out, MADE_BY)
+    with tifffile.TiffFile(out) as tif:
+        assert tif.is_metaseries
+        assert tif.metaseries_metadata == {"Description": "20x"}
+
+
+ODD_TAGS = {  # what programs write against the rules, and readers put up with
+    "datetime": (306, b"20111103 12:32:33.484"),
+    "latin1": (305, b"\xb5Manager \xe9t\xe9"),
+    "empty": (315, b""),
+}
+
+
+@pytest.mark.parametrize("name", ODD_TAGS)
+def test_odd_text_is_kept(name, tmp_path):
+    code, text = ODD_TAGS[name]
+    path, out = tmp_path / "a.tif", tmp_path / "b.tif"
+    tifffile.imwrite(path, counts(20, 24), software=False, metadata=None, extratags=[(code, 2, 0, text, True)])
+    tiff.write(tiff.read(path), out, MADE_BY)
+    with tifffile.TiffFile(path) as first, tifffile.TiffFile(out) as second:
+        assert second.pages.first.tags[code].value == first.pages.first.tags[code].value
+
+
+@pytest.mark.parametrize(("tag", "value"), [("XResolution", (1, 0)), ("YResolution", (0, 0)), ("ResolutionUnit", 0)])
+def test_a_resolution_without_meaning_does_no_harm(tag, value, tmp_path):
+    path, out = tmp_path / "a.tif", tmp_path / "b.tif"
+    data = counts(20, 24)
+    tifffile.imwrite(path, data, resolution=(2, 2), resolutionunit=3)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages.first.tags[tag].overwrite(value)
+    tiff.write(tiff.read(path), out, MADE_BY)
+    with tifffile.TiffFile(out) as tif:
+        np.testing.assert_array_equal(tif.asarray(), data)
+        assert tif.pages.first.resolutionunit == 1
