@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
 
 import numpy as np
 
 from .backends import AUTO
 from .card import DEFAULT
 from .engine import Engine
+from .kept import Kept
 
-_LOCK = threading.Lock()  # an engine serves one thread at a time
+_LOCK = threading.Lock()  # an engine serves one thread at a time, and is not closed while it does
+_ENGINE: Kept[tuple[str, str]] = Kept(lambda what: Engine.load(*what))
 
 
 def deblur(image: np.ndarray, axes: str | None = None, *, model: str = DEFAULT, backend: str = AUTO) -> np.ndarray:
@@ -38,9 +39,4 @@ def deblur(image: np.ndarray, axes: str | None = None, *, model: str = DEFAULT, 
         What `Engine.load` and an engine raise.
     """
     with _LOCK:
-        return _engine(str(model), backend)(image, axes)
-
-
-@lru_cache(maxsize=1)
-def _engine(model: str, backend: str) -> Engine:
-    return Engine.load(model, backend)
+        return _ENGINE.get((str(model), backend))(image, axes)

@@ -11,21 +11,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
 from .batch import Result, Status, is_done, settled
 from .card import Card, read_card
 from .cores import available_cores
+from .engine import Engine
 from .errors import DefocusError, InputError, MissingExtraError
 from .jobs import Job
+from .kept import Kept
 from .pipeline import MEMORY, process
 
 SUBMITTED = 10_000  # tasks that the scheduler knows of at once: about 40 MB (benchmarks/dask_scaling.py)
 MOST_JOBS = 100  # of SLURM, at once
 _RETRIES = 3
-_ONE_AT_A_TIME = threading.Lock()  # an engine serves one thread, a worker may have many
+_ONE_AT_A_TIME = threading.Lock()  # an engine serves one thread, a worker may have many; nor is it closed meanwhile
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _restore_one(job: Job, task: Task, overwrite: bool) -> list[Result]:
     threads = task.threads or get_worker().state.nthreads
     with _ONE_AT_A_TIME:
         try:
-            engine = _engine(replace(task, threads=threads))
+            engine = _ENGINE.get(replace(task, threads=threads))
             # Another worker may have finished it and died before it could tell.
             if not overwrite and is_done(job, engine.card):
                 return [Result(one, Status.SKIPPED) for one in job.each()]
@@ -128,14 +129,14 @@ def _restore_one(job: Job, task: Task, overwrite: bool) -> list[Result]:
         return [Result.of(one) for one in process(job, engine, task.only_defocused, task.memory).each()]
 
 
-@lru_cache(maxsize=1)
-def _engine(task: Task) -> Any:
-    from .engine import Engine
-
+def _load(task: Task) -> Engine:
     found = read_card(task.model).sha256
     if found != task.sha256:
         raise InputError(task.model, "is another model on this worker", "put the same file there, or on a share")
     return Engine.load(task.model, task.backend, task.tile, task.halo, task.per, task.threads)
+
+
+_ENGINE: Kept[Task] = Kept(_load)
 
 
 def _client(where: str, stack: ExitStack) -> Any:

@@ -114,10 +114,12 @@ class EngineCache:
         DefocusError
             Whatever `build` raises.
         """
+        before = self._mark(key)
         if found := self._accepted(key, accept):
             return found[0]
-        with self._locked(key, wait) as waited:
-            if waited and (found := self._accepted(key, accept)):
+        with self._locked(key, wait):
+            # Another process may have built it since that look, whether or not it had to be waited for.
+            if self._mark(key) != before and (found := self._accepted(key, accept)):
                 return found[0]
             data, notes = build()
             self._keep(key, data, notes)
@@ -183,6 +185,14 @@ class EngineCache:
             self._say(f"the kept engine {path.name} is stale ({error.cause}): it is built again")
             return None
 
+    def _mark(self, key: EngineKey) -> tuple[int, int] | None:
+        """What changes when an engine is kept anew: its JSON is written last."""
+        try:
+            found = (self.folder / f"{key.digest}.json").stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
     def _say_why_new(self, key: EngineKey) -> None:
         """Where an engine of the same model is kept that differs in little, name what differs."""
         near = [entry.key for entry in self.entries() if entry.key.model_sha256 == key.model_sha256]
@@ -212,28 +222,26 @@ class EngineCache:
             temporary.write_bytes(data)
 
     @contextmanager
-    def _locked(self, key: EngineKey, wait: float) -> Iterator[bool]:
-        """Hold the lock of one engine; yields whether another process had it first."""
+    def _locked(self, key: EngineKey, wait: float) -> Iterator[None]:
+        """Hold the lock of one engine."""
         from filelock import FileLock, Timeout
 
-        waited = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / f"{key.digest}.lock")
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                waited = True
                 self._say("another process builds this engine: waiting for it")
                 lock.acquire(timeout=wait, poll_interval=0.2)
         except Timeout as error:
             cause = f"another process has been building this engine for {wait:.0f} s"
             raise BackendError(self.folder, cause, "wait for it or end it, then start again") from error
         except OSError:  # a folder that cannot be written: build, and say so when keeping
-            yield False
+            yield
             return
         try:
-            yield waited
+            yield
         finally:
             lock.release()
 

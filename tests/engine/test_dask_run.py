@@ -25,6 +25,7 @@ from defocus.engine.card import read_card
 from defocus.engine.cores import available_cores
 from defocus.engine.dask_run import Task, restore_on
 from defocus.engine.errors import InputError
+from defocus.engine.kept import Kept
 
 pytest.importorskip("distributed", reason='needs dask: pip install ".[dask]"')
 
@@ -101,6 +102,7 @@ def test_threads_of_one_worker_share_its_engine_and_the_scheduler_never_holds_mo
     from distributed import LocalCluster
 
     monkeypatch.setattr(dask_run, "SUBMITTED", 6)
+    monkeypatch.setattr(dask_run, "_ENGINE", Kept(dask_run._load))
     jobs = find([folder / "in"], folder / "out")
     card = read_card(tiny_model)
     backend = "openvino" if find_spec("openvino") else "cpu"
@@ -111,7 +113,6 @@ def test_threads_of_one_worker_share_its_engine_and_the_scheduler_never_holds_mo
         for result in restore_on(str(cluster.scheduler_address), jobs, card, task):
             statuses.append(result.status)
             most = max(most, len(cluster.scheduler.tasks))
-    dask_run._engine.cache_clear()
     assert sorted(statuses) == [Status.DONE] * 40 + [Status.FAILED]  # bad.tif
     assert 0 < most <= 6 + 2  # those that are being forgotten may still be there
 
@@ -137,8 +138,6 @@ def test_an_address_that_makes_no_sense_is_one_line(tmp_path, tiny_model):
 
 
 def test_a_worker_with_another_model_says_so(tmp_path, tiny_model):
-    from defocus.engine.dask_run import _engine
-
     task = Task(str(tiny_model), "0" * 64, "cpu", None, None, "plane", 1, False)
     with pytest.raises(InputError, match="another model on this worker"):
-        _engine(task)
+        dask_run._load(task)

@@ -176,6 +176,18 @@ def test_the_folder_is_the_users_or_the_named_one(monkeypatch, tmp_path):
     assert engine_cache.default_folder() == tmp_path / "engines"
 
 
+def test_one_that_was_built_between_the_look_and_the_lock_is_taken(use, monkeypatch):
+    other, locked = Use(use.cache.folder), use.cache._locked
+
+    def late(*given):
+        other.get()
+        return locked(*given)
+
+    monkeypatch.setattr(use.cache, "_locked", late)
+    assert use.get() == b"engine" * 100
+    assert (other.builds, use.builds) == (1, 0)
+
+
 PROCESS = """
 import sys, time
 from pathlib import Path

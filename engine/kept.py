@@ -1,0 +1,30 @@
+"""The engine that is kept from one call to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from .engine import Engine
+
+What = TypeVar("What", bound=Hashable)
+
+
+class Kept(Generic[What]):
+    """One open engine: the one that was asked for last. The one before is closed first, so the two never share memory.
+
+    For one thread at a time, and until it is done with the engine: whoever has several holds a lock meanwhile.
+    """
+
+    def __init__(self, load: Callable[[What], Engine]) -> None:
+        self._load = load
+        self._open: tuple[What, Engine] | None = None
+
+    def get(self, what: What) -> Engine:
+        """The engine of `what`. Raises what `load` raises; then none is kept."""
+        if self._open is not None and self._open[0] != what:
+            (_, before), self._open = self._open, None
+            before.close()
+        if self._open is None:
+            self._open = what, self._load(what)
+        return self._open[1]
