@@ -164,13 +164,16 @@ def record(weights: Path, name: str, budget: dict) -> None:
 
 
 def budgets(weights: Path) -> dict[str, str]:
-    """What budgets.json says of each method, as text for a table."""
+    """What budgets.json says of each method, as text for a table; ADMM has what its denoiser had."""
     path = weights / BUDGETS
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {SHIPPED: "docs/models/default.md"} | {
+    texts = {
         name: f"{one['steps']:,} steps of {one['batch']} x {one['crop']} px, {one['seconds']} s"
         for name, one in known.items()
     }
+    if DENOISER in texts:
+        texts["admm"] = f"its denoiser: {texts[DENOISER]}"
+    return {SHIPPED: "docs/models/default.md", **texts}
 
 
 def machine() -> str:

@@ -43,7 +43,7 @@ def fit_denoiser(crops: Dataset, out: Path, seconds: float, seed: int = 0) -> tu
 
     Returns the steps made and the recipe that reads the weights back.
     """
-    recipe = Recipe(network="denoiser", batch=4, seed=seed)
+    recipe = Recipe(network="denoiser", crop=SIDE, batch=4, seed=seed)
     torch.manual_seed(seed)
     network = build("denoiser", 1)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)

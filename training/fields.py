@@ -1,4 +1,4 @@
-"""Sharp fields from folders, and their split into training and held-out files: by file, never by crop."""
+"""Fields from folders of images, and their split into training and held-out files: by file, never by crop."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def list_images(folder: Path) -> list[Path]:
     """Image files below `folder`, sorted by relative path. Raises InputError for a missing or empty folder."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(folder, "no such folder", "give a folder of sharp TIFF or PNG images")
+        raise InputError(folder, "no such folder", "give a folder of TIFF or PNG images")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise InputError(folder, "holds no TIFF or PNG image", "give a folder of sharp images")
+        raise InputError(folder, "holds no TIFF or PNG image", "give a folder that does")
     return found
 
 
@@ -78,14 +78,13 @@ def load_field(path: Path) -> Field:
     """Read one grey plane. Raises InputError for a file that is not one grey image of at least 64 x 64 pixels."""
     data = np.squeeze(_decode(path))
     if data.ndim != 2:
-        raise InputError(path, f"is not one grey plane (its shape is {data.shape})", "train on single grey planes")
+        raise InputError(path, f"is not one grey plane (its shape is {data.shape})", "give single grey planes")
     if min(data.shape) < SMALLEST:
-        raise InputError(
-            path, f"is only {data.shape[1]} x {data.shape[0]} pixels", f"train on fields of at least {SMALLEST}"
-        )
+        size = f"is only {data.shape[1]} x {data.shape[0]} pixels"
+        raise InputError(path, size, f"give planes of at least {SMALLEST} x {SMALLEST}")
     data = data.astype(np.float32)
     if not np.isfinite(data).all():
-        raise InputError(path, "contains NaN or infinity", "remove the file from the training folder")
+        raise InputError(path, "contains NaN or infinity", "remove the file from its folder")
     return Field(path, data)
 
 
@@ -97,7 +96,7 @@ def _decode(path: Path) -> np.ndarray:
         if magic == PNG_MAGIC:
             return np.asarray(imagecodecs.png_decode(path.read_bytes()))
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(path, f"cannot be read ({error})", "remove the file from the training folder") from error
+        raise InputError(path, f"cannot be read ({error})", "remove the file from its folder") from error
     return tiff.read(path).data
 
 

@@ -102,7 +102,10 @@ def save(suite: Suite, folder: Path) -> None:
 
 
 def load(folder: Path) -> Suite:
-    """Read a suite and verify every pixel. Raises InputError if it is not one, incomplete or changed."""
+    """Read a suite and verify every pixel. Raises InputError if it is missing, not one, incomplete or changed."""
+    if not Path(folder).is_dir():
+        remedy = "give the folder of a suite (docs/data.md says how to build one), or none for drawn specimens"
+        raise InputError(folder, "no such folder", remedy)
     index = Path(folder) / INDEX
     try:
         record = json.loads(index.read_text(encoding="utf-8"))

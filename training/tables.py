@@ -13,6 +13,8 @@ from .methods import Method
 from .scores import INPUT, Score, mean_by_distance, methods_in
 
 NONE = "-"
+# compare.plan: the others have no such start by their authors, and some of them add their input on anyway.
+START = "Networks of the coarse-to-fine kind (N = 1 to 4) start so that they pass their input on, the others at random."
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,10 @@ def table_of(
         cells = (_pair(ours, theirs, z, digits) for z in _distances(scores))
         rows.append((title, *cells, budgets.get(name, "none")))
     unit = "PSNR in dB" if metric == "psnr" else "SSIM"
+    ours_too = any(name.startswith(("residual-", "concat-")) for name in methods_in(scores))
     notes = (
         f"{unit}: ours on {data} (the paper's on BBBC006 in brackets).",
+        *([START] if ours_too else []),
         "(o): an oracle that is told the optics and the distance (or, where the title says so, a wrong one).",
         *(f"{method.title}: {method.note}" for method in methods if method.note),
     )

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import tifffile
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("lightning")
-pytest.importorskip("matplotlib")
+torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train]"')
+pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"')
+pytest.importorskip("matplotlib", reason='needs Matplotlib: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
 from defocus.training import evaluate_cli, suite  # noqa: E402
 from defocus.training.checkpoint import load_checkpoint  # noqa: E402
-from defocus.training.compare import budgets, plan, train_all  # noqa: E402
+from defocus.training.compare import budgets, plan, record, train_all  # noqa: E402
+from defocus.training.denoiser import fit_denoiser  # noqa: E402
 
 SECONDS = 0.9
 
@@ -42,6 +43,13 @@ def test_a_plan_is_a_recipe_for_so_many_steps():
     assert heavy.crop < light.crop  # a network at full resolution throughout sees smaller crops in the same time
 
 
+def test_admm_has_the_budget_of_its_denoiser(tmp_path):
+    crops = [(torch.rand(1, 100, 100), torch.rand(1, 100, 100))] * 400
+    steps, recipe = fit_denoiser(crops, tmp_path / "denoiser.pt", 0.3)  # type: ignore[arg-type]
+    record(tmp_path, "denoiser", {"steps": steps, "batch": recipe.batch, "crop": recipe.crop, "seconds": 0})
+    assert budgets(tmp_path)["admm"] == f"its denoiser: {steps} steps of 4 x 96 px, 0 s"
+
+
 @pytest.mark.slow
 def test_the_command_trains_evaluates_and_reports(sharp, tmp_path):
     frozen = suite.make("small", suite.make_cases(suite.drawn_fields(1), (0, 16), (64, 80)))
@@ -55,7 +63,7 @@ def test_the_command_trains_evaluates_and_reports(sharp, tmp_path):
     network, recipe = load_checkpoint(weights / "dncnn.pt")
     assert recipe.network == "dncnn"
     assert not network.training
-    assert set(budgets(weights)) == {"dncnn", "denoiser", "default"}
+    assert set(budgets(weights)) == {"dncnn", "denoiser", "admm", "default"}
     assert json.loads((tmp_path / "runs" / "dncnn" / "split.json").read_text())[0]["held_out"] == ["cells_1.tif"]
     text = (out / "methods.md").read_text()
     assert frozen.checksum in text
@@ -74,7 +82,7 @@ def test_what_cannot_be_trained_is_one_line(sharp, tmp_path, monkeypatch, capsys
         train_all(["rl"], [], (), tmp_path, tmp_path, SECONDS)
     for wrong, cause in (
         (["--train"], "nothing to train on"),
-        ([tmp_path / "nowhere"], "cannot be read as a suite"),
+        ([tmp_path / "nowhere"], "nowhere: no such folder; give the folder of a suite"),
         (["--figure", "nothing"], "no field of the suite"),
         (["--method", "nothing"], "no weights of these methods"),
     ):

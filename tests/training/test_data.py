@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
 from defocus.training import data  # noqa: E402
@@ -159,12 +159,13 @@ def test_a_field_that_cannot_be_trained_on_is_one_line(tmp_path, name):
         load_field(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+    assert "train" not in error.value.remedy  # defocus-export reads its --images so, too
 
 
 def test_a_missing_or_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder; give a folder of TIFF or PNG images"):
         list_images(tmp_path / "missing")
-    with pytest.raises(InputError, match="holds no"):
+    with pytest.raises(InputError, match="holds no TIFF or PNG image; give a folder that does"):
         list_images(tmp_path)
 
 
@@ -220,7 +221,9 @@ def test_held_out_planes_are_the_same_every_time(cells):
 
 def test_metrics_agree_with_torchmetrics(cells):
     """The definitions written down in training.metrics, computed by another library."""
-    functional = pytest.importorskip("torchmetrics.functional.image")
+    functional = pytest.importorskip(
+        "torchmetrics.functional.image", reason='needs torchmetrics: pip install ".[train]"'
+    )
     truth = cells.astype(np.float64)
     image = truth + np.random.default_rng(0).normal(0, 0.05, truth.shape)
     pair = [torch.from_numpy(array)[None, None] for array in (image, truth)]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("lightning")
+torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train]"')
+pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"')
 
 from defocus.engine.errors import ModelError  # noqa: E402
 from defocus.training.checkpoint import build_network, load_checkpoint, save_weights, start_from  # noqa: E402
@@ -28,6 +28,7 @@ def test_the_paper_s_recipe_is_what_it_states():
     assert (paper.levels, paper.interaction, paper.network) == (4, "residual", "")
     assert (paper.balance, paper.frozen_norm_share, paper.ema_decay, paper.clip, paper.patience) == (0, 0, 0, 0, 0)
     assert not paper.near_identity
+    assert (paper.haze, paper.empty_share, paper.thick_share, paper.wide_share) == ((0, 0), 0, 0, 0)
     assert {rate_factor(step, paper) for step in (0, 1, 5000, paper.steps - 1)} == {1.0}
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("matplotlib")
+torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train]"')
+pytest.importorskip("matplotlib", reason='needs Matplotlib: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
 from defocus.training import paper, scores, suite, tables  # noqa: E402
@@ -92,6 +92,9 @@ def test_tables_2_and_3_in_three_formats(rows, methods, metric, name, papers):
     assert r"Smooth \& simple" in latex
     assert latex.count(r"\\") == len(table.rows) + 1
     assert "ours: a note" in latex
+    assert tables.START in table.notes
+    others = [row for row in rows if row.method != "residual-4"]
+    assert tables.START not in tables.table_of(others, metric, methods, {}, DATA).notes
 
 
 def test_the_papers_figures_are_complete():
