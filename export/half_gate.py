@@ -15,7 +15,7 @@ import numpy as np
 
 from ..engine.card import Card
 from ..engine.errors import ModelError
-from ..engine.intensity import limited, measure, to_unit
+from ..engine.intensity import Intensity, limited, measure, to_unit
 from ..training.fields import list_images, load_field
 from ..training.heldout import CAMERA, counts_pair
 from ..training.suite import drawn_fields
@@ -23,6 +23,15 @@ from ..training.suite import drawn_fields
 LEAST_DB = 60.0
 CROP = 256  # px; every plane is cut to it, so that a bisection takes seconds
 Run = Callable[[np.ndarray], np.ndarray]  # float32 (N, C, H, W) in unit range -> the same
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The middle of a plane as the network gets it: float32 (1, C, Y, X) in unit range, with the plane's intensity."""
+
+    name: str
+    batch: np.ndarray
+    intensity: Intensity
 
 
 @dataclass(frozen=True)
@@ -74,30 +83,30 @@ def planes(images: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
             yield f"real {path.name[:40]}", np.clip(np.rint(data), 0, 65535).astype(np.uint16)
 
 
-def judged(chosen: Iterable[tuple[str, np.ndarray]], card: Card) -> Iterator[tuple[str, np.ndarray]]:
-    """The planes that say anything: the engine gives a plane that is flat back without the network."""
-    for name, plane in chosen:
-        if not measure(_middle(plane, card.multiple), card.intensity).flat:
-            yield name, plane
-
-
-def compare(exact: Run, half: Run, card: Card, chosen: Iterable[tuple[str, np.ndarray]]) -> Iterator[Verdict]:
-    """Run planes through both, none of them flat in its middle; one verdict each, as it is made."""
+def samples(chosen: Iterable[tuple[str, np.ndarray]], card: Card) -> Iterator[Sample]:
+    """The planes that say anything, measured: the engine gives one that is flat back without the network."""
     for name, plane in chosen:
         plane = _middle(plane, card.multiple)
         intensity = measure(plane, card.intensity)
-        assert not intensity.flat, f"{name} is flat: see `judged`"
-        unit, _ = limited(to_unit(plane, intensity))
-        batch = np.repeat(unit[None, None], card.channels, axis=1)
-        expected = exact(batch).astype(np.float64) * intensity.scale
+        if not intensity.flat:
+            unit, _ = limited(to_unit(plane, intensity))
+            yield Sample(name, np.repeat(unit[None, None], card.channels, axis=1), intensity)
+
+
+def compare(exact: Run, half: Run, card: Card, chosen: Iterable[Sample]) -> Iterator[Verdict]:
+    """Run samples through both; one verdict each, as it is made."""
+    for sample in chosen:
+        scale = sample.intensity.scale
+        expected = exact(sample.batch).astype(np.float64) * scale
         with np.errstate(invalid="ignore", over="ignore"):
-            found = half(batch).astype(np.float64) * intensity.scale
+            found = half(sample.batch).astype(np.float64) * scale
             difference = np.abs(found - expected)
         finite = bool(np.isfinite(found).all())
         error = float(np.sqrt(np.mean(difference**2))) if finite else np.inf
-        span = max(intensity.scale, measure(expected, card.intensity).scale)
+        span = max(scale, measure(expected, card.intensity).scale)
         psnr = 20 * np.log10(span / error) if 0 < error < np.inf else (np.inf if finite else -np.inf)
-        yield Verdict(name, plane.shape, float(psnr), float(difference.max()) if finite else np.inf, finite)
+        shape = (sample.batch.shape[2], sample.batch.shape[3])
+        yield Verdict(sample.name, shape, float(psnr), float(difference.max()) if finite else np.inf, finite)
 
 
 def judge(path: Path, verdicts: Sequence[Verdict], culprits: Sequence[str] = ()) -> None:

@@ -113,7 +113,7 @@ def export_fp16(
     import onnx
 
     from .half import chosen, half_share, layers, rounded_like_half, save_half, to_half
-    from .half_gate import LEAST_DB, compare, culprits, judge, judged, on_cpu, planes
+    from .half_gate import LEAST_DB, compare, culprits, judge, on_cpu, planes, samples
 
     card = read_card(source)
     if card.precision != "fp32":
@@ -127,9 +127,9 @@ def export_fp16(
         # Half ends are left out here: a Cast in front rounds the input alike.
         return list(compare(exact, on_cpu(rounded_like_half(to_half(model, kept))), card, among))
 
-    every = list(judged(planes(images), card))
+    every = list(samples(planes(images), card))
     found = verdicts(kept, every)
-    wrong = [plane for plane, verdict in zip(every, found, strict=True) if not verdict.passes]
+    wrong = [sample for sample, verdict in zip(every, found, strict=True) if not verdict.passes]
     if wrong:
         tell(f"{len(wrong)} of {len(every)} planes fail in half precision: looking for the layers that need FP32")
         free = [name for name in known if name not in kept]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("bioimageio.core", reason='needs bioimageio.core: pip install ".[bioimageio]"')
-pytest.importorskip("onnx")
+pytest.importorskip("onnx", reason='needs onnx: pip install ".[train]"')
 
 from defocus import Engine
 from defocus.engine.card import model_path, read_card

@@ -68,7 +68,7 @@ def toml(value: object) -> str:
 @pytest.fixture
 def train(monkeypatch, capfd) -> Callable[..., Done]:
     """defocus-train in this process, through its `main`: importing torch takes longer than a tiny run."""
-    pytest.importorskip("lightning")
+    pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"')
     from defocus.training import cli
 
     def run(*arguments: object) -> Done:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("skimage")
+pytest.importorskip("skimage", reason='needs scikit-image: pip install ".[train]"')
 
 from skimage.restoration import denoise_tv_chambolle
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("pooch")
+pytest.importorskip("pooch", reason='needs Pooch: pip install ".[train]"')
 
 from defocus.engine.errors import InputError
 from defocus.training import bbbc006, download

@@ -10,8 +10,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("lightning")
+torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train]"')
+pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"')
 
 from defocus.engine.errors import ModelError, OutputError  # noqa: E402
 from defocus.training.checkpoint import load_checkpoint  # noqa: E402

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("lightning")
+torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train]"')
+pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
 from defocus.training.checkpoint import load_checkpoint  # noqa: E402

@@ -71,7 +71,7 @@ def test_wide_defocus_tends_to_the_geometric_disk(z):
 @pytest.mark.parametrize("z", [0.0, 10.0, 22.0, 34.0])
 def test_agrees_with_psfmodels(z):
     """The scalar Gibson-Lanni integral with all indices 1 is the same physics, computed by another route."""
-    psfmodels = pytest.importorskip("psfmodels")
+    psfmodels = pytest.importorskip("psfmodels", reason='needs psfmodels: pip install ".[test]"')
     oversample = 5
     step = DRY_20X.pixel_um / oversample
     half = half_width(DRY_20X, z)

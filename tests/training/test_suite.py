@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-pytest.importorskip("skimage")
+pytest.importorskip("skimage", reason='needs scikit-image: pip install ".[train]"')
 
 from defocus.engine.errors import InputError
 from defocus.training import suite

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
 from defocus.training.loss import content_loss  # noqa: E402
