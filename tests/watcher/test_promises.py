@@ -117,10 +117,10 @@ def test_newest_first_patterns_and_age(folders, start):
     acquisition, out = folders
     (acquisition / "plate").mkdir()
     now = time.time()
-    for index in range(6):
-        path = acquisition / f"{index}_w1.tif"
-        write_tiff(path, index)
-        os.utime(path, (now - 60 + index, now - 60 + index))
+    ages = {f"{index:02d}_w1.tif": (5 * index) % 12 for index in range(12)}  # s; found in the order of their names
+    for index, (name, age) in enumerate(ages.items()):
+        write_tiff(acquisition / name, index, (256, 256))
+        os.utime(acquisition / name, (now - 60 - age, now - 60 - age))
     write_tiff(acquisition / "0_w2.tif")
     write_tiff(acquisition / "plate" / "thumb_w1.tif")
     write_tiff(acquisition / "old_w1.tif")
@@ -130,12 +130,10 @@ def test_newest_first_patterns_and_age(folders, start):
     done = start(*QUICK, "--settle", "0", "--once", "--order", "newest", *patterns)
     assert done.process.wait(60) == 0, done.said()
     lines = [line.split(":")[0] for line in done.said().splitlines() if "corrected in" in line]
-    assert outputs(out) == sorted(lines) == [f"{index}_w1.tif" for index in range(6)]
-    # The engine takes what comes first while the others are still being found, and one is read ahead; two are written
-    # side by side, so that the older of two neighbours may be done first.
-    later = [int(line[0]) for line in lines[3:]]
-    assert all(after <= before + 1 for before, after in itertools.pairwise(later))
-    assert lines.index("0_w1.tif") >= len(lines) - 3
+    assert outputs(out) == sorted(lines) == list(ages)
+    # The engine takes what comes first while the others are still being found, and two are written side by side.
+    done_in_order = [ages[one] <= ages[other] for one, other in itertools.combinations(lines, 2)]
+    assert sum(done_in_order) > 0.75 * len(done_in_order), lines
 
 
 def test_dry_run_tells_and_changes_nothing(folders, start):
