@@ -48,7 +48,7 @@ def test_imports_run_one_way(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_module_is_read_in_one_sitting(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 320  # about 300
 
 
 @pytest.mark.parametrize("module", ["defocus", "defocus.engine.cli", "defocus.watcher.cli", "defocus.engine.engine"])
