@@ -31,6 +31,12 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def first_line(said: BaseException | str) -> str:
+    """The first line of a library's error or message, cut to a readable length."""
+    text = str(said).strip() or ("no reason given" if isinstance(said, str) else type(said).__name__)
+    return text.splitlines()[0][:200]
+
+
 def drop_frames(error: BaseException) -> None:
     """Let the frames go that an error and its causes passed through: one that is kept would keep their pixels."""
     one: BaseException | None = error

@@ -68,7 +68,7 @@ def settings_for(
     """
     if per not in ("plane", "stack"):
         raise InputError(f"per {per!r}", "unknown", 'choose "plane" or "stack"')
-    least_one = (("tile", tile, 1), ("threads", threads, 1), ("batch", batch, 1), ("streams", streams, 1))
+    least_one = (("threads", threads, 1), ("batch", batch, 1), ("streams", streams, 1))
     for word, value, least in (("halo", halo, 0), *least_one):
         if value is not None and value < least:
             raise InputError(f"{word} {value}", "too small", f"use at least {least}")

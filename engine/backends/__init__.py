@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -120,6 +121,14 @@ NAMES = tuple(_WHERE)
 AUTO = "auto"
 
 
+def is_installed(package: str) -> bool:
+    """Whether there is such a package to import."""
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # some loader left a module without a spec
+        return False
+
+
 @dataclass(frozen=True)
 class Opened:
     """A session, the name of its backend, and why the backends before it were not taken."""
@@ -177,9 +186,7 @@ def open_session(name: str, path: Path, card: Card, threads: int | None = None) 
             except BackendError as error:
                 reason = error.cause
         passed_over[candidate] = reason
-    from .ort import installed
-
-    if not installed():
+    if not is_installed("onnxruntime"):
         raise MissingExtraError("onnxruntime", "cpu", "running a model")
     reasons = ", ".join(f"{name}: {reason}" for name, reason in passed_over.items())
     raise BackendError(

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from .. import gpu
-from ..errors import BackendError
+from ..errors import BackendError, first_line
 from ..gpu import Device, Kernels, Memory, Stream
 from ..intensity import LIMIT, Intensity, from_unit, limited, to_unit
-from .tensorrt_build import first_line
 
 PTX = Path(gpu.__file__).with_name("counts.ptx")
 # Parameters: addresses of counts, ranges, unit; pixels, limit, and of restored, ranges, counts, flag; pixels, limit.
@@ -112,7 +111,7 @@ def converter(device: Device, stream: Stream) -> tuple[DeviceCounts | None, str]
     except BackendError as error:
         return None, error.cause
     except Exception as error:  # a layer that lacks what loads kernels fails with whatever it says
-        return None, first_line(str(error) or type(error).__name__)
+        return None, first_line(error)
 
 
 def proven(device: Device, stream: Stream) -> DeviceCounts:

@@ -6,7 +6,6 @@ for float32 where the two differ by more than `LEAST_DB`.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..card import Card
 from ..cores import available_cores
 from ..errors import BackendError, ModelError, OutOfMemoryError
 from ..tiles import up
-from . import Streamed
+from . import Streamed, is_installed
 
 LEAST_DB = 50.0  # PSNR over the range of the float32 result
 _PROOF_PX = 128
@@ -29,10 +28,7 @@ class OpenVino:
     name = "openvino"
 
     def why_not(self) -> str | None:
-        try:
-            if find_spec("openvino") is None:
-                return "openvino is not installed"
-        except ValueError:  # some loader left a module without a spec
+        if not is_installed("openvino"):
             return "openvino is not installed"
         try:
             import openvino  # noqa: F401

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,16 @@ import numpy as np
 
 from ..card import Card, is_still
 from ..cores import available_cores
-from ..errors import BackendError, ModelError, OutOfMemoryError
-from . import Streamed
+from ..errors import BackendError, ModelError, OutOfMemoryError, first_line
+from . import Streamed, is_installed
 
 _FATAL = 4  # ONNX Runtime's log severity: whatever is less than fatal we report ourselves, in one line
 _GPU = "install defocus with [gpu] instead of [cpu] in a fresh environment, or use --backend cpu"
 
 
-def installed() -> bool:
-    """Whether there is an `onnxruntime` to import."""
-    try:
-        return find_spec("onnxruntime") is not None
-    except ValueError:  # some loader left a module without a spec
-        return False
-
-
 def providers() -> list[str]:
     """The execution providers that the installed ONNX Runtime was built with, whether or not they work here."""
-    if not installed():
+    if not is_installed("onnxruntime"):
         return []
     try:
         import onnxruntime
@@ -50,12 +41,12 @@ class OnnxRuntime:
         self.name, self.provider = name, provider
 
     def why_not(self) -> str | None:
-        if not installed():
+        if not is_installed("onnxruntime"):
             return "onnxruntime is not installed"
         try:
             import onnxruntime
         except Exception as error:  # a broken install fails with whatever the loader says
-            return f"onnxruntime cannot be imported ({_first_line(error)})"
+            return f"onnxruntime cannot be imported ({first_line(error)})"
         if self.provider not in onnxruntime.get_available_providers():
             return "this onnxruntime is built without CUDA" if self.name == "cuda" else f"it lacks {self.provider}"
         if self.name == "cuda" and not _driver():
@@ -114,12 +105,12 @@ class OnnxRuntime:
             return onnxruntime.InferenceSession(path, options, providers=[(self.provider, choices)], enable_fallback=0)
         except Exception as error:
             if type(error).__name__ in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel", "InvalidArgument"):
-                cause = f"ONNX Runtime cannot read it ({_first_line(error)})"
+                cause = f"ONNX Runtime cannot read it ({first_line(error)})"
                 raise ModelError(path, cause, "export it again with defocus-export") from error
             if "opset" in str(error).lower():
                 cause = f"its ONNX operator set is newer than ONNX Runtime {onnxruntime.__version__} knows"
                 raise ModelError(path, cause, "upgrade onnxruntime, or export it again with defocus-export") from error
-            cause = f"ONNX Runtime cannot open {path.name} ({_first_line(error)})"
+            cause = f"ONNX Runtime cannot open {path.name} ({first_line(error)})"
             raise BackendError(f"backend {self.name}", cause, "try another --backend") from error
 
 
@@ -139,7 +130,7 @@ class OnnxSession:
             return self._session.run([self._output], {self._input: image})[0].astype(np.float32, copy=False)
         except Exception as error:
             shape = "x".join(map(str, batch.shape))
-            cause = f"failed on a batch of {shape} ({_first_line(error)})"
+            cause = f"failed on a batch of {shape} ({first_line(error)})"
             kind = OutOfMemoryError if _memory(error) else BackendError
             raise kind(self.description, cause, "try a smaller --tile or another --backend") from error
 
@@ -197,7 +188,3 @@ def _memory(error: Exception) -> bool:
     text = str(error).lower()
     words = ("failed to allocate memory", "available memory of", "bad_alloc", "cuda failure 2:", "out of memory")
     return isinstance(error, MemoryError) or any(word in text for word in words)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

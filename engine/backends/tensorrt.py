@@ -13,16 +13,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .. import gpu
 from ..card import Card, read_card
-from ..errors import BackendError
+from ..errors import BackendError, first_line
 from ..gpu.driver import REMEDY, Gpu, find_gpu, why_no_gpu
+from . import is_installed
 from .engine_cache import EngineCache, EngineKey
-from .tensorrt_build import build, first_line, make_log
+from .tensorrt_build import build, make_log
 from .tensorrt_precision import engine_precision, require
 from .tensorrt_recipe import Recipe, usual_profiles
 from .tensorrt_session import TensorRTSession
@@ -46,7 +46,7 @@ class TensorRT:
 
     def why_not(self) -> str | None:
         """See `backends.Backend`. CUDA is asked before TensorRT's library is loaded."""
-        if not self._installed():
+        if not is_installed(self.module):
             return f"{self.module} is not installed"
         return why_no_gpu(self._cuda()) or gpu.why_no_layer() or self._why_no_library()
 
@@ -167,23 +167,17 @@ class TensorRT:
         name = f"{self.name}-{trt.__version__}-{card_gpu.name}-{card_gpu.sm}"
         return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name) + f".{kind}"
 
-    def _installed(self) -> bool:
-        try:
-            return find_spec(self.module) is not None
-        except ValueError:  # some loader left a module without a spec
-            return False
-
     def _why_no_library(self) -> str | None:
         try:
             trt = import_module(self.module)
             found = int(trt.__version__.split(".")[0])
         except Exception as error:  # a broken install fails with whatever the loader says
-            return f"{self.module} cannot be imported ({first_line(str(error) or type(error).__name__)})"
+            return f"{self.module} cannot be imported ({first_line(error)})"
         least = _LEAST_VERSION[self.module]
         return None if found >= least else f"{self.module} {trt.__version__} is too old, {least} is needed"
 
     def _load(self) -> Any:
-        reason = f"{self.module} is not installed" if not self._installed() else self._why_no_library()
+        reason = f"{self.module} is not installed" if not is_installed(self.module) else self._why_no_library()
         if reason:
             raise BackendError(f"backend {self.name}", reason, f'install it with: pip install "defocus[{self.name}]"')
         return import_module(self.module)

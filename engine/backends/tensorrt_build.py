@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..card import Card
-from ..errors import BackendError, InputError, OutOfMemoryError
+from ..errors import BackendError, InputError, OutOfMemoryError, first_line
 from .tensorrt_precision import HALF, Precision, network_precision, require
 from .tensorrt_recipe import Recipe
 
@@ -158,8 +158,3 @@ def make_progress(trt: Any, say: Callable[[str], None], every: float = 5.0) -> A
 def out_of_memory(message: str) -> bool:
     """Whether TensorRT's message says that memory ran out."""
     return "outofmemory" in message.lower().replace(" ", "")
-
-
-def first_line(text: str) -> str:
-    """The first line of a library's message, cut to a readable length."""
-    return (text.strip().splitlines() or ["no reason given"])[0][:200]

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from ..buffer import Buffer
-from ..errors import BackendError, OutOfMemoryError
+from ..errors import BackendError, OutOfMemoryError, first_line
 from ..gpu import Device, Memory, Stream
 from ..intensity import Intensity
 from . import not_finite
 from .device_counts import as_ranges, converter
-from .tensorrt_build import first_line, out_of_memory
+from .tensorrt_build import out_of_memory
 from .tensorrt_recipe import Profile, describe
 from .tensorrt_slot import Counts, Floats, Freight, Shape, Slot
 

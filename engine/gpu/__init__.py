@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import BackendError
+from ..errors import BackendError, first_line
 
 # In order of preference: the first has graphs.
 _LAYERS = {"cuda.bindings": "bindings_device", "pycuda": "pycuda_device"}
@@ -187,7 +187,7 @@ def open_device(index: int = 0) -> Device:
         except BackendError as error:
             reasons.append(error.cause)
         except Exception as error:  # a broken install fails with whatever the loader says
-            reasons.append(f"{package} cannot be used ({(str(error) or type(error).__name__).splitlines()[0][:160]})")
+            reasons.append(f"{package} cannot be used ({first_line(error)})")
     raise BackendError("GPU", ", ".join(reasons) or str(why_no_layer()), REMEDY)
 
 

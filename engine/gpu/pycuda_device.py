@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pycuda.driver as driver  # pyright: ignore[reportMissingImports]
 
-from ..errors import BackendError, OutOfMemoryError
+from ..errors import BackendError, OutOfMemoryError, first_line
 from . import Graph, Kernels, Memory
 
 
@@ -22,8 +22,7 @@ def ours() -> Iterator[None]:
         remedy = "use a smaller --tile, or free the GPU's memory"
         raise OutOfMemoryError("GPU", "out of device memory", remedy) from error
     except driver.Error as error:
-        cause = (str(error) or type(error).__name__).splitlines()[0][:160]
-        raise BackendError("GPU", cause, "restart defocus; if it stays, the machine") from error
+        raise BackendError("GPU", first_line(error), "restart defocus; if it stays, the machine") from error
 
 
 class _Event:

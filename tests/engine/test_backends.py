@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from defocus.engine import backends, cores
 from defocus.engine.backends import ort
 from defocus.engine.card import read_card
-from defocus.engine.errors import BackendError, MissingExtraError, ModelError
+from defocus.engine.errors import BackendError, MissingExtraError, ModelError, first_line
 
 
 def test_runs_what_the_graph_says(tiny_model):
@@ -76,12 +77,26 @@ def test_a_silent_fall_back_to_the_cpu_is_noticed(tiny_model, monkeypatch):
 
 
 def test_without_any_runtime_the_install_command_is_named(tiny_model, monkeypatch):
-    monkeypatch.setattr(ort, "find_spec", lambda name: None)
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
     monkeypatch.setattr(backends.backend("openvino"), "why_not", lambda: "openvino is not installed")
     with pytest.raises(MissingExtraError, match=r'pip install "defocus\[cpu\]"'):
         backends.open_session("auto", tiny_model, read_card(tiny_model))
     with pytest.raises(BackendError, match=r'onnxruntime is not installed; .*pip install "defocus\[cpu\]"'):
         backends.open_session("cpu", tiny_model, read_card(tiny_model))
+
+
+def test_a_module_that_some_loader_left_without_a_spec_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", ModuleType("openvino"))
+    assert not backends.is_installed("openvino")
+    assert backends.backend("openvino").why_not() == "openvino is not installed"
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [(OSError(" no\nyes"), "no"), (OSError(" \n"), "OSError"), ("", "no reason given"), ("a" * 300, "a" * 200)],
+)
+def test_what_a_library_says_is_one_line(said, line):
+    assert first_line(said) == line
 
 
 def make(path: Path, source, change) -> Path:

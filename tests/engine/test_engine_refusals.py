@@ -76,7 +76,7 @@ def test_a_network_that_gives_nan_is_noticed(engine, monkeypatch):
     [
         ({"tile": 47}, "leaves no core between halos of 16 px; use at least 48"),
         ({"tile": 64, "halo": 25}, "use at least 80"),
-        ({"tile": 0}, "too small"),
+        ({"tile": 0}, "leaves no core between halos of 16 px; use at least 48"),
         ({"halo": -1}, "too small"),
         ({"batch": 0}, "too small"),
         ({"threads": 0}, "too small"),

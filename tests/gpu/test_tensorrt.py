@@ -251,13 +251,13 @@ def test_why_not_names_the_driver(trt, card, fields, reason, remedy):
 
 
 def test_why_not_names_what_is_not_installed(monkeypatch, card):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(module, "is_installed", lambda package: False)
     assert module.TENSORRT.why_not() == "tensorrt is not installed"
     assert 'pip install "defocus[tensorrt]"' in module.TENSORRT.remedy()
 
 
 def test_an_old_tensorrt_is_refused(monkeypatch, card):
-    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    monkeypatch.setattr(module, "is_installed", lambda package: True)
     monkeypatch.setattr(module, "import_module", lambda name: SimpleNamespace(__version__="10.13.0.35"))
     monkeypatch.setattr(module.gpu, "why_no_layer", lambda: None)
     assert module.TENSORRT.why_not() == "tensorrt 10.13.0.35 is too old, 11 is needed"
