@@ -96,6 +96,19 @@ def test_a_run_starts_from_another_s_weights(train, sharp, recipe_file, tmp_path
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
 
 
+def test_a_short_run_averages_what_it_trained(train, sharp, recipe_file, tmp_path, trained):
+    """It ends before the step from which a long run averages; its average is not what it began with."""
+    path, network = trained
+    recipe = recipe_file(steps=6, ema_decay=0.9, ema_from_step=600, validate_every=9)
+    done = train("--simulate", sharp, "--recipe", recipe, "--from", path, "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    content = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    begun = network.state_dict()["levels.0.output.weight"].half().float()
+    average, last = (content[key]["network.levels.0.output.weight"] for key in ("state_dict", "current_model_state"))
+    assert (average - begun).abs().max() > 0.3 * (last - begun).abs().max() > 0
+    assert not torch.equal(average, last)
+
+
 def test_new_input_channels_start_at_zero(trained):
     path, network = trained
     wider = CoarseToFine(levels=2)
