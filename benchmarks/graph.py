@@ -31,7 +31,7 @@ from defocus.engine.backends.ort import CPU
 from defocus.engine.card import Card, model_path, read_card
 from defocus.engine.cores import available_cores
 from defocus.engine.tiles import up
-from defocus.export.half_gate import Run, compare, planes
+from defocus.export.half_gate import Run, Sample, compare, planes, samples
 
 GATE_DB = 50.0
 WORTH = 0.95
@@ -225,7 +225,7 @@ class Parity:
     middle: float
 
 
-def parity(exact: Run, run: Any, card: Card, chosen: list[tuple[str, np.ndarray]]) -> Parity:
+def parity(exact: Run, run: Any, card: Card, chosen: list[Sample]) -> Parity:
     """Compare a way with FP32 on every plane."""
     run = run[0] if isinstance(run, list) else run
     found = sorted((one.psnr if one.finite else -np.inf, one.name) for one in compare(exact, run, card, chosen))
@@ -242,7 +242,7 @@ def main() -> None:
     path, card = model_path(), read_card(model_path())
     rows, columns = (up(side, card.multiple) for side in options.side)
     plane = np.random.default_rng(0).uniform(0, 1, (1, card.channels, rows, columns)).astype(np.float32)
-    chosen = list(planes())
+    chosen = list(samples(planes(), card))
     exact = onnx_run(path)
     opened: list[tuple[Variant, Any, Parity]] = []
     missing = []
