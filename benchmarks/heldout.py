@@ -110,8 +110,8 @@ def main() -> None:
         f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um a pixel; "
         f"{CAMERA.photons_per_count:g} photons a count, {CAMERA.read_noise:g} counts of read noise. The fields are",
         "sharp ones, defocused by simulation; PSNR and SSIM as `training/metrics.py` defines them. Richardson-Lucy",
-        "(RL) is told the true PSF, 30 iterations, and takes the surroundings for mirrored, as the simulation made them:",
-        "more than it could know of a real image.",
+        "(RL) is told the true PSF, 30 iterations, and takes the surroundings for mirrored, as the simulation made",
+        "them: more than it could know of a real image.",
     ]
     for title, chosen in groups(rows, folders):
         names = list(dict.fromkeys(short(str(row["field"])) for row in chosen))

@@ -20,11 +20,12 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
-def commit(target: Path) -> Iterator[Path]:
+def commit(target: Path, run: str = "") -> Iterator[Path]:
     """Yield a temporary path beside `target`; on leaving without an error it becomes `target` at once.
 
     A reader of the folder sees the old file or the new one, never a part (promises P2, P3).
-    After an exception the temporary is removed and `target` is as it was.
+    After an exception the temporary is removed and `target` is as it was. After a kill it stays: `run` stands in its
+    name, for `sweep`.
 
     Raises
     ------
@@ -32,7 +33,7 @@ def commit(target: Path) -> Iterator[Path]:
         The folder cannot be written, or the disk is full.
     """
     target = Path(target)
-    temporary = target.with_name(f"{PREFIX}{uuid.uuid4().hex[:12]}{SUFFIX}")
+    temporary = target.with_name(f"{PREFIX}{run}{uuid.uuid4().hex[:12]}{SUFFIX}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -68,12 +69,17 @@ def output_error(target: Path, error: OSError) -> DefocusError:
     return OutputError(target, f"cannot be written ({error.strerror or error})", f"check the disk or {elsewhere}")
 
 
-def sweep(folder: Path) -> list[Path]:
-    """Remove temporaries that a killed process left below `folder`; return those removed."""
+def sweep(folder: Path, run: str = "", deep: bool = True) -> list[Path]:
+    """Remove temporaries that a killed process left in a folder, and below it if `deep`; return those removed.
+
+    With `run` only those that were written for it.
+    """
     removed = []
-    for parent, _, names in os.walk(folder):  # passes over what cannot be listed
+    for parent, folders, names in os.walk(folder):  # passes over what cannot be listed
+        if not deep:
+            folders.clear()
         for name in names:
-            if name.startswith(PREFIX) and name.endswith(SUFFIX):
+            if name.startswith(PREFIX + run) and name.endswith(SUFFIX):
                 with suppress(OSError):
                     (path := Path(parent, name)).unlink()
                     removed.append(path)

@@ -8,6 +8,7 @@ given a bounded number of tasks at a time, so what it must remember does not gro
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 from .batch import Result, Status, is_done, settled
 from .card import Card, read_card
+from .commit import sweep
 from .cores import available_cores
 from .engine import Engine
 from .errors import DefocusError, InputError, MissingExtraError
@@ -79,11 +81,14 @@ def restore_on(
         from distributed import as_completed
     except ImportError as error:
         raise MissingExtraError("distributed", "dask", "--dask") from error
+    run = uuid.uuid4().hex[:8]
     with ExitStack() as stack:
+        # Last of all, when no worker of ours writes any more: what those left that were killed.
+        stack.callback(lambda: [sweep(folder, run, deep=False) for folder in {job.target.parent for job in todo}])
         client = _client(where, stack)
         if client.dashboard_link:
             tell(f"dashboard: {client.dashboard_link}")
-        waiting = iter(todo)
+        waiting = (replace(job, run=run, others=tuple(replace(one, run=run) for one in job.others)) for job in todo)
         of: dict[str, Job] = {}
 
         def submit(count: int) -> list[Any]:

@@ -24,12 +24,15 @@ class Job:
     others : tuple of Job
         The files that go through the model together with this one, one channel each: this one holds the first channel,
         they the next ones, in order. Each gets its own output.
+    run : str
+        Stands in the names of its temporaries, so that they can be found after a kill.
     """
 
     source: Path
     target: Path
     stat: tuple[int, int] | None = None
     others: tuple[Job, ...] = ()
+    run: str = field(default="", compare=False)
 
     def each(self) -> tuple[Job, ...]:
         """Its files one by one, in the order of channels."""

@@ -199,7 +199,7 @@ def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:
             account = provenance(engine, job.source, piece.version)
             account |= {**piece.notes, "only_defocused": only_defocused, "planes": summary(outcome.reports)}
             start = perf_counter()
-            with commit(job.target) as temporary:
+            with commit(job.target, job.run) as temporary:
                 tiff.write(replace(stack, data=restored), temporary, account)
             outcome.seconds["write"] = perf_counter() - start
     except DefocusError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from defocus.engine import commit as module
-from defocus.engine.commit import commit
+from defocus.engine.commit import commit, sweep
 from defocus.engine.errors import OutputError
 
 
@@ -58,3 +60,22 @@ def test_a_file_that_another_program_holds_for_a_while(tmp_path, monkeypatch, sy
         with pytest.raises(OutputError, match="no permission"):
             write(tmp_path / "a.tif")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_swept_and_what_others_write_is_not(tmp_path):
+    code = """
+import os, sys
+from pathlib import Path
+from defocus.engine.commit import commit
+with commit(Path(sys.argv[1]), sys.argv[2]) as temporary:
+    temporary.write_bytes(b"half")
+    os._exit(9)
+"""
+    for target, run in ((tmp_path / "a.tif", "0f"), (tmp_path / "a.tif", "ab"), (tmp_path / "sub" / "b.tif", "0f")):
+        assert subprocess.run([sys.executable, "-c", code, target, run]).returncode == 9
+    (swept,) = sweep(tmp_path, "0f", deep=False)
+    assert swept.parent == tmp_path
+    assert [path.name[:11] for path in tmp_path.glob(".defocus-*")] == [".defocus-ab"]
+    assert [path.parent.name for path in sweep(tmp_path, "0f")] == ["sub"]
+    assert len(sweep(tmp_path)) == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
