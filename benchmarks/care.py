@@ -26,9 +26,9 @@ import torch
 from defocus.training.compare import SUITE_OPTICS, record
 from defocus.training.data import DefocusedCrops
 from defocus.training.fields import Source
-from defocus.training.fit import load_pools, split_sources
 from defocus.training.heldout import HELD_OUT
 from defocus.training.recipe import Recipe
+from defocus.training.sources import load_pools, split_sources
 
 CROP, BATCH = 128, 8
 

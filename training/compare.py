@@ -18,13 +18,14 @@ from .checkpoint import load_checkpoint, save_weights
 from .data import DefocusedCrops
 from .denoiser import fit_denoiser
 from .fields import Source
-from .fit import default_precision, fit, load_pools, split_sources
+from .fit import default_precision, fit
 from .heldout import OPTICS
 from .methods import DENOISER, SHIPPED, WEIGHTS
 from .networks.zoo import METHODS, build
 from .paired_data import PairedCrops, recipe_for
 from .recipe import Recipe
 from .restoration import Restoration
+from .sources import load_pools, split_sources
 
 if TYPE_CHECKING:
     from .pairs import Pair

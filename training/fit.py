@@ -7,7 +7,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 import numpy as np
@@ -21,13 +21,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..engine.errors import InputError, ModelError
 from .callbacks import HISTORY, History, Progress, WholeCheckpoints
 from .checkpoint import build_network, read, start_from
-from .data import DefocusedCrops, Pool, drawn_pool, make_pool
-from .fields import Field, Source, list_images, load_field, split
+from .data import DefocusedCrops
+from .fields import Field, Source, load_field
 from .heldout import DISTANCES_UM, unit_pair
 from .paired_data import PairedCrops, PairedPlanes, recipe_for, split_pairs
 from .preview import Preview
 from .recipe import Recipe
 from .restoration import CHECKPOINT, LIMITS, Restoration, multiple_of
+from .sources import load_pools, split_sources
 
 if TYPE_CHECKING:
     from .pairs import Pair
@@ -267,44 +268,6 @@ class HeldOutPlanes(Dataset):
         cut = tuple(slice(0, side // self.multiple * self.multiple) for side in field.data.shape)
         blurred, sharp = (torch.from_numpy(np.ascontiguousarray(image[cut]))[None] for image in pair)
         return blurred, sharp, torch.tensor(float(z))
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceSplit:
-    """The files of one source: those to train on and those held out."""
-
-    source: Source
-    train: list[Path]
-    held_out: list[Path]
-
-    def record(self) -> dict[str, Any]:
-        """For split.json: paths below the source's folder."""
-        folder = self.source.folder
-        train, held_out = (
-            [path.relative_to(folder).as_posix() for path in paths] for paths in (self.train, self.held_out)
-        )
-        return {"folder": folder.name, "weight": self.source.weight, "train": train, "held_out": held_out}
-
-
-def split_sources(sources: Sequence[Source], held_out: Sequence[str]) -> list[SourceSplit]:
-    """List the files of each source and split them. Raises InputError if nothing is left to train on."""
-    splits = [SourceSplit(source, *split(list_images(source.folder), held_out)) for source in sources]
-    if splits and not any(one.train for one in splits):
-        raise InputError(sources[0].folder, "every image is held out", "hold out fewer files")
-    return splits
-
-
-def load_pools(splits: Sequence[SourceSplit], recipe: Recipe) -> list[Pool]:
-    """Read what is trained on, each source with its share, and draw the specimens that have theirs."""
-    total = sum(one.source.weight for one in splits)
-    pools = [
-        make_pool([load_field(path) for path in one.train], one.source.weight / total * (1 - recipe.drawn_share))
-        for one in splits
-        if one.train
-    ]
-    if recipe.drawn_share > 0 or not pools:
-        pools.append(drawn_pool(recipe.seed, recipe.drawn_share or 1.0))
-    return pools
 
 
 def default_precision(accelerator: str = "auto") -> str:
