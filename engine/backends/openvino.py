@@ -6,6 +6,7 @@ for float32 where the two differ by more than `LEAST_DB`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,7 @@ class OpenVino:
     def open(self, path: Path, card: Card, threads: int | None = None) -> Streamed:
         import openvino
 
-        count = threads or available_cores()
-        core = openvino.Core()
+        count, core = threads or available_cores(), _core()
         try:
             model = core.read_model(str(path))
         except Exception as error:
@@ -106,6 +106,19 @@ class OpenVinoSession:
 
 
 OPENVINO = OpenVino()
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    """The one Core of this process, never let go.
+
+    A Core gives the thread that opens it another signal stack and puts the one before back when it goes. Of two that go
+    in the order in which they came, the second puts back one that has gone, and the next signal ends the process:
+    Python handles them there.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def proof_db(exact, fast, card: Card) -> float:  # type: ignore[no-untyped-def]

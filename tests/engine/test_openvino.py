@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +76,20 @@ def test_a_file_that_is_no_model_is_one_line(tiny_model, tmp_path, content):
 def test_a_model_with_other_channels_than_its_card(tiny_model, tiny_model_2c):
     with pytest.raises(ModelError, match="2 channels, the card says 1"):
         module.OPENVINO.open(tiny_model_2c, read_card(tiny_model))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signal stacks are Unix's")
+def test_a_signal_after_two_engines_have_gone_in_their_order(tiny_model):
+    """Each Core of OpenVINO puts back the signal stack that it found, the second one that of the first."""
+    code = """
+import os, signal, sys
+from defocus import Engine
+first, second = (Engine.load(sys.argv[1], "openvino") for _ in range(2))
+for engine in (first, second):
+    engine.close()
+del engine, first, second
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tiny_model)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
