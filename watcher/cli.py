@@ -142,7 +142,7 @@ def watch(
 
     Corrected files appear in the output folder under the same name. The acquisition folder is only read. Ctrl-C (or
     SIGTERM) finishes the file in hand and leaves; the next start goes on where this one stopped. SIGHUP reads the file
-    of --config anew. The exit code is 1 with --once if a file was set aside.
+    of --config anew. The exit code is 1 with --once if a file is set aside.
     """
     from ..engine.errors import InputError
     from .config import Config, Folder

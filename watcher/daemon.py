@@ -42,7 +42,7 @@ def watch(
 
     One engine serves all folders. When `stop` is set, what is being restored is finished and written, unless it is so
     large that it lies on disk meanwhile: then it is left (promise P12). `begun` is called once the outputs are ours and
-    the watching starts. Returns the files that are set aside, with reasons.
+    the watching starts. Returns the files that are set aside and still there, with reasons.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def watch(
             for finder in finders:
                 finder.end()  # it sets `stop`, without which the pipeline's reader would wait for the next file
             outcomes.close()
-        return [entry for finder in finders for entry in finder.desk.journal.quarantined()]
+        return [entry for finder in finders for entry in finder.desk.set_aside()]
 
 
 def _jobs(

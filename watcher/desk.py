@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -175,6 +176,16 @@ class Desk:
             return None
         self._in_hand[job.source] = (members, queued)
         return job
+
+    def set_aside(self) -> list[Entry]:
+        """The files that are set aside, but those that are gone from the acquisition folder."""
+        there = self._settings.acquisition
+        return [
+            entry
+            for entry in self.journal.quarantined()
+            # Names that are no text are escaped in the journal: they cannot be looked for.
+            if "\\udc" in entry.relative or os.path.lexists(there / entry.relative)
+        ]
 
     def settle(self, outcome: Outcome) -> None:
         """Write down what became of a job."""

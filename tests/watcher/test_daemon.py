@@ -88,6 +88,16 @@ def test_pixels_that_cannot_be_used_are_not_tried_again(folders, run, shape):
     assert "holds NaN values; replace them" in aside[0].reason
 
 
+def test_a_file_that_was_set_aside_and_is_gone_is_not_told_again(folders, run):
+    (folders[0] / "bad.tif").write_bytes(b"II*\0broken")
+    assert [entry.relative for entry in run()[1]] == ["bad.tif"]
+    assert [entry.relative for entry in run()[1]] == ["bad.tif"]
+    (folders[0] / "bad.tif").unlink()
+    assert run()[1] == []
+    with Journal(folders[1]) as journal:  # but it is not forgotten: it may come back unchanged
+        assert [entry.relative for entry in journal.quarantined()] == ["bad.tif"]
+
+
 def test_a_file_that_changed_while_read_is_no_failure(folders, run, monkeypatch):
     write_tiff(folders[0] / "a.tif")
     real, left = pipeline_module.check_unchanged, [True]

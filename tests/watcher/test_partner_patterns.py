@@ -107,7 +107,8 @@ def test_three_channels_for_a_model_of_two_must_be_named_and_a_new_pattern_takes
     assert "channel 3 is there twice" in again.said()
     (acquisition / "a_w3 (copy).tif").unlink()
     last = pairs("--once", "--exclude", "*_w2*", pattern="*_w{channel=3,1}*")
-    assert last.process.wait(60) == 1  # the copy's entry stays
+    assert last.process.wait(60) == 0  # the copy is gone
+    assert states(out)["a_w3 (copy).tif"] == "quarantined"
     check_pair(folders, expected, "a_w3.tif", "a_w1.tif")
     assert states(out)["a_w3.tif"] == "done"
 
