@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bands import bands, extremes
+from .bands import bands
 from .scratch import relax
 
 _REACH = 10.0  # times the plane's range, beyond it: the default network draws rings from 20 on
@@ -34,15 +34,17 @@ class HotPixel(NamedTuple):
 HotPixels = Sequence[HotPixel]
 
 
-def hot_pixels(plane: np.ndarray) -> HotPixels:
+def hot_pixels(plane: np.ndarray, ends: tuple[float, float]) -> HotPixels:
     """The hot and dead pixels of a plane (Y, X) of any real dtype, finite; any memory it takes is that of a few rows.
+
+    `ends` are its `extremes`, which the callers have or need themselves.
 
     Such a pixel lies far outside the plane's range, from the 1st to the 99th percentile, and alone there. Where more
     than a few do, there are none.
     """
     low, high = _range(plane)
     reach = _REACH * (high - low)
-    least, most = extremes(plane)
+    least, most = ends
     if not reach or (low - reach <= least and most <= high + reach):
         return ()
     places: list[tuple[int, int]] = []

@@ -44,10 +44,6 @@ class Intensity:
     def flat(self) -> bool:
         return self.scale == 0
 
-    def unit(self, counts: float) -> float:
-        """One value in unit range."""
-        return (counts - self.offset) / self.scale
-
 
 def check_dtype(dtype: np.dtype, thing: object = "image") -> None:
     """Raise InputError unless the engine takes images of this dtype (either byte order)."""

@@ -30,7 +30,7 @@ def _judge(seen: np.ndarray, restored: np.ndarray, only_defocused: bool) -> Plan
     least, most = extremes(seen)
     if least == most:
         return PlaneReport(copied=True)  # the engine gives flat planes back
-    hot = hot_pixels(seen)
+    hot = hot_pixels(seen, (least, most))
     report = PlaneReport(focus_in=focus_score(seen, hot))
     if report.focus_in is not None:
         report = replace(report, focus_out=focus_score(restored, hot))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from math import isfinite
 
@@ -18,7 +18,7 @@ from .backends import CountsSession, Session, StreamsSession, not_finite
 from .buffer import Buffer
 from .errors import BackendError
 from .intensity import from_unit, limited, to_unit
-from .tiles import Tile, cut, places
+from .tiles import cut, places
 from .work import Portion
 
 Batch = list[Portion]  # of one shape
@@ -116,8 +116,7 @@ class Lane:
                 if intensity.flat:
                     unit[channel] = 0
                 else:
-                    to_unit(self._cut(piece.source[channel], piece.tile), intensity, out=unit[channel])
-                    _cool(unit[channel], piece, channel, intensity.unit)
+                    to_unit(self._cut(piece, channel), intensity, out=unit[channel])
         units, beyond = limited(units)
         restored = session.run(units)
         if restored.shape != units.shape:
@@ -141,24 +140,27 @@ class Lane:
         """The same where the session converts the counts itself."""
         taken = self._batch.array(shape, np.uint16)
         for counts, piece in zip(taken, batch, strict=True):
-            for channel, (plane, source) in enumerate(zip(counts, piece.source, strict=True)):
-                plane[:] = self._cut(source, piece.tile)
-                _cool(plane, piece, channel, round)
+            for channel, plane in enumerate(counts):
+                plane[:] = self._cut(piece, channel)
         restored = session.run_counts(taken, [piece.intensities for piece in batch])
         for counts, piece in zip(restored, batch, strict=True):
             for plane, target in zip(counts, piece.target, strict=True):
                 target[piece.tile.target] = plane[piece.tile.source]
             _keep_hot(piece)
 
-    def _cut(self, plane: np.ndarray, tile: Tile) -> np.ndarray:
-        """The pixels that a tile sees, valid until the next."""
-        return cut(plane, tile, self._edge.array(tile.shape, plane.dtype))
-
-
-def _cool(seen: np.ndarray, piece: Portion, channel: int, units: Callable[[float], float]) -> None:
-    """In what a tile sees of a channel, put their neighbours' median in the place of hot pixels."""
-    for y, x, median in piece.hot[channel]:
-        seen[places(piece.tile, piece.source.shape[-2:], y, x)] = units(median)
+    def _cut(self, piece: Portion, channel: int) -> np.ndarray:
+        """The pixels that a tile sees of a channel, hot ones replaced by their neighbours' median; valid until the
+        next."""
+        plane, tile = piece.source[channel], piece.tile
+        room = self._edge.array(tile.shape, plane.dtype)
+        seen = cut(plane, tile, room)
+        if piece.hot[channel]:
+            if seen is not room:
+                np.copyto(room, seen)
+            for y, x, median in piece.hot[channel]:
+                room[places(tile, plane.shape, y, x)] = median
+            seen = room
+        return seen
 
 
 def _keep_hot(piece: Portion) -> None:

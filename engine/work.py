@@ -74,7 +74,7 @@ class Work:
             if all(intensity.flat for intensity in intensities):
                 target[index] = source[index]
                 continue
-            hot = tuple(hot_pixels(plane) for plane in source[index])
+            hot = tuple(hot_pixels(plane, extremes(plane)) for plane in source[index])
             for tile in tiles:
                 yield Portion(source[index], target[index], intensities, hot, tile)
 

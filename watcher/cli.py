@@ -176,10 +176,12 @@ def watch(
         "partner_wait": partner_wait,
     }
 
+    def from_file() -> Config:
+        return Config.load(config) if config is not None else Config()
+
     def settled() -> Config:
-        found = Config.load(config) if config is not None else Config()
         folders = tuple(Folder(str(one), str(out) if out is not None else "") for one in acquisition or ())
-        return found.given(folders=folders or None, **given).checked()
+        return from_file().given(folders=folders or None, **given).checked()
 
     chosen = settled()
     if print_config:
@@ -188,7 +190,7 @@ def watch(
     if install_service:
         from .service import command_line, instructions
 
-        if status_token and status_token != (Config.load(config) if config is not None else Config()).status_token:
+        if status_token and status_token != from_file().status_token:
             cause = "would stand in the service's text, which other users can read"
             remedy = "write status_token = '...' into the file of --config, and let only the service's user read it"
             raise InputError("--status-token (or DEFOCUS_STATUS_TOKEN)", cause, remedy)

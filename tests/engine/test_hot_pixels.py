@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import j1
 
+from defocus.engine.bands import extremes
 from defocus.engine.engine import Engine
-from defocus.engine.hot_pixels import hot_pixels, without
+from defocus.engine.hot_pixels import HotPixels, hot_pixels, without
 from defocus.engine.intensity import DTYPES, from_unit, to_unit
 from defocus.engine.judge import judge
 from defocus.training.optics import Camera, Optics, defocus
@@ -24,6 +25,10 @@ def plane() -> np.ndarray:
     return CAMERA.expose(defocus(draw_cells((90, 105), rng) * 200, Optics(na=0.55), 10), rng)
 
 
+def hot_in(plane: np.ndarray) -> HotPixels:
+    return hot_pixels(plane, extremes(plane))
+
+
 def heated(plane: np.ndarray, value: float) -> np.ndarray:
     hot = plane.copy()
     for place in PLACES:
@@ -38,7 +43,7 @@ def test_they_are_found_in_any_dtype(plane, dtype, sign):
     scaled = (plane.astype(float) / 8 * sign + (0 if sign > 0 or dtype.kind != "u" else 30000)).astype(dtype)
     limit = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     value = min(limit.max, 60000) if sign > 0 else max(limit.min, -60000)
-    found = hot_pixels(heated(scaled, value))
+    found = hot_in(heated(scaled, value))
     assert [(one.y, one.x) for one in found] == PLACES
     for one in found:
         around = scaled[max(0, one.y - 1) : one.y + 2, max(0, one.x - 1) : one.x + 2].astype(float)
@@ -57,7 +62,7 @@ def test_a_point_in_focus_is_none(na, pixel_um):
         sharp[y - 3 : y + 4, x - 3 : x + 4] = airy / airy.max() * 2e4
     seen = CAMERA.expose(sharp, np.random.default_rng(0))
     assert seen.max() > 100 * np.percentile(seen, 97)
-    assert not hot_pixels(seen)
+    assert not hot_in(seen)
 
 
 def test_neither_are_many_nor_neighbours_nor_flat_planes():
@@ -66,12 +71,12 @@ def test_neither_are_many_nor_neighbours_nor_flat_planes():
     many[::4, ::20] = 65535
     pair[10, 10:12] = 65535
     for plane in (dark, many, pair, np.zeros((9, 9)), np.ones((1, 1), np.uint8), np.eye(3)):
-        assert not hot_pixels(plane)
+        assert not hot_in(plane)
 
 
 def test_a_window_without_them_is_a_copy_and_others_are_not(plane):
     hot = heated(plane, 65535)
-    found = hot_pixels(hot)
+    found = hot_in(hot)
     view = hot[30:60, 50:100]
     cooled = without(view, (30, 50), found)
     assert view.max() == 65535
@@ -85,7 +90,7 @@ def test_a_window_without_them_is_a_copy_and_others_are_not(plane):
 def test_they_come_back_and_change_nothing_else(tiny_model, plane, tile, value):
     """What is restored beside them is what a plane without them gives, also in tiles and mirrored beyond the border."""
     hot = heated(plane, value)
-    cold = without(hot, (0, 0), hot_pixels(hot))
+    cold = without(hot, (0, 0), hot_in(hot))
     stack, clean = np.stack([hot, plane]), np.stack([cold, plane])
     with Engine.load(tiny_model, "cpu", tile=tile) as engine:
         restored, expected = engine(stack), engine(clean)
@@ -120,7 +125,7 @@ def test_where_the_session_converts_the_counts_it_is_the_same(tiny_model, plane,
 
 def test_the_verdict_is_that_of_the_plane_without_them(plane):
     hot = heated(plane, 65535)
-    cold = without(hot, (0, 0), hot_pixels(hot))
+    cold = without(hot, (0, 0), hot_in(hot))
     with Engine.load(backend="cpu") as engine:
         found, expected = (judge(seen, engine(seen), "YX")[0] for seen in (hot, cold))
     assert expected.verdict == "explained"

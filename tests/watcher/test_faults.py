@@ -18,7 +18,7 @@ import pytest
 from defocus.engine import tiff
 from defocus.engine.commit import PREFIX
 
-from .conftest import Watching, free_port, listing, outputs, states, wait_for, write_tiff
+from .conftest import Watching, free_port, listing, outputs, states, wait_for, whole, write_tiff
 from .faults import Faults, compiled, name_of
 from .test_status import ask, state
 
@@ -306,14 +306,6 @@ def test_nobody_sees_half_a_file_while_writes_fail_at_random(folders, begin, fau
         stop.set()
         reader.join()
     assert partial == []
-
-
-def whole(path: Path) -> bool:
-    try:
-        tiff.read(path)
-    except Exception:
-        return False
-    return True
 
 
 def test_a_start_on_an_output_that_cannot_be_opened_is_one_line(folders, start, faults):
