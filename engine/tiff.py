@@ -35,7 +35,7 @@ from .tiff_layout import (
     open_writer,
     write_page,
 )
-from .tiff_structure import check_whole, naming
+from .tiff_structure import check_whole, naming, open_tiff
 
 __all__ = [
     "PROCESSING_SOFTWARE",
@@ -93,10 +93,10 @@ def read(path: str | os.PathLike[str], place: Place = in_memory) -> Stack:
     path = Path(path)
     check_whole(path)
     with naming(path), quiet_tifffile():
-        with tifffile.TiffFile(path, _multifile=False) as tif:
+        with open_tiff(path) as tif:
             if _described(tif):
                 return _stack(tif, path, place)
-        with tifffile.TiffFile(path, _multifile=False, is_ome=False, is_imagej=False, is_shaped=False) as tif:
+        with open_tiff(path, described=False) as tif:
             return _stack(tif, path, place)
 
 
@@ -104,10 +104,10 @@ def axes_of(path: str | os.PathLike[str]) -> tuple[str, tuple[int, ...]]:
     """Axes and shape of what `read` gives, without reading pixels. Raises InputError if it is no whole TIFF."""
     path = Path(path)
     with naming(path), quiet_tifffile():
-        with tifffile.TiffFile(path, _multifile=False) as tif:
+        with open_tiff(path) as tif:
             if _described(tif):
                 return tif.series[0].axes, tuple(tif.series[0].shape)
-        with tifffile.TiffFile(path, _multifile=False, is_ome=False, is_imagej=False, is_shaped=False) as tif:
+        with open_tiff(path, described=False) as tif:
             return tif.series[0].axes, tuple(tif.series[0].shape)
 
 
@@ -140,7 +140,7 @@ def write(stack: Stack, path: str | os.PathLike[str], provenance: Mapping[str, o
 def provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What `write` recorded in a file, or None if it was not written by us. Raises InputError as `read` does."""
     path = Path(path)
-    with naming(path), quiet_tifffile(), tifffile.TiffFile(path, _multifile=False) as tif:
+    with naming(path), quiet_tifffile(), open_tiff(path) as tif:
         tag = tif.pages.first.tags.get(PROVENANCE_TAG)
         try:
             record = json.loads(tag.value) if tag is not None else None

@@ -40,12 +40,25 @@ def check_whole(path: str | os.PathLike[str]) -> None:
         size = status.st_size
         with open(path, "rb") as file:
             pages = _count_pages(file, size, path)
-        with quiet_tifffile(), tifffile.TiffFile(path, _multifile=False) as tif:
+        with quiet_tifffile(), open_tiff(path) as tif:
             if len(tif.pages) != pages:
                 raise InputError(path, "truncated: the chain of its pages is broken", _AGAIN)
             for number, page in enumerate(tif.pages):
                 _check_page(tif, page, number, size, path)
             _check_imagej(tif, size, path)
+
+
+def open_tiff(path: str | os.PathLike[str], described: bool = True) -> tifffile.TiffFile:
+    """Open a TIFF so that page n is page n of this very file, whatever lies beside it.
+
+    tifffile would follow a Micro-Manager or NDTiff index to the planes of the whole dataset, in an order of its own,
+    and an OME-XML to other files. With `described` False not even the descriptions of OME, ImageJ and tifffile's own
+    count: the pages are a list.
+    """
+    ignored = {"is_mmstack": False, "is_ndtiff": False}
+    if not described:
+        ignored |= {"is_ome": False, "is_imagej": False, "is_shaped": False}
+    return tifffile.TiffFile(path, _multifile=False, **ignored)
 
 
 @contextmanager
@@ -169,7 +182,7 @@ def ends_in_zeros(path: str | os.PathLike[str]) -> bool:
     So does a file that was given its final size before its pixels came. Raises InputError.
     """
     path = Path(path)
-    with naming(path), quiet_tifffile(), tifffile.TiffFile(path, _multifile=False) as tif:
+    with naming(path), quiet_tifffile(), open_tiff(path) as tif:
         page = tif.pages[-1]
         if page.compression != 1 or not page.dataoffsets:
             return False

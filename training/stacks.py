@@ -11,6 +11,7 @@ import tifffile
 from scipy.ndimage import gaussian_filter
 
 from ..engine.errors import InputError
+from ..engine.tiff_structure import open_tiff
 from .fields import list_images, load_field
 from .pairs import Pair, registered
 
@@ -108,7 +109,7 @@ def _by_name(folder: Path, pattern: str) -> Iterator[Stack]:
 def read_stack(path: Path) -> tuple[np.ndarray, float | None]:
     """A z-stack, float32 (Z, Y, X), and the distance of its planes in um if the metadata says it."""
     try:
-        with tifffile.TiffFile(path) as file:
+        with open_tiff(path) as file:
             series = file.series[0]
             data, axes, step = series.asarray(), series.axes, _step(file)
     except (OSError, ValueError, IndexError, tifffile.TiffFileError) as error:

@@ -8,6 +8,7 @@ import tifffile
 
 from defocus.engine import tiff
 
+from ..helpers.micromanager import write_stack
 from .test_tiff import FLAVOURS, MADE_BY, MICROMETRE, counts, facts
 
 
@@ -150,3 +151,17 @@ def test_a_resolution_without_meaning_does_no_harm(tag, value, tmp_path):
     with tifffile.TiffFile(out) as tif:
         np.testing.assert_array_equal(tif.asarray(), data)
         assert tif.pages.first.resolutionunit == 1
+
+
+def test_page_n_is_page_n_under_an_index_of_another_order(tmp_path):
+    """tifffile follows Micro-Manager's index map, which may name the pages in another order than the file's."""
+    planes = counts(3, 20, 24)
+    path, out = tmp_path / "exp_MMStack_Pos0.tif", tmp_path / "out.tif"
+    write_stack(path, planes, order=[2, 0, 1])
+    with tifffile.TiffFile(path) as tif:
+        assert not np.array_equal(tif.series[0].asarray().reshape(planes.shape), planes)
+    stack = tiff.read(path)
+    np.testing.assert_array_equal(stack.data, planes)
+    tiff.write(stack, out, MADE_BY)
+    with tifffile.TiffFile(out, is_mmstack=False) as tif:
+        np.testing.assert_array_equal([page.asarray() for page in tif.pages], planes)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-import tifffile
 
 from ...engine.errors import InputError
 from ...engine.quiet import quiet_tifffile
-from ...engine.tiff_structure import naming
+from ...engine.tiff_structure import naming, open_tiff
 
 SIDE = 900  # px at most
 LARGEST = 1 << 28  # pixels of a page; a larger one is not read for a preview
@@ -33,7 +32,7 @@ def _png(picture: np.ndarray) -> bytes:
 
 def _plane(path: Path) -> np.ndarray:
     """The middle page of a file, grey, averaged down to `SIDE` px, float32 (Y, X)."""
-    with naming(path), quiet_tifffile(), tifffile.TiffFile(path) as tif:
+    with naming(path), quiet_tifffile(), open_tiff(path) as tif:
         page = tif.pages[len(tif.pages) // 2]
         if page.size > LARGEST:
             raise InputError(path, "too large for a preview", "look at it in a viewer")
