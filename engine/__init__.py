@@ -1,1 +1,6 @@
 """The engine room: from a frame file to the corrected one. Nothing is imported until it is used."""
+
+import os
+
+# ONNX Runtime's wheels report home since 1.29 unless this is set before the first import: nothing of ours does.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
