@@ -44,11 +44,11 @@ class Hints(FileSystemEventHandler):
         from watchdog.observers import Observer
 
         self.stop()
-        observer = Observer()
         try:
+            observer = Observer()  # takes an inotify instance, of which a user has 128
             observer.schedule(self, str(self._folder), recursive=True)
             observer.start()
-        except OSError as error:  # no inotify watches left, a share that has none
+        except OSError as error:  # no instance, watch or descriptor left, a share that has none
             return error.strerror or str(error)
         self._observer = observer
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -187,6 +188,20 @@ def test_an_observer_that_cannot_start_is_told_and_done_without(folder, tmp_path
         time.sleep(0.6)
     assert len(collector.warnings) == 1
     assert "inotify watch limit reached" in collector.warnings[0]
+
+
+def test_no_inotify_instance_left_means_rescans_and_a_line(folder, tmp_path, monkeypatch):
+    """A user has 128 of them; watchdog raises as soon as an observer is made."""
+
+    def none_left():
+        raise OSError(errno.EMFILE, "inotify instance limit reached")
+
+    monkeypatch.setattr("watchdog.observers.Observer", none_left)
+    (folder / "a.tif").write_bytes(tiff_bytes(tmp_path))
+    with Collector(folder, QUICK) as collector:
+        collector.wait(1)
+    assert len(collector.warnings) == 1
+    assert "does not tell of new files (inotify instance limit reached)" in collector.warnings[0]
 
 
 def test_an_observer_that_dies_is_started_again(folder, tmp_path):
