@@ -102,7 +102,7 @@ def restore(
     card: Card,
     load: Callable[[], Engine],
     overwrite: bool = False,
-    only_defocused: bool = False,
+    only_defocused: bool = True,
     memory: int | None = None,
 ) -> Iterator[Result]:
     """Restore the files that are not done yet; results come as they are there, skipped ones first.
@@ -112,7 +112,7 @@ def restore(
     A file is done when its target says that it was made with this model from this version (size and time) of this
     file. A target made from something else is made anew; one that is not defocus's work is never replaced, unless
     `overwrite` says so, which makes everything anew. `load` is called once, and only if something is to be done.
-    With `only_defocused`, planes that are sharp already are written as they came.
+    Planes that are sharp already are written as they came, unless `only_defocused` is False.
 
     Raises
     ------

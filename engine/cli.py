@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .batch import Result
 
-SHARP = f"(the model sharpens them by less than {SHARP_BLUR_PX:g} px), or empty, as they are"
+SHARP = f"(the model sharpens them by less than {SHARP_BLUR_PX:g} px) and empty ones"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -78,8 +78,13 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make everything anew, and replace files that defocus did not make.")
     ] = False,
+    all_planes: Annotated[
+        bool,
+        typer.Option("--all-planes", help=f"Restore every plane, also those that would be kept: sharp ones {SHARP}."),
+    ] = False,
     only_defocused: Annotated[
-        bool, typer.Option("--only-defocused", help=f"Copy planes that are sharp already {SHARP}.")
+        bool,
+        typer.Option("--only-defocused", help="Changes nothing: sharp planes are kept unless --all-planes is given."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
     version: Annotated[
@@ -120,10 +125,10 @@ def run(
 
         path = str(model_path(model).resolve())
         per = "stack" if per_stack else "plane"
-        task = Task(path, card.sha256, backend, tile, halo, per, threads, only_defocused, memory)
+        task = Task(path, card.sha256, backend, tile, halo, per, threads, not all_planes, memory)
         results = restore_on(dask, jobs, card, task, overwrite, lambda line: print(line, file=sys.stderr))
     else:
-        results = restore(jobs, card, load, overwrite, only_defocused, memory)
+        results = restore(jobs, card, load, overwrite, not all_planes, memory)
     results = chain((Result(job, Status.FAILED, None, error) for job, error in refused), results)
     counts = _show(results, total, json)
     return edge.FAILED if counts["failed"] else 0

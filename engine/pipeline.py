@@ -39,7 +39,7 @@ _FILES = 3  # large files that may be in hand at once: read, restored and writte
 def pipeline(
     jobs: Iterable[Job],
     engine: Engine,
-    only_defocused: bool = False,
+    only_defocused: bool = True,
     ahead: int = 0,
     memory: int = MEMORY,
     stop: Stopped = lambda: False,
@@ -48,8 +48,8 @@ def pipeline(
 
     A bad file never ends it: whatever goes wrong with a job is the `error` of its outcome, an `InputError` where the
     file is to blame, an `OutputError` where the target cannot be written, a `BackendError` where the runtime failed.
-    Until the commit nothing is seen beside the target, and the source is only read. With `only_defocused`, planes that
-    are sharp already are written as they came.
+    Until the commit nothing is seen beside the target, and the source is only read. Planes that are sharp
+    already are written as they came, unless `only_defocused` is False.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def pipeline(
 
 
 def process(
-    job: Job, engine: Engine, only_defocused: bool = False, memory: int = MEMORY, stop: Stopped = lambda: False
+    job: Job, engine: Engine, only_defocused: bool = True, memory: int = MEMORY, stop: Stopped = lambda: False
 ) -> Outcome:
     """Restore one file; never raises but for KeyboardInterrupt and the like."""
     (piece,) = infer_stage([read_stage(job, memory)], engine, stop)

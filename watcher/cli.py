@@ -67,10 +67,18 @@ def watch(
     retries: Annotated[
         int | None, typer.Option(min=1, help="Tries before a file that fails is set aside.", show_default="3")
     ] = None,
-    only_defocused: Annotated[
+    all_planes: Annotated[
         bool | None,
-        typer.Option("--only-defocused", help=f"Copy planes that are sharp already {SHARP}.", show_default=False),
+        typer.Option(
+            "--all-planes",
+            help=f"Restore every plane, also those that would be kept: sharp ones {SHARP}.",
+            show_default=False,
+        ),
     ] = None,
+    only_defocused: Annotated[
+        bool,
+        typer.Option("--only-defocused", help="Changes nothing: sharp planes are kept unless --all-planes is given."),
+    ] = False,
     order: Annotated[
         str | None, typer.Option(help="oldest or newest: which of the waiting files is next.", show_default="oldest")
     ] = None,
@@ -158,7 +166,7 @@ def watch(
         "rescan": rescan,
         "patience": patience,
         "retries": retries,
-        "only_defocused": only_defocused,
+        "all_planes": all_planes,
         "order": order,
         "include": tuple(include) if include else None,
         "exclude": tuple(exclude) if exclude else None,

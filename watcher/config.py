@@ -42,7 +42,8 @@ class Config:
     patience: float = 30.0
     polling: bool = False
     retries: int = 3
-    only_defocused: bool = False
+    all_planes: bool = False
+    only_defocused: bool = True
     order: str = "oldest"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -120,7 +121,7 @@ class Config:
                 pace,
                 self.retries,
                 once,
-                self.only_defocused,
+                not self.all_planes,
                 Order(self.order),
                 self.include,
                 self.exclude,

@@ -32,7 +32,7 @@ class WatchSettings:
     once : bool
         End when everything that is there has been dealt with.
     only_defocused : bool
-        Copy planes that are sharp already as they are.
+        Keep planes that are sharp already as they are, bit for bit.
     order : Order
         Which of the waiting files comes next.
     include, exclude : tuple of str
@@ -57,7 +57,7 @@ class WatchSettings:
     pace: Pace = field(default_factory=Pace)
     retries: int = 3
     once: bool = False
-    only_defocused: bool = False
+    only_defocused: bool = True
     order: Order = Order.OLDEST
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""--only-defocused on real files: what is sharp is copied bit for bit, and the file says so."""
+"""Real files: what is sharp is kept bit for bit by default, and the file says so; --all-planes restores it, too."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def series(tmp_path_factory) -> Path:
 
 
 def test_defocus_run_copies_the_sharp_plane_and_corrects_the_others(series, tmp_path):
-    (line,) = program(series, "-o", tmp_path / "only", "--only-defocused")
-    (usual,) = program(series, "-o", tmp_path / "all")
+    (line,) = program(series, "-o", tmp_path / "only")
+    (usual,) = program(series, "-o", tmp_path / "all", "--all-planes")
     assert [report["copied"] for report in line["reports"]] == [True, False, False, True]
     assert [report["verdict"] for report in line["reports"]][:3] == ["sharp", "explained", "explained"]
     assert [report["copied"] for report in usual["reports"]] == [False, False, False, True]
@@ -63,7 +63,7 @@ def test_defocus_run_copies_the_sharp_plane_and_corrects_the_others(series, tmp_
 
 
 def test_every_plane_is_reported_and_the_file_says_the_same(series, tmp_path):
-    (line,) = program(series, "-o", tmp_path, "--only-defocused")
+    (line,) = program(series, "-o", tmp_path, "--only-defocused")  # a word that changes nothing
     assert len(line["reports"]) == line["planes"] == 4
     for report in line["reports"]:
         assert set(report) == KEYS

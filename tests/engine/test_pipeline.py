@@ -64,7 +64,7 @@ def test_the_output_says_what_it_was_made_from(tmp_path, engine, source):
     size, mtime_ns = stat_of(source)
     assert account == engine.provenance() | {
         "source": {"name": "stack.tif", "size": size, "mtime_ns": mtime_ns},
-        "only_defocused": False,
+        "only_defocused": True,
         "planes": [report.as_dict() for report in outcome.reports],
     }
 
