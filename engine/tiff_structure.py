@@ -55,10 +55,16 @@ def open_tiff(path: str | os.PathLike[str], described: bool = True) -> tifffile.
     and an OME-XML to other files. With `described` False not even the descriptions of OME, ImageJ and tifffile's own
     count: the pages are a list.
     """
-    ignored = {"is_mmstack": False, "is_ndtiff": False}
-    if not described:
-        ignored |= {"is_ome": False, "is_imagej": False, "is_shaped": False}
-    return tifffile.TiffFile(path, _multifile=False, **ignored)
+    trusted = None if described else False
+    return tifffile.TiffFile(
+        path,
+        _multifile=False,
+        is_mmstack=False,
+        is_ndtiff=False,
+        is_ome=trusted,
+        is_imagej=trusted,
+        is_shaped=trusted,
+    )
 
 
 @contextmanager
