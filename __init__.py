@@ -24,7 +24,7 @@ from .engine.errors import (
 
 if TYPE_CHECKING:
     from .engine.api import deblur
-    from .engine.engine import Engine
+    from .engine.inference.engine import Engine
 
 __all__ = [
     "BackendError",
@@ -42,7 +42,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "Engine":  # numpy comes with it: only those who restore images pay for that
-        from .engine.engine import Engine
+        from .engine.inference.engine import Engine
 
         return Engine
     if name == "deblur":

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from defocus import Engine, __version__
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 from defocus.training.metrics import psnr
 
 DISTANCES_UM = (5, 10, 15, 20, 25)

@@ -21,11 +21,11 @@ import psutil
 
 from defocus import Engine
 from defocus.benchmarks.report import publish, table, write_files
-from defocus.engine.batch import find
-from defocus.engine.card import model_path, read_card
-from defocus.engine.dask_run import SUBMITTED, Task, restore_on
-from defocus.engine.jobs import Job
-from defocus.engine.pipeline import process
+from defocus.engine.pipeline.batch import find
+from defocus.engine.model.card import model_path, read_card
+from defocus.engine.pipeline.on_dask import SUBMITTED, Task, restore_on
+from defocus.engine.pipeline.jobs import Job
+from defocus.engine.pipeline.steps import process
 
 MILLIONS = 10
 NODE_CORES = 2

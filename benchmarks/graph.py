@@ -26,11 +26,11 @@ import onnxruntime as ort
 
 from defocus.benchmarks.graph_variants import Quantisation, quantised, with_batchnorm, without_transposed
 from defocus.benchmarks.report import SHAPE, publish, spread, table
-from defocus.engine.backends.openvino import OPENVINO
-from defocus.engine.backends.ort import CPU
-from defocus.engine.card import Card, model_path, read_card
-from defocus.engine.cores import available_cores
-from defocus.engine.tiles import up
+from defocus.engine.inference.backends.openvino import OPENVINO
+from defocus.engine.inference.backends.onnx_runtime import CPU
+from defocus.engine.model.card import Card, model_path, read_card
+from defocus.engine.inference.cpu_count import available_cores
+from defocus.engine.image.tiling import up
 from defocus.export.half_gate import Run, Sample, compare, planes, samples
 
 GATE_DB = 50.0

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from defocus.engine.intensity import limited, measure, to_unit
+from defocus.engine.image.normalization import limited, measure, to_unit
 from defocus.training.fields import Field
 from defocus.training.heldout import counts_pair
 from defocus.training.specimen import draw_cells, draw_filaments, draw_points

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from defocus import Engine
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 
 HALOS = (16, 32, 64, 96, 128, 160, 192, 224, 256)
 SIDE = 1408

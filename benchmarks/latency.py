@@ -25,8 +25,8 @@ import numpy as np
 import tifffile
 
 from defocus import Engine, __version__
-from defocus.engine import tiff
-from defocus.engine.commit import commit
+from defocus.engine.tiff import read as tiff
+from defocus.engine.files.atomic import commit
 from defocus.training.optics import Camera, Optics, defocus
 from defocus.training.specimen import draw_cells
 

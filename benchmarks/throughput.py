@@ -21,13 +21,13 @@ from statistics import median
 
 from defocus import Engine
 from defocus.benchmarks.report import publish, spread, table, write_files
-from defocus.engine import tiff
-from defocus.engine.batch import AHEAD
-from defocus.engine.cores import available_cores
-from defocus.engine.jobs import Job
-from defocus.engine.judge import judge
-from defocus.engine.pipeline import pipeline
-from defocus.engine.work import Image
+from defocus.engine.tiff import read as tiff
+from defocus.engine.pipeline.batch import AHEAD
+from defocus.engine.inference.cpu_count import available_cores
+from defocus.engine.pipeline.jobs import Job
+from defocus.engine.quality.assess import judge
+from defocus.engine.pipeline.steps import pipeline
+from defocus.engine.inference.tasks import Image
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from defocus.engine.card import KEY, model_path, read_card
+from defocus.engine.model.card import KEY, model_path, read_card
 
 
 def write_tiny(path: Path) -> Path:

@@ -31,9 +31,9 @@ from defocus.benchmarks.trust_cases import (
     restored,
     strangers,
 )
-from defocus.engine import tiff
-from defocus.engine.focus import focus_score
-from defocus.engine.report import DOUBTFUL_SHARE, DOUBTFUL_WORST, SHARP_BLUR_PX, SHARP_GAIN, SHARP_WORST, PlaneReport
+from defocus.engine.tiff import read as tiff
+from defocus.engine.quality.focus import focus_score
+from defocus.engine.quality.report import DOUBTFUL_SHARE, DOUBTFUL_WORST, SHARP_BLUR_PX, SHARP_GAIN, SHARP_WORST, PlaneReport
 from defocus.training.fields import Field, list_images, load_field
 from defocus.training.heldout import CAMERA, HELD_OUT, OPTICS, held_out_files
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from defocus import Engine
-from defocus.engine.judge import judge
-from defocus.engine.report import PlaneReport
+from defocus.engine.quality.assess import judge
+from defocus.engine.quality.report import PlaneReport
 from defocus.training.fields import Field, load_field, name_hash
 from defocus.training.heldout import CAMERA, OPTICS, counts_pair
 from defocus.training.optics import defocus

@@ -6,10 +6,10 @@ import threading
 
 import numpy as np
 
-from .backends import AUTO
-from .card import DEFAULT
-from .engine import Engine
-from .kept import Kept
+from .inference.backends import AUTO
+from .model.card import DEFAULT
+from .inference.engine import Engine
+from .inference.cached_engine import Kept
 
 _LOCK = threading.Lock()  # an engine serves one thread at a time, and is not closed while it does
 _ENGINE: Kept[tuple[str, str]] = Kept(lambda what: Engine.load(*what))

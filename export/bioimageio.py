@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..engine.backends import open_session
-from ..engine.card import Card, read_card
-from ..engine.commit import commit
+from ..engine.inference.backends import open_session
+from ..engine.model.card import Card, read_card
+from ..engine.files.atomic import commit
 from ..engine.errors import InputError, MissingExtraError
-from ..engine.intensity import Intensity, measure, to_unit
-from ..engine.tiles import up
+from ..engine.image.normalization import Intensity, measure, to_unit
+from ..engine.image.tiling import up
 from ..training.heldout import counts_pair
 from ..training.suite import drawn_fields
 
@@ -141,7 +141,7 @@ def describe(model: Path, card: Card, folder: Path) -> Any:
 
 def example(model: Path, card: Card) -> tuple[np.ndarray, np.ndarray, Intensity]:
     """A drawn plane, uint16 (Y, X), what the engine makes of it, and its intensity."""
-    from ..engine.engine import Engine
+    from ..engine.inference.engine import Engine
 
     side = _least_side(card)
     seen = counts_pair(drawn_fields(1)[0], 22)[0]

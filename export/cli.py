@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from ..engine.edge import run
+from ..engine.cli._app import run
 
 app = typer.Typer(add_completion=False)
 
@@ -132,7 +132,7 @@ def export(
 
 def _engines(clear: bool) -> None:
     """List or delete what is in the engine cache."""
-    from ..engine.backends.engine_cache import EngineCache
+    from ..engine.inference.backends.tensorrt.plan_cache import EngineCache
 
     cache = EngineCache(say=typer.echo)
     if clear:

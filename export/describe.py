@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from ..engine.card import Card, Percentiles
+from ..engine.model.card import Card, Percentiles
 from ..training.networks.coarse_to_fine import MULTIPLE
 from ..training.recipe import Recipe
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.card import KEY, Card
-from ..engine.commit import commit
+from ..engine.model.card import KEY, Card
+from ..engine.files.atomic import commit
 from ..engine.errors import InputError, MissingExtraError
 
 OPSET = 21  # ONNX Runtime has known it since 1.20, TensorRT since 10.8

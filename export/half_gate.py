@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.card import Card
+from ..engine.model.card import Card
 from ..engine.errors import ModelError
-from ..engine.intensity import Intensity, limited, measure, to_unit
+from ..engine.image.normalization import Intensity, limited, measure, to_unit
 from ..training.fields import list_images, load_field
 from ..training.heldout import CAMERA, counts_pair
 from ..training.suite import drawn_fields

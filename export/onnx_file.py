@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..engine.card import KEY, Card
-from ..engine.commit import commit
+from ..engine.model.card import KEY, Card
+from ..engine.files.atomic import commit
 from ..training.networks.coarse_to_fine import MULTIPLE
 
 INPUT, OUTPUT = "image", "restored"

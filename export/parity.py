@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..engine.backends import open_session
-from ..engine.card import read_card
+from ..engine.inference.backends import open_session
+from ..engine.model.card import read_card
 from ..engine.errors import ModelError
-from ..engine.intensity import measure, to_unit
+from ..engine.image.normalization import measure, to_unit
 from ..training.fields import list_images, load_field
 from ..training.networks.coarse_to_fine import MULTIPLE
 from ..training.specimen import draw_cells

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.backends import backend, open_session
-from ..engine.backends.engine_cache import EngineCache, EngineKey
-from ..engine.backends.tensorrt import RTX, TENSORRT, TensorRT
-from ..engine.backends.tensorrt_recipe import Profile, Recipe, usual_profiles
-from ..engine.card import Card, model_path, read_card
-from ..engine.commit import output_error
+from ..engine.inference.backends import backend, open_session
+from ..engine.inference.backends.tensorrt.plan_cache import EngineCache, EngineKey
+from ..engine.inference.backends.tensorrt.backend import RTX, TENSORRT, TensorRT
+from ..engine.inference.backends.tensorrt.config import Profile, Recipe, usual_profiles
+from ..engine.model.card import Card, model_path, read_card
+from ..engine.files.atomic import output_error
 from ..engine.errors import BackendError, InputError, MissingExtraError
 from .half_gate import Run
 

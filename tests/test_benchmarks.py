@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from defocus.benchmarks.report import BARS, Bar, table
-from defocus.engine.card import model_path
+from defocus.engine.model.card import model_path
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = {
     "defocus-watch": "defocus.watcher.cli",
-    "defocus-run": "defocus.engine.cli",
+    "defocus-run": "defocus.engine.cli.run",
     "defocus-train": "defocus.training.cli",
     "defocus-data": "defocus.training.data_cli",
     "defocus-evaluate": "defocus.training.evaluate_cli",
-    "defocus-doctor": "defocus.engine.doctor_cli",
+    "defocus-doctor": "defocus.engine.cli.doctor",
     "defocus-export": "defocus.export.cli",
 }
 

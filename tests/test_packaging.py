@@ -50,8 +50,8 @@ def test_the_wheel_holds_the_rooms_and_the_model(wheel):
         for path in (ROOT / room).rglob("*.py")
     }
     assert modules <= names
-    assert {"defocus/__init__.py", "defocus/_version.py", "defocus/engine/models/default.onnx"} <= names
-    assert {"defocus/engine/gpu/counts.cu", "defocus/engine/gpu/counts.ptx"} <= names
+    assert {"defocus/__init__.py", "defocus/_version.py", "defocus/engine/model/default.onnx"} <= names
+    assert {"defocus/engine/inference/gpu/uint16.cu", "defocus/engine/inference/gpu/uint16.ptx"} <= names
     assert {"defocus/training/recipes/default.toml", "defocus/training/recipes/paper.toml"} <= names
     assert not [name for name in names if name.startswith(("defocus/tests", "defocus/demo", "defocus/benchmarks"))]
     for extra in ("cpu", "gpu", "tensorrt", "rtx", "train", "test", "dev"):

@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
-from ..engine.commit import commit
+from ..engine.files.atomic import commit
 
 HISTORY = "metrics.csv"
 

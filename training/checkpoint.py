@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from ..engine.commit import commit
+from ..engine.files.atomic import commit
 from ..engine.errors import InputError, ModelError
 from .networks.coarse_to_fine import CoarseToFine
 from .networks.zoo import build

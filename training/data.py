@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from ..engine.card import Percentiles
+from ..engine.model.card import Percentiles
 from .fields import Field
 from .optics import Aberrations, Optics, transfer
 from .recipe import Recipe

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._version import __version__
-from ..engine.edge import run
+from ..engine.cli._app import run
 from ..engine.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from ..engine.edge import run
+from ..engine.cli._app import run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

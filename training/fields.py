@@ -11,7 +11,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 
-from ..engine import tiff
+from ..engine.tiff import read as tiff
 from ..engine.errors import InputError
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.card import Percentiles
+from ..engine.model.card import Percentiles
 from ..engine.errors import InputError
-from ..engine.intensity import measure, to_unit
+from ..engine.image.normalization import measure, to_unit
 from .fields import Field, list_images, name_hash, split
 from .optics import Camera, Optics, defocus
 

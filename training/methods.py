@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..engine.card import Percentiles
-from ..engine.intensity import from_unit, measure, to_unit
+from ..engine.model.card import Percentiles
+from ..engine.image.normalization import from_unit, measure, to_unit
 from .checkpoint import load_checkpoint
 from .classical.admm import admm
 from .classical.richardson_lucy import richardson_lucy
@@ -140,7 +140,7 @@ def plug_and_play(path: Path) -> Method:
 
 def shipped() -> Method:
     """The model inside the package, as the engine runs it."""
-    from ..engine.engine import Engine
+    from ..engine.inference.engine import Engine
 
     engine = Engine.load(backend="cpu")
 

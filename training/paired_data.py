@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..engine.card import Percentiles
+from ..engine.model.card import Percentiles
 from ..engine.errors import InputError
-from ..engine.intensity import measure
+from ..engine.image.normalization import measure
 from .fields import name_hash
 from .recipe import Recipe
 

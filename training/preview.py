@@ -12,7 +12,7 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from PIL import Image, ImageDraw
 
-from ..engine.commit import commit
+from ..engine.files.atomic import commit
 
 ROWS, SIDE, GAP = 4, 256, 4
 

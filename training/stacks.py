@@ -11,7 +11,7 @@ import tifffile
 from scipy.ndimage import gaussian_filter
 
 from ..engine.errors import InputError
-from ..engine.tiff_structure import open_tiff
+from ..engine.tiff.integrity import open_tiff
 from .fields import list_images, load_field
 from .pairs import Pair, registered
 

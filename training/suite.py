@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from ..engine import tiff
+from ..engine.tiff import read as tiff
 from ..engine.errors import InputError
 from .fields import Field, name_hash
 from .heldout import CAMERA, DISTANCES_UM, OPTICS, PEAK_COUNTS, counts_pair

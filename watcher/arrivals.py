@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..engine.errors import InputError, printable
-from ..engine.pipeline import Stat, stat_of
+from ..engine.pipeline.steps import Stat, stat_of
 from .completeness import State, Waiting, is_file, is_folder, look, suffix_matches
 from .hints import Hints
 

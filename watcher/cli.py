@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._version import __version__
-from ..engine import edge
-from ..engine.cli import SHARP
+from ..engine.cli import _app as edge
+from ..engine.cli.run import SHARP
 
 if TYPE_CHECKING:
     from .config import Config
@@ -216,7 +216,7 @@ def watch(
 
 
 def _dry_run(config: Config) -> int:
-    from ..engine.card import model_path, read_card
+    from ..engine.model.card import model_path, read_card
     from .live import one_line
     from .plan import plan
     from .settings import check_folders

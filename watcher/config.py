@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..engine.channels import Pattern
+from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.errors import InputError
-from ..engine.pipeline import MEMORY
+from ..engine.pipeline.steps import MEMORY
 from .arrivals import Pace
 from .line import Order
 from .settings import WatchSettings, default_out

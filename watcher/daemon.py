@@ -13,11 +13,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ..engine.commit import sweep
-from ..engine.engine import Engine
+from ..engine.files.atomic import sweep
+from ..engine.inference.engine import Engine
 from ..engine.errors import DefocusError
-from ..engine.jobs import Job
-from ..engine.pipeline import pipeline
+from ..engine.pipeline.jobs import Job
+from ..engine.pipeline.steps import pipeline
 from .arrivals import Arrival, arrivals
 from .desk import Desk
 from .health import Health

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..engine.batch import is_done
-from ..engine.engine import Engine
+from ..engine.pipeline.batch import is_done
+from ..engine.inference.engine import Engine
 from ..engine.errors import ChangedError, InputError, OutputError, StoppedError
-from ..engine.jobs import Job, Outcome
-from ..engine.pipeline import Stat, stat_of
-from ..engine.report import summary
-from ..engine.tiff_structure import check_whole
+from ..engine.pipeline.jobs import Job, Outcome
+from ..engine.pipeline.steps import Stat, stat_of
+from ..engine.quality.report import summary
+from ..engine.tiff.integrity import check_whole
 from .arrivals import Arrival
 from .health import Health
 from .journal import Entry, Journal, State

@@ -17,9 +17,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from ..engine.commit import output_error
+from ..engine.files.atomic import output_error
 from ..engine.errors import DefocusError, OutputError, printable
-from ..engine.pipeline import Stat
+from ..engine.pipeline.steps import Stat
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
 SCHEMA = 2  # 1 had no report

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.status import Status
 
 from ..engine.errors import printable
-from ..engine.jobs import Outcome
+from ..engine.pipeline.jobs import Outcome
 from .settings import Event
 
 RATE_WINDOW = 30.0  # s over which the rate is taken

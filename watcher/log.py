@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TextIO
 
-from ..engine.report import summary
+from ..engine.quality.report import summary
 from .settings import Event
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from ..engine.commit import output_error
+from ..engine.files.atomic import output_error
 from ..engine.errors import InputError
 from .journal import FOLDER
 

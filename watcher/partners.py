@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..engine.channels import Pattern, fits, lone, too_many, twice
+from ..engine.pipeline.channel_pattern import Pattern, fits, lone, too_many, twice
 from ..engine.errors import InputError
-from ..engine.groups import without
-from ..engine.pipeline import stat_of
+from ..engine.pipeline.channel_groups import without
+from ..engine.pipeline.steps import stat_of
 from .arrivals import Arrival, scan
 from .settings import WatchSettings
 

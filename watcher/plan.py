@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..engine.batch import is_done
-from ..engine.card import Card
-from ..engine.channels import gather
+from ..engine.pipeline.batch import is_done
+from ..engine.model.card import Card
+from ..engine.pipeline.channel_pattern import gather
 from ..engine.errors import DefocusError, InputError, printable
-from ..engine.groups import without
-from ..engine.jobs import Job
-from ..engine.pipeline import stat_of
-from ..engine.tiff_structure import check_whole
+from ..engine.pipeline.channel_groups import without
+from ..engine.pipeline.jobs import Job
+from ..engine.pipeline.steps import stat_of
+from ..engine.tiff.integrity import check_whole
 from .arrivals import scan
 from .journal import Entry, Journal
 from .settings import WatchSettings

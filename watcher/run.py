@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from ..engine import edge
-from ..engine.card import model_path, read_card
+from ..engine.cli import _app as edge
+from ..engine.model.card import model_path, read_card
 from ..engine.errors import DefocusError
 from .config import Config
 from .daemon import watch as watch_folders
@@ -97,7 +97,7 @@ def _watch(config: Config, stop: threading.Event, once: bool, health: Health, st
             stack.enter_context(page)
             shown.say(f"status page at {page.address}")
         notifier = stack.enter_context(Notifier.of(config, shown.say))
-        from ..engine.engine import Engine
+        from ..engine.inference.engine import Engine
 
         with Engine.load(config.model, config.backend) as engine:
             if engine.passed_over:

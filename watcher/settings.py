@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ..engine.card import Card
-from ..engine.channels import Pattern
+from ..engine.model.card import Card
+from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.errors import InputError
-from ..engine.jobs import Outcome
-from ..engine.pipeline import MEMORY
+from ..engine.pipeline.jobs import Outcome
+from ..engine.pipeline.steps import MEMORY
 from .arrivals import Pace
 from .line import Order
 

@@ -1,4 +1,4 @@
-"""Make engine/gpu/counts.ptx of engine/gpu/counts.cu, and check that every card's assembler takes it. Needs no GPU.
+"""Make engine/inference/gpu/uint16.ptx of engine/inference/gpu/uint16.cu, and check that every card's assembler takes it. Needs no GPU.
 
     pip install nvidia-cuda-nvrtc-cu11==11.7.99 nvidia-cuda-nvcc     # in an environment of their own
     python benchmarks/gpu/ptx.py            # compile, then check

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from defocus.benchmarks.peers import environments
-from defocus.engine.card import model_path
+from defocus.engine.model.card import model_path
 from defocus.training.checkpoint import load_checkpoint
 
 HERE = Path(__file__).resolve().parent

@@ -32,7 +32,7 @@ import psutil
 
 from defocus.benchmarks.soak.load import Load, Written
 from defocus.benchmarks.soak.proof import journal_of, settled, wrong
-from defocus.engine.cores import available_cores
+from defocus.engine.inference.cpu_count import available_cores
 from defocus.tests.watcher.faults import Faults, compiled
 
 FAULT_S = 6.0  # how long a fault lasts

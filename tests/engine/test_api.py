@@ -12,8 +12,8 @@ import pytest
 
 import defocus
 from defocus.engine import api
-from defocus.engine import engine as engine_module
-from defocus.engine.kept import Kept
+from defocus.engine.inference import engine as engine_module
+from defocus.engine.inference.cached_engine import Kept
 
 
 @pytest.mark.parametrize("module", [defocus, engine_module])

@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from defocus.engine import backends, cores
-from defocus.engine.backends import ort
-from defocus.engine.card import read_card
+from defocus.engine.inference import backends, cpu_count as cores
+from defocus.engine.inference.backends import onnx_runtime as ort
+from defocus.engine.model.card import read_card
 from defocus.engine.errors import BackendError, MissingExtraError, ModelError, first_line
 
 

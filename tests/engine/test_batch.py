@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.batch import find
+from defocus.engine.pipeline.batch import find
 from defocus.engine.errors import InputError
 
 
@@ -35,7 +35,7 @@ def folder(tmp_path) -> Path:
 
 
 def program(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "defocus.engine.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "defocus.engine.cli.run", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
@@ -241,7 +241,7 @@ def test_no_permission_to_write(folder, tmp_path, tiny_model):
 def test_a_full_stdout_is_one_line(folder, tmp_path, tiny_model, monkeypatch, unbuffered):
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "defocus.engine.cli", folder, "-o", tmp_path / "o", "--model", tiny_model]
+        command = [sys.executable, "-m", "defocus.engine.cli.run", folder, "-o", tmp_path / "o", "--model", tiny_model]
         done = subprocess.run(
             [*map(str, command), "--json"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
@@ -255,7 +255,7 @@ def test_ctrl_c_leaves_whole_files_only(tmp_path, tiny_model):
     for seed in range(30):
         write(tmp_path / "in" / f"{seed}.tif", seed, (5, 300, 300))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "defocus.engine.cli", tmp_path / "in", "-o", out, "--model", tiny_model, "--json"]
+    command = [sys.executable, "-m", "defocus.engine.cli.run", tmp_path / "in", "-o", out, "--model", tiny_model, "--json"]
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -274,7 +274,7 @@ def test_ctrl_c_leaves_whole_files_only(tmp_path, tiny_model):
 
 
 def test_the_settings_arrive(folder, tmp_path, tiny_model):
-    from defocus.engine import tiff
+    from defocus.engine.tiff import read as tiff
 
     options = ["--tile", "64", "--halo", "16", "--per-stack", "--threads", "1", "--backend", "cpu"]
     done = program(folder / "b.tif", "-o", tmp_path / "o", "--model", tiny_model, *options)
@@ -292,7 +292,7 @@ def test_help_and_version_are_quick():
     assert "--per-stack" in program("--help", env={**os.environ, "COLUMNS": "200"}).stdout
     assert time.perf_counter() - start < 5
     code = (
-        "import sys, defocus.engine.cli; print([m for m in ('numpy', 'tifffile', 'onnxruntime') if m in sys.modules])"
+        "import sys, defocus.engine.cli.run; print([m for m in ('numpy', 'tifffile', 'onnxruntime') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

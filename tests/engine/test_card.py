@@ -8,7 +8,7 @@ from hashlib import sha256
 import onnx
 import pytest
 
-from defocus.engine.card import KEY, Card, Percentiles, model_path, read_card
+from defocus.engine.model.card import KEY, Card, Percentiles, model_path, read_card
 from defocus.engine.errors import ModelError
 
 

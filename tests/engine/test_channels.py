@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import tiff
-from defocus.engine.batch import find
-from defocus.engine.card import Card
-from defocus.engine.channels import Pattern, gather
+from defocus.engine.tiff import read as tiff
+from defocus.engine.pipeline.batch import find
+from defocus.engine.model.card import Card
+from defocus.engine.pipeline.channel_pattern import Pattern, gather
 from defocus.engine.errors import InputError
 
 UUIDS = ("2703a47b-7574-461a-85e2-afc38bc0adae", "9f0a1b2c-0000-4444-8888-00005eadbeef")
@@ -176,7 +176,7 @@ def test_more_channels_than_the_model_takes_must_be_named(tmp_path):
 
 
 def program(folder: Path, model: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "defocus.engine.cli", str(folder / "in"), "-o", str(folder / "out")]
+    line = [sys.executable, "-m", "defocus.engine.cli.run", str(folder / "in"), "-o", str(folder / "out")]
     line += ["--model", str(model), "--backend", "cpu", *arguments]
     return subprocess.run(line, capture_output=True, text=True, timeout=120)
 

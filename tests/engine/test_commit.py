@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from defocus.engine import commit as module
-from defocus.engine.commit import commit, sweep
+from defocus.engine.files import atomic as module
+from defocus.engine.files.atomic import commit, sweep
 from defocus.engine.errors import OutputError
 
 

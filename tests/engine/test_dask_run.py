@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import dask_run, tiff
-from defocus.engine.batch import Status, find
-from defocus.engine.card import read_card
-from defocus.engine.cores import available_cores
-from defocus.engine.dask_run import Task, restore_on
+from defocus.engine.pipeline import on_dask as dask_run
+from defocus.engine.tiff import read as tiff
+from defocus.engine.pipeline.batch import Status, find
+from defocus.engine.model.card import read_card
+from defocus.engine.inference.cpu_count import available_cores
+from defocus.engine.pipeline.on_dask import Task, restore_on
 from defocus.engine.errors import InputError
-from defocus.engine.kept import Kept
+from defocus.engine.inference.cached_engine import Kept
 
 pytest.importorskip("distributed", reason='needs dask: pip install ".[dask]"')
 
@@ -41,7 +42,7 @@ def folder(tmp_path) -> Path:
 
 
 def run(folder: Path, model: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "defocus.engine.cli", str(folder / "in"), "-o", str(folder / "out")]
+    line = [sys.executable, "-m", "defocus.engine.cli.run", str(folder / "in"), "-o", str(folder / "out")]
     line += ["--model", str(model), "--backend", "cpu", "--json", *arguments]
     return subprocess.run(line, capture_output=True, text=True, timeout=120)
 

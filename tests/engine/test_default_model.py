@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from defocus import Engine
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 from defocus.training.fields import Field, load_field
 from defocus.training.heldout import CAMERA, counts_pair, held_out_files
 from defocus.training.metrics import psnr

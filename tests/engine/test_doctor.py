@@ -10,14 +10,15 @@ import sys
 import numpy as np
 import pytest
 
-from defocus.engine import backends, doctor
-from defocus.engine.backends import ort
-from defocus.engine.card import read_card
-from defocus.engine.gpu.driver import Gpu, why_no_gpu
+from defocus.engine.inference import backends
+from defocus.engine import diagnostics as doctor
+from defocus.engine.inference.backends import onnx_runtime as ort
+from defocus.engine.model.card import read_card
+from defocus.engine.inference.gpu.driver import Gpu, why_no_gpu
 
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "defocus.engine.doctor_cli", *map(str, arguments)]
+    line = [sys.executable, "-m", "defocus.engine.cli.doctor", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120, env=os.environ | environment)
 
 

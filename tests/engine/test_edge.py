@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from defocus.engine.edge import one_line_errors
+from defocus.engine.cli._app import one_line_errors
 from defocus.engine.errors import ModelError
 
 PROGRAM = """

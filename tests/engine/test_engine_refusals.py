@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import defocus
-from defocus.engine import settings as module
-from defocus.engine.engine import Engine
+from defocus.engine.inference import options as module
+from defocus.engine.inference.engine import Engine
 from defocus.engine.errors import BackendError, InputError
 
 from .test_engine import specimen

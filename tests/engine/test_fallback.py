@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import backends, fallback
-from defocus.engine.backends import ort
-from defocus.engine.engine import Engine
+from defocus.engine.inference import backends, fallback
+from defocus.engine.inference.backends import onnx_runtime as ort
+from defocus.engine.inference.engine import Engine
 from defocus.engine.errors import BackendError, OutOfMemoryError
-from defocus.engine.jobs import Job
-from defocus.engine.lanes import Lane
-from defocus.engine.pipeline import process
+from defocus.engine.pipeline.jobs import Job
+from defocus.engine.inference.session_pool import Lane
+from defocus.engine.pipeline.steps import process
 
 
 class Card:

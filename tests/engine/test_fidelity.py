@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defocus.engine.fidelity import fidelity
-from defocus.engine.intensity import DTYPES
-from defocus.engine.judge import judge
-from defocus.engine.report import LISTED, PlaneReport, summary
+from defocus.engine.quality.fidelity import fidelity
+from defocus.engine.image.normalization import DTYPES
+from defocus.engine.quality.assess import judge
+from defocus.engine.quality.report import LISTED, PlaneReport, summary
 from defocus.training.optics import Camera, Optics, defocus, transfer
 from defocus.training.specimen import draw_cells, smooth_noise
 

@@ -28,7 +28,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(small_disk, tmp_path, tiny_m
     image = np.random.default_rng(0).integers(0, 60000, (400, 500), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", image, compression=compression)
     before = (tmp_path / "a.tif").read_bytes()
-    command = [sys.executable, "-m", "defocus.engine.cli", str(tmp_path / "a.tif"), "-o", str(small_disk)]
+    command = [sys.executable, "-m", "defocus.engine.cli.run", str(tmp_path / "a.tif"), "-o", str(small_disk)]
     done = subprocess.run([*command, "--model", str(tiny_model)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     errors = done.stderr.strip().splitlines()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import j1
 
-from defocus.engine.bands import extremes
-from defocus.engine.engine import Engine
-from defocus.engine.hot_pixels import HotPixels, hot_pixels, without
-from defocus.engine.intensity import DTYPES, from_unit, to_unit
-from defocus.engine.judge import judge
+from defocus.engine.image.bands import extremes
+from defocus.engine.inference.engine import Engine
+from defocus.engine.image.hot_pixels import HotPixels, hot_pixels, without
+from defocus.engine.image.normalization import DTYPES, from_unit, to_unit
+from defocus.engine.quality.assess import judge
 from defocus.training.optics import Camera, Optics, defocus
 from defocus.training.specimen import draw_cells
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defocus.engine.card import Percentiles
+from defocus.engine.model.card import Percentiles
 from defocus.engine.errors import InputError
-from defocus.engine.intensity import DTYPES, Intensity, from_unit, measure, to_unit
+from defocus.engine.image.normalization import DTYPES, Intensity, from_unit, measure, to_unit
 
 RULE = Percentiles(1.0, 99.9)
 INTEGERS = [dtype for dtype in DTYPES if dtype.kind in "iu"]
@@ -158,7 +158,7 @@ def test_a_stack_is_measured_as_one():
 
 
 def test_long_float_stacks_are_sampled(monkeypatch):
-    from defocus.engine import intensity
+    from defocus.engine.image import normalization as intensity
 
     monkeypatch.setattr(intensity, "_SAMPLE", 10_000)
     stack = np.random.default_rng(0).normal(100, 10, (40, 100, 101)).astype(np.float32)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import tiff
-from defocus.engine.batch import find, restore
-from defocus.engine.card import model_path, read_card
-from defocus.engine.engine import Engine
-from defocus.engine.report import PlaneReport
+from defocus.engine.tiff import read as tiff
+from defocus.engine.pipeline.batch import find, restore
+from defocus.engine.model.card import model_path, read_card
+from defocus.engine.inference.engine import Engine
+from defocus.engine.quality.report import PlaneReport
 from defocus.training.fields import load_field
 from defocus.training.heldout import CAMERA, OPTICS, counts_pair
 from defocus.training.optics import defocus
@@ -25,7 +25,7 @@ KEYS = {"focus_in", "focus_out", "fidelity", "worst", "blur_px", "copied", "verd
 
 
 def program(*arguments: str | Path) -> list[dict]:
-    command = [sys.executable, "-m", "defocus.engine.cli", *map(str, arguments), "--json", "--backend", "cpu"]
+    command = [sys.executable, "-m", "defocus.engine.cli.run", *map(str, arguments), "--json", "--backend", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -127,7 +127,7 @@ def test_a_report_says_what_a_microscopist_wants_to_read():
 
 @pytest.mark.parametrize("pattern", ["infocus_w2/*_k14_*", "infocus_w1/*_a05_*"])
 def test_real_fields_that_the_model_never_saw(shared_data, pattern):
-    from defocus.engine.judge import judge
+    from defocus.engine.quality.assess import judge
 
     (path,) = (shared_data / "bbbc006").glob(pattern)
     field = load_field(path)

@@ -13,9 +13,9 @@ import pytest
 pytest.importorskip("openvino", reason='needs OpenVINO: pip install ".[openvino]"')
 
 from defocus import Engine
-from defocus.engine.backends import open_session
-from defocus.engine.backends import openvino as module
-from defocus.engine.card import model_path, read_card
+from defocus.engine.inference.backends import open_session
+from defocus.engine.inference.backends import openvino as module
+from defocus.engine.model.card import model_path, read_card
 from defocus.engine.errors import BackendError, ModelError
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import pipeline as module
-from defocus.engine import tiff
-from defocus.engine.engine import Engine
+from defocus.engine.pipeline import steps as module
+from defocus.engine.tiff import read as tiff
+from defocus.engine.inference.engine import Engine
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, InputError, OutputError
-from defocus.engine.jobs import Job
-from defocus.engine.lanes import Lane
-from defocus.engine.pipeline import pipeline, stat_of
+from defocus.engine.pipeline.jobs import Job
+from defocus.engine.inference.session_pool import Lane
+from defocus.engine.pipeline.steps import pipeline, stat_of
 
 
 @pytest.fixture(scope="module")

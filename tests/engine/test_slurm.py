@@ -50,7 +50,7 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def run(folder: Path, model: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "defocus.engine.cli", str(folder / "in"), "-o", str(folder / "out")]
+    line = [sys.executable, "-m", "defocus.engine.cli.run", str(folder / "in"), "-o", str(folder / "out")]
     line += ["--model", str(model), "--backend", "cpu", "--json", "--dask", "slurm"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DASK_")}
     return subprocess.run(

@@ -26,7 +26,7 @@ builtins.__import__ = watched
     [
         "import defocus; defocus.Engine.load(backend='cpu')",
         "import numpy, defocus; defocus.deblur(numpy.zeros((16, 16)), backend='cpu')",
-        "import sys; sys.argv = ['defocus-doctor']; from defocus.engine.doctor_cli import main; main()",
+        "import sys; sys.argv = ['defocus-doctor']; from defocus.engine.cli.doctor import main; main()",
     ],
 )
 @pytest.mark.parametrize("told", [None, "0"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 from defocus.engine.errors import InputError
 
 RNG = np.random.default_rng(0)

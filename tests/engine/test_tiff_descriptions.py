@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 
 from ..helpers.micromanager import write_stack
 from .test_tiff import FLAVOURS, MADE_BY, MICROMETRE, counts, facts

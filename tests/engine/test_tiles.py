@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defocus.engine.tiles import Tile, cut, plan, smallest_tile, up
+from defocus.engine.image.tiling import Tile, cut, plan, smallest_tile, up
 
 SIZES = [
     (1, 1),

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from defocus.engine.jobs import Job, Outcome
-from defocus.engine.pipeline import Piece
-from defocus.engine.settings import Settings
-from defocus.engine.turns import Turn, Turns
+from defocus.engine.pipeline.jobs import Job, Outcome
+from defocus.engine.pipeline.steps import Piece
+from defocus.engine.inference.options import Settings
+from defocus.engine.pipeline.turns import Turn, Turns
 
 TWO = Settings(1024, 224, streams=2)
 

@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx", reason='needs onnx: pip install ".[train]"')
 pytest.importorskip("onnxscript", reason='needs onnxscript: pip install ".[train]"')
 
 from defocus import Engine  # noqa: E402
-from defocus.engine.card import Card, read_card  # noqa: E402
+from defocus.engine.model.card import Card, read_card  # noqa: E402
 from defocus.engine.errors import ModelError  # noqa: E402
 from defocus.export.describe import describe  # noqa: E402
 from defocus.export.onnx_file import Finest, export_onnx  # noqa: E402

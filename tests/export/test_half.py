@@ -18,9 +18,9 @@ from onnx import TensorProto, numpy_helper  # noqa: E402
 from scipy.ndimage import correlate  # noqa: E402
 
 from defocus import Engine  # noqa: E402
-from defocus.engine.card import model_path, read_card  # noqa: E402
+from defocus.engine.model.card import model_path, read_card  # noqa: E402
 from defocus.engine.errors import InputError, ModelError  # noqa: E402
-from defocus.engine.intensity import LIMIT, measure  # noqa: E402
+from defocus.engine.image.normalization import LIMIT, measure  # noqa: E402
 from defocus.export import half, half_gate, steps  # noqa: E402
 from defocus.export.half_gate import LEAST_DB, Verdict, compare, culprits, judge, on_cpu, planes, samples  # noqa: E402
 

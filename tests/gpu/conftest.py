@@ -30,7 +30,7 @@ def made(gpu, device):
 @pytest.fixture
 def card(monkeypatch):
     """A function that puts a driver's library in place: `card(cuda=12080)`; the usual one is there already."""
-    from defocus.engine.gpu import driver
+    from defocus.engine.inference.gpu import driver
 
     def place(**fields):
         monkeypatch.setattr(driver, "_library", lambda: late_driver.FakeLibrary(**fields))

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from defocus.engine.backends.tensorrt_recipe import Profile
-from defocus.engine.backends.tensorrt_session import TensorRTSession
+from defocus.engine.inference.backends.tensorrt.config import Profile
+from defocus.engine.inference.backends.tensorrt.session import TensorRTSession
 
 PROFILES = (
     Profile("tiles", (1, 16, 16), (1, 32, 32), (4, 64, 64)),

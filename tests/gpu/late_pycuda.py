@@ -135,7 +135,7 @@ def pycuda(gpu: FakeGpu, monkeypatch):
     package.driver, package.VERSION = driver, (2026, 1)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-    monkeypatch.delitem(sys.modules, "defocus.engine.gpu.pycuda_device", raising=False)
-    from defocus.engine.gpu.pycuda_device import open_device
+    monkeypatch.delitem(sys.modules, "defocus.engine.inference.gpu.pycuda_device", raising=False)
+    from defocus.engine.inference.gpu.pycuda_device import open_device
 
     return open_device(0)

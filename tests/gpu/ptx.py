@@ -1,6 +1,6 @@
 """A processor for PTX: runs the very text of the package in numpy, every thread of a launch at once.
 
-It knows the instructions of engine/gpu/counts.ptx, and no others; branches go forward only, as they do there.
+It knows the instructions of engine/inference/gpu/uint16.ptx, and no others; branches go forward only, as they do there.
 """
 
 from __future__ import annotations

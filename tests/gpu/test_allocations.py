@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from defocus.engine.backends import Opened
-from defocus.engine.card import read_card
-from defocus.engine.engine import Engine
-from defocus.engine.intensity import Intensity
-from defocus.engine.settings import Settings
-from defocus.engine.work import Image, Work
+from defocus.engine.inference.backends import Opened
+from defocus.engine.model.card import read_card
+from defocus.engine.inference.engine import Engine
+from defocus.engine.image.normalization import Intensity
+from defocus.engine.inference.options import Settings
+from defocus.engine.inference.tasks import Image, Work
 
 RUNS = 20
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from defocus.engine.gpu.driver import why_no_gpu
+from defocus.engine.inference.gpu.driver import why_no_gpu
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "gpu.py"
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from defocus.engine.backends import CountsSession, Opened, device_counts
-from defocus.engine.backends.device_counts import PTX, SIGNATURES, DeviceCounts, Packet, as_ranges, proven
-from defocus.engine.card import read_card
-from defocus.engine.engine import Engine
+from defocus.engine.inference.backends import CountsSession, Opened
+from defocus.engine.inference.backends.tensorrt import uint16 as device_counts
+from defocus.engine.inference.backends.tensorrt.uint16 import PTX, SIGNATURES, DeviceCounts, Packet, as_ranges, proven
+from defocus.engine.model.card import read_card
+from defocus.engine.inference.engine import Engine
 from defocus.engine.errors import BackendError
-from defocus.engine.intensity import LIMIT, Intensity, from_unit, limited, to_unit
-from defocus.engine.settings import Settings
+from defocus.engine.image.normalization import LIMIT, Intensity, from_unit, limited, to_unit
+from defocus.engine.inference.options import Settings
 from defocus.tests.gpu import fake_tensorrt
 from defocus.tests.gpu.late_pycuda import LETTERS
 from defocus.tests.gpu.ptx import Ptx

@@ -7,9 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from defocus.engine import gpu as layer
+from defocus.engine.inference import gpu as layer
 from defocus.engine.errors import BackendError, OutOfMemoryError
-from defocus.engine.gpu import driver
+from defocus.engine.inference.gpu import driver
 
 
 def test_the_card_is_described(card):

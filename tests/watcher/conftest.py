@@ -19,7 +19,7 @@ import pytest
 import tifffile
 
 from defocus import Engine
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 from defocus.watcher.config import Config, Folder
 from defocus.watcher.health import Health
 from defocus.watcher.status.page import Page

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tifffile
 
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 
 from .conftest import outputs, states, wait_for, whole, write_tiff
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import tifffile
 
-from defocus.engine.card import model_path
+from defocus.engine.model.card import model_path
 
 from .conftest import Watching, free_port, wait_for, write_tiff
 from .test_faults import faults, shim  # noqa: F401  fixtures

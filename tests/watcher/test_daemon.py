@@ -12,9 +12,9 @@ import pytest
 import tifffile
 
 from defocus import Engine
-from defocus.engine import pipeline as pipeline_module
+from defocus.engine.pipeline import steps as pipeline_module
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, OutputError
-from defocus.engine.pipeline import stat_of
+from defocus.engine.pipeline.steps import stat_of
 from defocus.watcher import daemon, desk
 from defocus.watcher.arrivals import Pace
 from defocus.watcher.daemon import watch

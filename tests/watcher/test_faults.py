@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from defocus.engine import tiff
-from defocus.engine.commit import PREFIX
+from defocus.engine.tiff import read as tiff
+from defocus.engine.files.atomic import PREFIX
 
 from .conftest import Watching, free_port, listing, outputs, states, wait_for, whole, write_tiff
 from .faults import Faults, compiled, name_of

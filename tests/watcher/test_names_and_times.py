@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from defocus import Engine
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 
 from .conftest import Watching, free_port, listing, outputs, states, wait_for, write_tiff
 from .test_faults import begin, faults, shim  # noqa: F401  fixtures

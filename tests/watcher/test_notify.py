@@ -13,8 +13,8 @@ from subprocess import CompletedProcess
 import pytest
 
 from defocus.engine.errors import InputError, MissingExtraError
-from defocus.engine.jobs import Job, Outcome
-from defocus.engine.report import PlaneReport
+from defocus.engine.pipeline.jobs import Job, Outcome
+from defocus.engine.quality.report import PlaneReport
 from defocus.watcher import notify
 from defocus.watcher.notify import RECENT, Notifier, by_command, by_url
 from defocus.watcher.settings import Event

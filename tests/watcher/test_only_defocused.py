@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 from defocus.training.heldout import CAMERA, OPTICS
 from defocus.training.optics import defocus
 from defocus.training.specimen import draw_cells

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 
 from .conftest import PAIRS, Configured, check_pair, journal, needs_sighup, outputs, states, wait_for, write_tiff
 

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from defocus.engine import tiff
-from defocus.engine.commit import PREFIX, SUFFIX
+from defocus.engine.tiff import read as tiff
+from defocus.engine.files.atomic import PREFIX, SUFFIX
 
 from .conftest import PAIRS, QUICK, check_pair, free_port, journal, listing, outputs, states, wait_for, write_tiff
 from .test_soak import SUICIDE, _without_times

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 from defocus.engine.errors import InputError, OutputError
 from defocus.watcher import daemon, desk, room
 from defocus.watcher.arrivals import Pace

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.channels import Pattern
-from defocus.engine.pipeline import stat_of
+from defocus.engine.pipeline.channel_pattern import Pattern
+from defocus.engine.pipeline.steps import stat_of
 from defocus.watcher import partners
 from defocus.watcher.arrivals import Arrival, Pace
 from defocus.watcher.partners import Room

@@ -14,7 +14,7 @@ import tifffile
 
 from defocus.benchmarks.soak.load import Load
 from defocus.benchmarks.soak.proof import wrong
-from defocus.engine.commit import PREFIX
+from defocus.engine.files.atomic import PREFIX
 
 from .conftest import write_tiff
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from defocus.engine.errors import InputError
-from defocus.engine.report import PlaneReport
+from defocus.engine.quality.report import PlaneReport
 from defocus.watcher.config import Config, Folder
 from defocus.watcher.health import Health
 from defocus.watcher.journal import Entry, Journal

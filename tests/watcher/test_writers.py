@@ -20,7 +20,7 @@ import pytest
 import tifffile
 
 from defocus import Engine
-from defocus.engine import tiff
+from defocus.engine.tiff import read as tiff
 
 from .conftest import Watching, outputs, states, wait_for, whole, write_tiff
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from types import TracebackType
 
-from ...engine.engine import Engine
+from ...engine.inference.engine import Engine
 from ...engine.errors import InputError
 from ..config import Config
 from ..health import Health

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...engine.engine import Engine
-from ...engine.gpu.driver import find_gpu, why_no_gpu
+from ...engine.inference.engine import Engine
+from ...engine.inference.gpu.driver import find_gpu, why_no_gpu
 from ..health import Health
 from ..journal import Journal
 from ..settings import Event, WatchSettings

@@ -1,0 +1,91 @@
+"""The command line's edge: the one place where an error becomes a line on stderr and an exit code.
+
+Exit codes: 0 done; 1 something failed (the line says what); 2 the command was typed wrongly; 130 Ctrl-C.
+Set DEFOCUS_TRACEBACK=1 to see the traceback of an unexpected error.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import DefocusError, is_full
+
+if TYPE_CHECKING:
+    import typer
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run a command-line application to its exit: the whole body of a `main()`.
+
+    The command's return value, if it is an int, is the exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name must not end a program whose log has another code page
+            stream.reconfigure(errors="backslashreplace")
+    with one_line_errors():
+        code = app(standalone_mode=False)  # typer's own handling would print a box of many lines
+        if sys.stdout is not None:
+            sys.stdout.flush()  # or a disk that is full is told of by the interpreter, with an exit code of its own
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn whatever is raised inside into one line on stderr and `SystemExit`. Also usable as a decorator."""
+    try:
+        yield
+    except SystemExit:
+        raise
+    except KeyboardInterrupt:
+        _leave("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # whoever read our output (`| head`) has left
+        _give_up_stdout()
+        sys.exit(FAILED)
+    except DefocusError as error:
+        _leave(str(error), FAILED)
+    except BaseException as caught:
+        error: Any = caught
+        if _asks_to_leave(error):
+            sys.exit(getattr(error, "exit_code", INTERRUPTED))  # Abort, the one without a code, is click's Ctrl-C
+        if hasattr(error, "format_message"):  # a usage error of click, or of the click inside typer
+            _leave(f"{error.format_message()} (--help shows the options)", getattr(error, "exit_code", USAGE))
+        if os.environ.get("DEFOCUS_TRACEBACK"):
+            raise
+        if isinstance(error, OSError) and error.filename is None and is_full(error):
+            _leave("output cannot be written: the disk is full; free some space or send it elsewhere", FAILED)
+        _leave(
+            f"unexpected error ({type(error).__name__}: {error}); please report it, "
+            "run with DEFOCUS_TRACEBACK=1 to see it whole",
+            FAILED,
+        )
+
+
+def _asks_to_leave(error: BaseException) -> bool:
+    """Whether typer or click only asks to leave. By name, because their modules move from release to release."""
+    return type(error).__name__ in ("Exit", "Abort") and isinstance(error, RuntimeError)
+
+
+def _give_up_stdout() -> None:
+    """Let what is left for stdout go, if it cannot be written: the interpreter would complain on its way out."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        pass
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    name = os.path.basename(sys.argv[0] or "defocus").removesuffix(".exe")
+    with suppress(OSError):
+        print(f"{name}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    _give_up_stdout()
+    raise SystemExit(code) from None

@@ -1,0 +1,55 @@
+"""`defocus-doctor`: parse, examine, print."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..._version import __version__
+from . import _app as edge
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"defocus-doctor {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Option(help='"default" or an ONNX file made by defocus-export.')] = "default",
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Run the model on every backend that works here: speed and parity.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> int:
+    """Show what this machine can run: GPU, driver, libraries, backends (and why not), engine cache, model.
+
+    The exit code is 1 if no backend can run the model, or if a backend fails the self-test.
+    """
+    import json as jsonlib
+    import sys
+
+    from ..diagnostics import examine, lines
+
+    picture = examine(model, self_test, lambda line: print(line, file=sys.stderr, flush=True))
+    if json:
+        print(jsonlib.dumps(picture.to_dict(), default=str))
+    else:
+        print("\n".join(lines(picture)))
+    return 0 if picture.healthy else edge.FAILED
+
+
+def main() -> None:
+    """The entry point."""
+    edge.run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""`defocus-run`: restore files, folders and globs into an output folder."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..._version import __version__
+from . import _app as edge
+from ..quality.report import SHARP_BLUR_PX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..pipeline.batch import Result
+
+SHARP = f"(the model sharpens them by less than {SHARP_BLUR_PX:g} px) and empty ones"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"defocus-run {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT", help="TIFF files, folders (searched to the bottom) or globs.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the results; subfolders are mirrored. Not inside an input."),
+    ],
+    model: Annotated[str, typer.Option(help='"default" or an ONNX file made by defocus-export.')] = "default",
+    backend: Annotated[
+        str, typer.Option(help="auto (the first that works), tensorrt, rtx, cuda, openvino or cpu.")
+    ] = "auto",
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Side of a tile in pixels, halo included; smaller takes less memory.", show_default="1024"
+        ),
+    ] = None,
+    halo: Annotated[
+        int | None, typer.Option(min=0, help="Overlap of tiles in pixels.", show_default="the model's")
+    ] = None,
+    per_stack: Annotated[
+        bool, typer.Option("--per-stack", help="One intensity scale for each channel of a stack, not for each plane.")
+    ] = False,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="For a model of several channels: files of one channel each that go together (*_w{channel}*).",
+        ),
+    ] = None,
+    memory_gb: Annotated[
+        float,
+        typer.Option(
+            "--memory",
+            min=0,
+            help="GB of pixels in memory at most; a file of more than a sixth goes by the output's disk. 0: any.",
+        ),
+    ] = 2.0,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|local:N|slurm", help="Share the files out over the workers of dask.distributed."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Make everything anew, and replace files that defocus did not make.")
+    ] = False,
+    all_planes: Annotated[
+        bool,
+        typer.Option("--all-planes", help=f"Restore every plane, also those that would be kept: sharp ones {SHARP}."),
+    ] = False,
+    only_defocused: Annotated[
+        bool,
+        typer.Option("--only-defocused", help="Changes nothing: sharp planes are kept unless --all-planes is given."),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> int:
+    """Restore TIFF files that a microscope wrote out of focus.
+
+    Inputs are only read. Results keep shape, axes, type, units and metadata. What is done already (same file, same
+    model) is skipped. A bad file is reported and the rest goes on; the exit code is then 1.
+    """
+    from ..pipeline.batch import Result, Status, find, restore
+    from ..model.card import model_path, read_card
+    from ..files.atomic import output_error
+
+    card = read_card(model_path(model))
+    jobs, refused = find(inputs, output), []
+    total = len(jobs)
+    if channels is not None:
+        from ..pipeline.channel_pattern import Pattern, gather
+
+        pattern = Pattern.parse(channels)
+        pattern.check(card)
+        jobs, refused = gather(jobs, pattern, card.channels)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(output, error) from error
+
+    def load():
+        from ..inference.engine import Engine
+
+        return Engine.load(model, backend, tile, halo, "stack" if per_stack else "plane", threads)
+
+    memory = round(memory_gb * 1e9)
+    if dask is not None:
+        from ..pipeline.on_dask import Task, restore_on
+
+        path = str(model_path(model).resolve())
+        per = "stack" if per_stack else "plane"
+        task = Task(path, card.sha256, backend, tile, halo, per, threads, not all_planes, memory)
+        results = restore_on(dask, jobs, card, task, overwrite, lambda line: print(line, file=sys.stderr))
+    else:
+        results = restore(jobs, card, load, overwrite, not all_planes, memory)
+    results = chain((Result(job, Status.FAILED, None, error) for job, error in refused), results)
+    counts = _show(results, total, json)
+    return edge.FAILED if counts["failed"] else 0
+
+
+def _show(results: Iterable[Result], total: int, json: bool) -> Counter[str]:
+    """Print results as they come (JSON on stdout, all else on stderr); return how many there are of each status."""
+    from time import perf_counter
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    counts: Counter[str] = Counter()
+    start = perf_counter()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("restoring", total=total)
+        for result in results:
+            counts[result.status.value] += 1
+            if json:
+                print(result.to_json(), flush=True)
+            if result.error:
+                console.print(str(result.error))
+            progress.update(task, advance=1, description=result.job.source.name[-40:])
+    summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
+    console.print(f"defocus-run: {summary} in {perf_counter() - start:.1f} s")
+    return counts
+
+
+def main() -> None:
+    """The entry point."""
+    edge.run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Commit: the moment an output becomes visible. Temporary in the same folder, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import DefocusError, InputError, OutputError, is_full
+
+PREFIX, SUFFIX = ".defocus-", ".part"
+_SYSTEM = os.name
+_HELD = 2.0  # s that another program may hold a file on Windows
+# What shares and file systems say that cannot flush a folder: the rename is done, there is no more to be had.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@contextmanager
+def commit(target: Path, run: str = "") -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on leaving without an error it becomes `target` at once.
+
+    A reader of the folder sees the old file or the new one, never a part (promises P2, P3).
+    After an exception the temporary is removed and `target` is as it was. After a kill it stays: `run` stands in its
+    name, for `sweep`.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written, or the disk is full.
+    """
+    target = Path(target)
+    temporary = target.with_name(f"{PREFIX}{run}{uuid.uuid4().hex[:12]}{SUFFIX}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync_file(temporary)
+        _replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        # Not every OSError here is ours: whatever was raised inside the block about another file passes through.
+        if error.filename is not None and Path(os.fsdecode(error.filename)).parent != target.parent:
+            raise
+        raise output_error(target, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def output_error(target: Path, error: OSError) -> DefocusError:
+    """The one line a user needs for an operating system error met while writing `target`.
+
+    An OutputError, but for a path that is too long: that is the input's own, and waiting does not help.
+    """
+    elsewhere = "choose another output folder with -o"
+    # numpy.tofile swallows the errno of a write that ended short: "200000 requested and 130712 written".
+    short = error.errno is None and "requested and" in str(error)
+    if short or is_full(error):
+        return OutputError(target, "the disk is full", f"free some space or {elsewhere}")
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError(target, "its output's path is too long", "give shorter names, or a shorter folder with -o")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(target, "no permission to write", f"give this user write permission or {elsewhere}")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return OutputError(target, "a file is in the place of a folder", f"remove it or {elsewhere}")
+    return OutputError(target, f"cannot be written ({error.strerror or error})", f"check the disk or {elsewhere}")
+
+
+def sweep(folder: Path, run: str = "", deep: bool = True) -> list[Path]:
+    """Remove temporaries that a killed process left in a folder, and below it if `deep`; return those removed.
+
+    With `run` only those that were written for it.
+    """
+    removed = []
+    for parent, folders, names in os.walk(folder):  # passes over what cannot be listed
+        if not deep:
+            folders.clear()
+        for name in names:
+            if name.startswith(PREFIX + run) and name.endswith(SUFFIX):
+                with suppress(OSError):
+                    (path := Path(parent, name)).unlink()
+                    removed.append(path)
+    return removed
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename; on Windows again for a while if a viewer or a virus scanner has the file open."""
+    end = time.monotonic() + (_HELD if _SYSTEM == "nt" else 0.0)
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
+
+
+def _sync_file(path: Path) -> None:
+    # Windows can only flush a handle that is open for writing.
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows has no handle on a folder to flush; NTFS journals the rename itself.
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,194 @@
+"""Backends: the runtimes that can run a model, behind one small contract, each imported only when used.
+
+A backend answers `why_not()` with a reason or None, and opens a session for a card; a session maps float32
+(N, C, H, W) to the same. To add one: a file with an object that fits `Backend`, and a line in `_WHERE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from ...model.card import Card
+from ...errors import BackendError, MissingExtraError
+from ...image.normalization import Intensity
+
+
+class Session(Protocol):
+    """A model ready to run. It serves one thread at a time."""
+
+    @property
+    def description(self) -> str:
+        """What really runs, for people and provenance: "ONNX Runtime 1.32.0 CPUExecutionProvider, 2 threads"."""
+        ...
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Map float32 (N, C, H, W) to the same shape and dtype; H and W are multiples of the card's `multiple`.
+
+        The result is valid until the session's next run, and may be written to until then: nothing of its size need be
+        made anew for each batch. Raises BackendError when the runtime fails.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the session holds; it cannot run after."""
+        ...
+
+
+@runtime_checkable
+class CountsSession(Session, Protocol):
+    """A session that can take a camera's counts as they are, and give counts back."""
+
+    def takes_counts(self, dtype: np.dtype) -> bool:
+        """Whether `run_counts` works here for counts of that dtype."""
+        ...
+
+    def run_counts(self, batch: np.ndarray, intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
+        """Map counts (N, C, H, W) to the same shape and dtype: what `intensity` and `run` give together, bit for bit.
+
+        `intensities` has a tuple of C for each of the N; flat channels keep their counts. The result is that of `run`:
+        valid until the next run. Raises BackendError when the runtime fails, or the network gives values that are no
+        numbers (`not_finite`).
+        """
+        ...
+
+
+@runtime_checkable
+class StreamsSession(Session, Protocol):
+    """A session on several threads of a processor that several can share."""
+
+    def streams(self, count: int) -> Sequence[Session]:
+        """Open the same model as `count` sessions that run side by side, each on its share of the threads.
+
+        They give what `run` gives, bit for bit. No session: the model's file is no longer what it was, and this one
+        goes on alone. Raises BackendError when the runtime fails.
+        """
+        ...
+
+
+class Streamed:
+    """A session together with the way to open narrower ones: a `StreamsSession`."""
+
+    def __init__(self, whole: Session, streams: Callable[[int], Sequence[Session]]) -> None:
+        self.description, self.run, self.close = whole.description, whole.run, whole.close
+        self.streams = streams
+
+
+class Backend(Protocol):
+    """A runtime."""
+
+    @property
+    def name(self) -> str:
+        """The word after --backend."""
+        ...
+
+    def why_not(self) -> str | None:
+        """Why it cannot run here, in a few words, or None. Changes nothing and opens nothing."""
+        ...
+
+    def remedy(self) -> str:
+        """What to do when it cannot run here."""
+        ...
+
+    def open(self, path: Path, card: Card, threads: int | None = None) -> Session:
+        """Open a model file; `threads` None means as many as there are cores.
+
+        Raises
+        ------
+        BackendError
+            The runtime cannot run here, or would silently run something else.
+        ModelError
+            The file is not a model, or not the one its card describes.
+        """
+        ...
+
+
+# In the order in which "auto" tries them.
+_WHERE = {
+    "tensorrt": ("tensorrt", "TENSORRT"),
+    "rtx": ("tensorrt", "RTX"),
+    "cuda": ("ort", "CUDA"),
+    "openvino": ("openvino", "OPENVINO"),
+    "cpu": ("ort", "CPU"),
+}
+NAMES = tuple(_WHERE)
+AUTO = "auto"
+
+
+def is_installed(package: str) -> bool:
+    """Whether there is such a package to import."""
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # some loader left a module without a spec
+        return False
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session, the name of its backend, and why the backends before it were not taken."""
+
+    name: str
+    session: Session
+    passed_over: dict[str, str] = field(default_factory=dict)
+
+
+def not_finite(description: str) -> BackendError:
+    """The error of a network that gives NaN or infinite values."""
+    cause = "the network gave NaN or infinite values"
+    return BackendError(description, cause, "try another --backend, or a model in full precision")
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises
+    ------
+    BackendError
+        There is none of that name.
+    """
+    if name not in _WHERE:
+        raise BackendError(f"backend {name!r}", "unknown", f"choose one of: {', '.join((AUTO, *NAMES))}")
+    module, attribute = _WHERE[name]
+    return getattr(import_module(f".{module}", __package__), attribute)
+
+
+def open_session(name: str, path: Path, card: Card, threads: int | None = None) -> Opened:
+    """Open a model with the backend of that name; "auto" takes the first that really works here.
+
+    Raises
+    ------
+    BackendError
+        The named backend cannot run here, or none can.
+    MissingExtraError
+        No runtime is installed at all.
+    ModelError
+        The file is not a model, or not the one its card describes.
+    """
+    if name != AUTO:
+        chosen = backend(name)
+        reason = chosen.why_not()
+        if reason:
+            raise BackendError(f"backend {name}", reason, chosen.remedy())
+        return Opened(name, chosen.open(path, card, threads))
+    passed_over: dict[str, str] = {}
+    for candidate in NAMES:
+        chosen = backend(candidate)
+        reason = chosen.why_not()
+        if reason is None:
+            try:
+                return Opened(candidate, chosen.open(path, card, threads), passed_over)
+            except BackendError as error:
+                reason = error.cause
+        passed_over[candidate] = reason
+    if not is_installed("onnxruntime"):
+        raise MissingExtraError("onnxruntime", "cpu", "running a model")
+    reasons = ", ".join(f"{name}: {reason}" for name, reason in passed_over.items())
+    raise BackendError(
+        "no backend", f"works here ({reasons})", 'reinstall one: pip install --force-reinstall "defocus[cpu]"'
+    )

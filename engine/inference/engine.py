@@ -1,0 +1,263 @@
+"""The engine: an array goes in, the same array in focus comes out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from ..._version import __version__
+from .backends import AUTO, Opened, open_session
+from ..model.card import DEFAULT, Card, model_path, read_card
+from ..errors import BackendError, DefocusError, InputError, StoppedError, drop_frames
+from .fallback import Fallback, reopening
+from .session_pool import Batch, Lanes
+from ..image.memmap import relax
+from .options import Settings, settings_for
+from .tasks import Image, Portion, Work
+
+
+class Engine:
+    """A model opened in a backend, with its settings. Made by `Engine.load`; a context manager.
+
+    One engine serves one thread at a time: give every thread its own, or see `together`.
+
+    Attributes
+    ----------
+    card : Card
+        What the model says of itself.
+    settings : Settings
+        Tile, halo, intensity per plane or stack, batch, streams, threads.
+    backend : str
+        The name of the backend that runs.
+    description : str
+        What really runs, with version and device.
+    passed_over : dict of str to str
+        The backends that "auto" would rather have taken, and why each could not be.
+    gave_way : list of str
+        What was given up while running, and why: a line each for a smaller tile or another backend (`fallback`).
+    """
+
+    def __init__(self, card: Card, opened: Opened, settings: Settings, fallback: Fallback | None = None) -> None:
+        self.card, self.settings = card, settings
+        self.backend, self.passed_over = opened.name, opened.passed_over
+        self._lanes, self.description = Lanes(opened.session, card.channels), opened.session.description
+        self._fallback = fallback
+
+    @property
+    def gave_way(self) -> list[str]:
+        return list(self._fallback.steps) if self._fallback else []
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str] = DEFAULT,
+        backend: str = AUTO,
+        tile: int | None = None,
+        halo: int | None = None,
+        per: Literal["plane", "stack"] = "plane",
+        threads: int | None = None,
+        batch: int | None = None,
+        streams: int | None = None,
+    ) -> Engine:
+        """Open a model.
+
+        Parameters
+        ----------
+        model : "default" or path
+            "default" is the model inside the package.
+        backend : str
+            "auto" takes the first that really works here of `backends.NAMES`.
+        tile, halo : int, optional
+            In px; by default 1024 (more where the halo asks for it) and the halo on the model's card.
+        per, threads, batch, streams
+            See `Settings`; of batch and streams None is what is usual for the backend that is taken.
+
+        Raises
+        ------
+        ModelError, BackendError, MissingExtraError
+            The model or the backend cannot be used.
+        InputError
+            A setting makes no sense.
+        """
+        path = model_path(model)
+        card = read_card(path)
+
+        def settings(name: str) -> Settings:
+            return settings_for(card, name, tile, halo, per, threads, batch, streams)
+
+        settings(backend)  # what makes no sense is told before a backend is opened
+        opened = open_session(backend, path, card, threads)
+        fallback = Fallback(backend, reopening(path, card, threads), settings, card.multiple)
+        return cls(card, opened, settings(opened.name), fallback)
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        axes: str | None = None,
+        name: object = "image",
+        out: np.ndarray | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> np.ndarray:
+        """Restore an image.
+
+        Parameters
+        ----------
+        image : array
+            Any shape with a Y and an X axis; uint8, uint16, uint32, int8, int16, int32, float16, float32 or float64.
+            It is not changed.
+        axes : str, optional
+            One letter a dimension, such as "TZCYX" or "YXS". By default the last two are Y and X; a shape that ends
+            like a colour image then needs axes.
+        name : object
+            What errors call the image: its file, say.
+        out : array, optional
+            Takes the result: of the same shape and dtype, sharing no memory with `image`. Both may lie on disk
+            (`scratch.on_disk`): what is in memory at a time is a tile.
+        stopped : function () -> bool
+            Asked between tiles; yes ends it with `StoppedError`.
+
+        Returns
+        -------
+        array
+            `out`, or a new one. Same shape, dtype and units. A model of one channel goes plane by plane; one of C
+            channels takes the axis C (or S), which must have C entries. Flat planes come back unchanged.
+
+        Raises
+        ------
+        InputError
+            Wrong axes, dtype or number of channels, NaN or infinite values.
+        BackendError
+            The runtime failed, or gave numbers that are none, and there was nothing to give way to: out of memory a
+            smaller tile is tried, and where the backend was left to "auto" the next one.
+        """
+        (found,) = self.together([Image(image, axes, name, out)], stopped)
+        if isinstance(found, DefocusError):
+            raise found
+        return found
+
+    def together(
+        self, images: Sequence[Image], stopped: Callable[[], bool] = lambda: False, shared: bool = False
+    ) -> list[np.ndarray | DefocusError]:
+        """Restore several images, whose tiles share batches where they have one shape, and batches go side by side, as
+        far as the settings allow.
+
+        Of each, what a call would return or raise: a bad image does not stop the others.
+
+        With `shared`, other threads may do the same meanwhile: it takes one stream, or waits for one. What the runtime
+        refuses then is refused, without giving way.
+        """
+        found: list[Work | DefocusError] = [self._work(image) for image in images]
+        while True:
+            try:
+                batches = self._batches(found)
+                while group := list(islice(batches, 1 if shared else self.settings.streams)):
+                    if stopped():
+                        raise StoppedError(images[0].name, "was left before its end", "start again")
+                    self._restore(group, shared)
+                    relax(*(array for work in found if isinstance(work, Work) for array in (work.data, work.result)))
+                break
+            except BackendError as error:
+                if not shared and self._give_way(error):
+                    continue
+                if len(images) > 1:  # whose fault it is shows when each goes alone
+                    return [self.together([image], stopped, shared)[0] for image in images]
+                failed: DefocusError = error
+            except StoppedError as error:
+                failed = error
+            found = [failed if isinstance(work, Work) else work for work in found]
+            break
+        for error in found:
+            if isinstance(error, DefocusError):
+                drop_frames(error)
+        return [work.result if isinstance(work, Work) else work for work in found]
+
+    def map(self, images: Iterable[np.ndarray], axes: str | None = None) -> Iterator[np.ndarray]:
+        """Restore images as they come: lazy, in order, one in memory at a time.
+
+        Parameters are those of a call. Whatever an image raises ends the stream.
+
+        >>> import numpy as np, defocus
+        >>> planes = (np.random.default_rng(i).integers(0, 4000, (64, 64), dtype=np.uint16) for i in range(3))
+        >>> with defocus.Engine.load() as engine:
+        ...     [plane.shape for plane in engine.map(planes)]
+        [(64, 64), (64, 64), (64, 64)]
+        """
+        for number, image in enumerate(images):
+            yield self(image, axes, name=f"image {number}")
+
+    def _work(self, image: Image) -> Work | DefocusError:
+        try:
+            return Work(image, self.card)
+        except InputError as error:
+            return error
+
+    def _batches(self, found: list[Work | DefocusError]) -> Iterator[Batch]:
+        """The tiles of all images in batches of one shape; an image that turns out to be bad becomes its error."""
+
+        def portions() -> Iterator[Portion]:
+            for index, work in enumerate(found):
+                if isinstance(work, Work):
+                    try:
+                        yield from work.portions(self.settings)
+                    except InputError as error:
+                        found[index] = error
+
+        batch: Batch = []
+        for portion in portions():
+            if batch and (len(batch) == self.settings.batch or portion.tile.shape != batch[0].tile.shape):
+                yield batch
+                batch = []
+            batch.append(portion)
+        if batch:
+            yield batch
+
+    def provenance(self) -> dict[str, Any]:
+        """What made an output, ready for JSON: the software, the model and its hash, the backend, the settings."""
+        return {
+            "software": f"defocus {__version__}",
+            "model": self.card.name,
+            "model_sha256": self.card.sha256,
+            "backend": self.description,
+            "settings": asdict(self.settings) | {"intensity": asdict(self.card.intensity)},
+            **({"gave_way": self.gave_way} if self.gave_way else {}),
+        }
+
+    def close(self) -> None:
+        """Free what the backend holds; the engine cannot be called after."""
+        self._lanes.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _give_way(self, error: BackendError) -> bool:
+        """Go on smaller or elsewhere, from the next try on; whether there is anything left to try."""
+        if self._fallback is None:
+            return False
+        if less := self._fallback.smaller(self.settings, error):
+            self.settings = less
+            return True
+        if (taken := self._fallback.next(self.backend, error)) is None:
+            return False
+        self._lanes.close()
+        opened, self.settings = taken
+        self.passed_over = self.passed_over | {self.backend: error.cause}
+        self.backend, self.description = opened.name, opened.session.description
+        self._lanes = Lanes(opened.session, self.card.channels)
+        return True
+
+    def _restore(self, group: Sequence[Batch], shared: bool) -> None:
+        if shared:
+            self._lanes.run_one(group[0], self.settings.streams)
+        else:
+            self._lanes.run(group, self.settings.streams)

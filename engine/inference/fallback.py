@@ -1,0 +1,80 @@
+"""Giving way: when a backend runs out of memory or fails, what to try next (promise P11).
+
+Out of memory: one tile at a time (one batch, one stream), then half the tile, down to the least that leaves a core.
+Then, and for any other failure at once, the next backend, if it was left to us ("auto"). A backend the user named is
+never replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .backends import AUTO, NAMES, Opened, open_session
+from ..model.card import Card
+from ..errors import BackendError, MissingExtraError, OutOfMemoryError
+from ..image.tiling import smallest_tile
+
+if TYPE_CHECKING:
+    from .options import Settings
+
+Reopen = Callable[[str], Opened]
+
+
+class Fallback:
+    """What one engine may still try; it keeps a line of each step for the provenance of later outputs.
+
+    Parameters
+    ----------
+    asked : str
+        The backend that the user named, or "auto".
+    reopen : callable
+        Opens the model in the backend of a name.
+    wanted : callable
+        The settings for the backend of a name, as they were first asked for.
+    multiple : int
+        The model's.
+
+    Attributes
+    ----------
+    steps : list of str
+        What was given up and why, oldest first.
+    """
+
+    def __init__(self, asked: str, reopen: Reopen, wanted: Callable[[str], Settings], multiple: int) -> None:
+        self._asked, self._reopen, self._wanted, self._multiple = asked, reopen, wanted, multiple
+        self.steps: list[str] = []
+
+    def smaller(self, settings: Settings, error: BackendError) -> Settings | None:
+        """Settings that need less memory, or None if memory is not the trouble or they cannot be smaller."""
+        if not isinstance(error, OutOfMemoryError):
+            return None
+        tile = max(settings.tile // 2 // self._multiple * self._multiple, smallest_tile(settings.halo, self._multiple))
+        if settings.together > 1:
+            less = replace(settings, batch=1, streams=1)
+        elif tile < settings.tile:
+            less = replace(settings, tile=tile)
+        else:
+            return None
+        self.steps.append(f"{error.thing}: {error.cause}; went on with batch {less.batch}, tile {less.tile}")
+        return less
+
+    def next(self, current: str, error: BackendError) -> tuple[Opened, Settings] | None:
+        """The next backend that opens, with the settings first asked for; None if there is none or it is not ours."""
+        if self._asked != AUTO or current not in NAMES:
+            return None
+        for name in NAMES[NAMES.index(current) + 1 :]:
+            try:
+                opened = self._reopen(name)
+            except (BackendError, MissingExtraError):
+                continue
+            self.steps.append(f"{error.thing}: {error.cause}; went on with {opened.session.description}")
+            return opened, self._wanted(opened.name)
+        return None
+
+
+def reopening(path: Path, card: Card, threads: int | None) -> Reopen:
+    """A function that opens that model in the backend of a name."""
+    return lambda name: open_session(name, path, card, threads)

@@ -1,0 +1,109 @@
+"""Work: an image that is to be restored, as the tiles that the network is to see, each with its intensities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ..image.bands import extremes
+from ..model.card import Card
+from ..image.hot_pixels import HotPixels, hot_pixels
+from ..image.normalization import Intensity, check_dtype, measure
+from ..image.axes import as_groups, channel_axis, check_axes, indices
+from .options import Settings
+from ..image.tiling import Tile, plan
+
+
+class Image(NamedTuple):
+    """An image for `Engine.together`; see `Engine.__call__` for each."""
+
+    data: np.ndarray
+    axes: str | None = None
+    name: object = "image"
+    out: np.ndarray | None = None
+
+
+class Portion(NamedTuple):
+    """One tile of one group (C, Y, X), where its core goes, and the intensity and the hot pixels of each channel."""
+
+    source: np.ndarray
+    target: np.ndarray
+    intensities: tuple[Intensity, ...]
+    hot: tuple[HotPixels, ...]
+    tile: Tile
+
+
+class Work:
+    """An image, where its result goes, and the way from one to the other.
+
+    Attributes
+    ----------
+    data, result : array
+        Of one shape and dtype.
+    """
+
+    def __init__(self, image: Image, card: Card) -> None:
+        """Raises InputError if the model does not take the image."""
+        self.data, self.name = np.asarray(image.data), image.name
+        check_dtype(self.data.dtype, self.name)
+        self._axes = check_axes(self.data.shape, image.axes, self.name)
+        self.result = np.empty(self.data.shape, self.data.dtype) if image.out is None else image.out
+        if self.result.shape != self.data.shape or self.result.dtype != self.data.dtype:
+            found, wanted = (f"{array.dtype} {array.shape}" for array in (self.result, self.data))
+            raise ValueError(f"out is {found}, the image {wanted}")
+        self._card = card
+        self._source, self._target = (
+            as_groups(array, self._axes, card.channels, self.name) for array in (self.data, self.result)
+        )
+
+    def portions(self, settings: Settings) -> Iterator[Portion]:
+        """The tiles of every group (channels, Y, X) that has something to restore; the others are copied.
+
+        Raises InputError at a plane that holds no numbers.
+        """
+        source, target = self._source, self._target
+        if source.size == 0:
+            return
+        height, width = source.shape[-2:]
+        tiles = plan(height, width, settings.tile, settings.halo, self._card.multiple)
+        find = self._per_plane if settings.per == "plane" else _PerStack(source, self._axes, self._card, self.name)
+        for index in indices(source):
+            intensities = find(source[index], index)
+            if all(intensity.flat for intensity in intensities):
+                target[index] = source[index]
+                continue
+            hot = tuple(hot_pixels(plane, extremes(plane)) for plane in source[index])
+            for tile in tiles:
+                yield Portion(source[index], target[index], intensities, hot, tile)
+
+    def _per_plane(self, group: np.ndarray, index: tuple[int, ...]) -> tuple[Intensity, ...]:
+        where = f"{self.name} plane {index}" if len(index) and any(index) else self.name
+        return tuple(measure(plane, self._card.intensity, where) for plane in group)
+
+
+class _PerStack:
+    """One intensity for all planes of a stack, but one a channel: dyes have nothing to do with one another."""
+
+    def __init__(self, source: np.ndarray, axes: str, card: Card, name: object) -> None:
+        self._source, self._card, self._name = source, card, name
+        others = [letter for letter in axes if letter not in "YX"]
+        channel = channel_axis(axes)
+        # With one channel at a time the channel axis is among the leading ones of (..., 1, Y, X).
+        self._position = others.index(channel) if channel and card.channels == 1 else None
+        self._found: dict[int, tuple[Intensity, ...]] = {}
+
+    def __call__(self, group: np.ndarray, index: tuple[int, ...]) -> tuple[Intensity, ...]:
+        key = 0 if self._position is None else index[self._position]
+        if key not in self._found:
+            stack = self._source if self._position is None else self._source[(slice(None),) * self._position + (key,)]
+            self._found[key] = tuple(
+                measure(stack[..., channel, :, :], self._card.intensity, self._name)
+                for channel in range(self._card.channels)
+            )
+        # A flat plane stays as it is, also among others.
+        return tuple(
+            Intensity(intensity.offset, 0.0) if len(set(extremes(plane))) == 1 else intensity
+            for plane, intensity in zip(group, self._found[key], strict=True)
+        )

@@ -1,0 +1,272 @@
+"""The card: what a model file says of itself, kept inside the ONNX file under the metadata key "defocus".
+
+It is read from the protobuf wire format directly, so that a model can be judged before (and without) any runtime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+
+FORMAT = 1
+KEY = "defocus"
+DEFAULT = "default"
+
+# Field numbers of onnx.ModelProto and StringStringEntryProto (onnx.proto; they never change).
+_GRAPH, _METADATA_PROPS, _ENTRY_KEY, _ENTRY_VALUE = 7, 14, 1, 2
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+_EXPORT = "export it again with defocus-export, or use --model default"
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """The intensity rule: a plane's `low` and `high` percentiles go to 0 and 1."""
+
+    low: float = 1.0
+    high: float = 99.9
+    rule: str = "percentile"
+
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model file says of itself.
+
+    Attributes
+    ----------
+    name : str
+        What users call the model.
+    channels : int
+        Channels in and out. A model of one channel serves any number of them, plane by plane.
+    multiple : int
+        Height and width given to the network must be multiples of this many pixels.
+    halo : int
+        Pixels around a tile's core that the network needs so that the core equals the whole image's result.
+    intensity : Percentiles
+        How a plane is taken to unit range.
+    pixel_size_um, na_range, wavelength_um_range, defocus_um_range : (low, high) or None
+        The optics it was trained for: pixel size in the specimen, numerical aperture, emission wavelength and
+        distance from focus, lengths in um. None: not known.
+    training_data, date, licence : str
+        Where it comes from; the date is ISO 8601.
+    precision : "fp32" or "fp16"
+        What the graph's convolutions are in (FP16: all but those that were kept out of it).
+    sha256 : str
+        Hash of the whole file in hexadecimal; computed when the file is read, never stored in it.
+    """
+
+    name: str
+    channels: int
+    multiple: int
+    halo: int
+    intensity: Percentiles = field(default_factory=Percentiles)
+    pixel_size_um: Range | None = None
+    na_range: Range | None = None
+    wavelength_um_range: Range | None = None
+    defocus_um_range: Range | None = None
+    training_data: str = ""
+    date: str = ""
+    licence: str = ""
+    precision: str = "fp32"
+    sha256: str = ""
+
+    def to_json(self) -> str:
+        """The card as the JSON object that goes into the model file under `KEY`."""
+        fields = asdict(self)
+        del fields["sha256"]
+        return json.dumps({"format": FORMAT, **fields})
+
+    @classmethod
+    def from_json(cls, text: str | bytes, thing: object, sha256: str = "") -> Card:
+        """Read and check a card; `thing` names the file in errors.
+
+        Raises
+        ------
+        ModelError
+            Not JSON, of a newer format, or a field is missing or makes no sense.
+        """
+        try:
+            fields = json.loads(text)
+            if not isinstance(fields, dict):
+                raise ValueError("not an object")
+        except ValueError as error:
+            raise ModelError(thing, f"its card cannot be read ({error})", _EXPORT) from error
+        version = fields.get("format")
+        if isinstance(version, int) and version > FORMAT:
+            cause = f"its card has format {version}, this defocus reads up to {FORMAT}"
+            raise ModelError(thing, cause, "install a newer defocus")
+        try:
+            if version != FORMAT:
+                raise ValueError(f"format is {version!r}")
+            return cls(
+                name=_text(fields, "name"),
+                channels=_count(fields, "channels", 1),
+                multiple=_count(fields, "multiple", 1),
+                halo=_count(fields, "halo", 0),
+                intensity=_percentiles(fields["intensity"]),
+                pixel_size_um=_range(fields, "pixel_size_um"),
+                na_range=_range(fields, "na_range"),
+                wavelength_um_range=_range(fields, "wavelength_um_range"),
+                defocus_um_range=_range(fields, "defocus_um_range"),
+                training_data=str(fields.get("training_data", "")),
+                date=str(fields.get("date", "")),
+                licence=str(fields.get("licence", "")),
+                precision=str(fields.get("precision", "fp32")),
+                sha256=sha256,
+            )
+        except KeyError as error:
+            raise ModelError(thing, f"its card lacks {error.args[0]!r}", _EXPORT) from error
+        except (TypeError, ValueError) as error:
+            raise ModelError(thing, f"its card makes no sense ({error})", _EXPORT) from error
+
+
+def model_path(model: str | os.PathLike[str] = DEFAULT) -> Path:
+    """The file of a model: "default" is the one inside the package, anything else is a path.
+
+    Raises
+    ------
+    ModelError
+        The embedded model is asked for and not there.
+    """
+    if str(model) != DEFAULT:
+        return Path(model)
+    path = Path(str(files(f"{__package__}.models") / "default.onnx"))
+    if not path.is_file():
+        raise ModelError(
+            "default", "this installation holds no default model", "name one with --model PATH, or reinstall defocus"
+        )
+    return path
+
+
+def read_card(path: str | os.PathLike[str]) -> Card:
+    """Read the card of an ONNX file and hash the file.
+
+    Raises
+    ------
+    ModelError
+        No such file, not ONNX, no card in it, or a card that cannot be used.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            entries, has_graph = _model_proto(file)
+            sha256 = _sha256(file)
+    except FileNotFoundError as error:
+        raise ModelError(path, "no such model file", "check the path, or use --model default") from error
+    except OSError as error:
+        raise ModelError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+    except ValueError as error:
+        raise ModelError(path, "not an ONNX file", "give a model made by defocus-export, or --model default") from error
+    if not has_graph:
+        raise ModelError(path, "not an ONNX file", "give a model made by defocus-export, or --model default")
+    if KEY not in entries:
+        raise ModelError(path, "an ONNX file, but without a defocus card in its metadata", _EXPORT)
+    return Card.from_json(entries[KEY], path, sha256)
+
+
+def _model_proto(file: BufferedReader) -> tuple[dict[str, bytes], bool]:
+    """The metadata entries of a serialized ModelProto, and whether it holds a graph; ValueError if it is none."""
+    size = os.fstat(file.fileno()).st_size
+    entries: dict[str, bytes] = {}
+    has_graph = False
+    while file.tell() < size:
+        number, wire = divmod(_varint(file), 8)
+        if wire == _VARINT:
+            _varint(file)
+            continue
+        if wire not in (_FIXED64, _BYTES, _FIXED32) or number == 0:
+            raise ValueError("no such wire type")
+        length = {_FIXED64: 8, _FIXED32: 4}.get(wire) or _varint(file)
+        end = file.tell() + length
+        if end > size:
+            raise ValueError("a field runs over the end of the file")
+        has_graph |= number == _GRAPH and wire == _BYTES
+        if number == _METADATA_PROPS and wire == _BYTES:
+            entry = _entry(file, end)
+            entries[entry.get(_ENTRY_KEY, b"").decode()] = entry.get(_ENTRY_VALUE, b"")
+        file.seek(end)
+    return entries, has_graph
+
+
+def _entry(file: BufferedReader, end: int) -> dict[int, bytes]:
+    """The fields of one StringStringEntryProto."""
+    fields = {}
+    while file.tell() < end:
+        number, wire = divmod(_varint(file), 8)
+        if wire != _BYTES:
+            raise ValueError("a metadata entry holds something else than text")
+        length = _varint(file)
+        if file.tell() + length > end:
+            raise ValueError("a field runs over the end of its message")
+        fields[number] = file.read(length)
+    return fields
+
+
+def _varint(file: BufferedReader) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            raise ValueError("ends inside a number")
+        value |= (byte[0] & 0x7F) << shift
+        if not byte[0] & 0x80:
+            return value
+    raise ValueError("a number of more than 64 bits")
+
+
+def is_still(path: Path, card: Card) -> bool:
+    """Whether a model file is the one that `card` was read from."""
+    try:
+        with open(path, "rb") as file:
+            return _sha256(file) == card.sha256
+    except OSError:
+        return False
+
+
+def _sha256(file: BufferedReader) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _text(fields: dict[str, Any], key: str) -> str:
+    value = fields[key]
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{key} is {value!r}")
+    return value
+
+
+def _count(fields: dict[str, Any], key: str, least: int) -> int:
+    value = fields[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{key} is {value!r}")
+    return value
+
+
+def _percentiles(value: dict[str, Any]) -> Percentiles:
+    if not isinstance(value, dict) or value.get("rule") != "percentile":
+        raise ValueError(f"intensity is {value!r}")
+    low, high = float(value["low"]), float(value["high"])
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"percentiles {low} and {high}")
+    return Percentiles(low, high)
+
+
+def _range(fields: dict[str, Any], key: str) -> Range | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    low, high = (value, value) if isinstance(value, int | float) else value
+    if not float(low) <= float(high):
+        raise ValueError(f"{key} is {value!r}")
+    return float(low), float(high)

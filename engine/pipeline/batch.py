@@ -1,0 +1,250 @@
+"""The batch: files, folders and globs become jobs, and jobs become results. What `defocus-run` does, from Python.
+
+Where outputs go: a file to OUT/name, what lies in a folder (or below a glob's fixed part) to the same place below OUT.
+Inputs are only read, so an output never takes the place of one.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DefocusError, InputError, OutputError
+from .jobs import Job, Outcome, version_record
+
+if TYPE_CHECKING:
+    from ..model.card import Card
+    from ..inference.engine import Engine
+
+AHEAD = 2  # files read before their turn
+SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2")  # what a folder is searched for, in either case
+
+
+class Status(StrEnum):
+    """What became of a file."""
+
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A job and what became of it."""
+
+    job: Job
+    status: Status
+    outcome: Outcome | None = None
+    error: DefocusError | None = None
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Result:
+        """The result of one file that went through the pipeline."""
+        return cls(outcome.job, Status.FAILED if outcome.error else Status.DONE, outcome, outcome.error)
+
+    def to_json(self) -> str:
+        """One line of JSON with the same keys for every status."""
+        outcome = self.outcome or Outcome(self.job)
+        fields: dict[str, Any] = {
+            "source": str(self.job.source),
+            "target": str(self.job.target),
+            "status": self.status.value,
+            "error": str(self.error) if self.error else None,
+            "shape": list(outcome.shape),
+            "dtype": outcome.dtype,
+            "axes": outcome.axes,
+            "planes": outcome.planes,
+            "reports": [report.as_dict() for report in outcome.reports],
+            "seconds": {stage: round(seconds, 6) for stage, seconds in outcome.seconds.items()},
+        }
+        return json.dumps(fields)
+
+
+def find(inputs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> list[Job]:
+    """The jobs that inputs ask for, in the order given, folders and globs sorted; each file once.
+
+    Folders are searched to the bottom for TIFF files by their ending, without following links and without names that
+    begin with a dot. A path that exists is itself, even if it looks like a glob.
+
+    Raises
+    ------
+    InputError
+        An input does not exist or holds no TIFF, the output folder lies in an input folder, or an output would take
+        the place of an input or of another output.
+    """
+    out = Path(out)
+    jobs: dict[str, Job] = {}
+    sources: set[str] = set()
+    for given in inputs:
+        for source, relative in _expand(os.fspath(given), out):
+            job = Job(source, out / relative)
+            sources.add(_identity(source))
+            other = jobs.setdefault(_identity(job.target), job)
+            if _identity(other.source) != _identity(source):
+                cause = f"would both become {job.target}"
+                remedy = "run them into different output folders, or give the folder that holds both"
+                raise InputError(f"{other.source} and {source}", cause, remedy)
+    for identity, job in jobs.items():
+        if identity in sources:
+            cause = "lies in the output folder: an output would replace it"
+            raise InputError(job.target, cause, "choose another output folder with -o")
+    return list(jobs.values())
+
+
+def restore(
+    jobs: Iterable[Job],
+    card: Card,
+    load: Callable[[], Engine],
+    overwrite: bool = False,
+    only_defocused: bool = True,
+    memory: int | None = None,
+) -> Iterator[Result]:
+    """Restore the files that are not done yet; results come as they are there, skipped ones first.
+
+    Reading and writing go on beside the engine, with `memory` bytes of pixels in hand (see `pipeline.pipeline`).
+
+    A file is done when its target says that it was made with this model from this version (size and time) of this
+    file. A target made from something else is made anew; one that is not defocus's work is never replaced, unless
+    `overwrite` says so, which makes everything anew. `load` is called once, and only if something is to be done.
+    Planes that are sharp already are written as they came, unless `only_defocused` is False.
+
+    Raises
+    ------
+    ModelError, BackendError, MissingExtraError
+        Only from `load`: the trouble of one file is in its result.
+    """
+    todo: list[Job] = []
+    yield from settled(jobs, card, overwrite, todo)
+    if not todo:
+        return
+    from .steps import MEMORY, pipeline
+
+    with load() as engine:
+        for outcome in pipeline(todo, engine, only_defocused, AHEAD, MEMORY if memory is None else memory):
+            yield from (Result.of(one) for one in outcome.each())
+
+
+def settled(jobs: Iterable[Job], card: Card, overwrite: bool, todo: list[Job]) -> Iterator[Result]:
+    """The results of jobs that need no engine, done or hopeless; the others are put into `todo`."""
+    for job in jobs:
+        try:
+            done = not overwrite and is_done(job, card)
+        except DefocusError as error:
+            yield from (Result(one, Status.FAILED, None, error) for one in job.each())
+            continue
+        if done:
+            yield from (Result(one, Status.SKIPPED) for one in job.each())
+        else:
+            todo.append(job)
+
+
+def is_done(job: Job, card: Card) -> bool:
+    """Whether the target is there, whole, and made with this model from this version of the source.
+
+    Of files that belong together all targets must be, each from these versions of all of them, in this order.
+
+    Raises
+    ------
+    OutputError
+        Something is there that is not defocus's work.
+    """
+    from .steps import stat_of
+
+    made = [_made(one.target) for one in job.each()]
+    if None in made:
+        return False
+    try:
+        versions = [version_record(one.source, stat_of(one.source)) for one in job.each()]
+    except OSError:
+        return False  # the pipeline says what is wrong with the source
+    channels = versions if job.others else None
+    return all(
+        account is not None
+        and account.get("model_sha256") == card.sha256
+        and account.get("source") == version
+        and account.get("channels") == channels
+        for account, version in zip(made, versions, strict=True)
+    )
+
+
+def _made(target: Path) -> dict[str, Any] | None:
+    """What an output says of its making; None if there is none. Raises OutputError if it is not ours."""
+    if not os.path.lexists(target):
+        return None
+    from ..tiff import read as tiff
+
+    remedy = "move it away, choose another output folder with -o, or replace it with defocus-run --overwrite"
+    try:
+        account = tiff.provenance(target)
+    except (DefocusError, OSError) as error:
+        raise OutputError(target, "is there already and is no TIFF that can be read", remedy) from error
+    if account is None:
+        raise OutputError(target, "is there already and was not made by defocus", remedy)
+    try:
+        tiff.check_whole(target)
+    except InputError:  # ours, but cut short since: made anew
+        return None
+    return account
+
+
+def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """The files of one input, each with its path relative to the output folder."""
+    path = Path(text)
+    if path.is_dir():
+        yield from _folder(path, out)
+    elif os.path.lexists(path):
+        yield path, Path(path.name)
+    elif glob.has_magic(text):
+        yield from _glob(text, out)
+    else:
+        raise InputError(text, "no such file or folder", "check the path")
+
+
+def _folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    _refuse_inside(folder, out)
+    found = False
+    for root, folders, names in os.walk(folder, onerror=_unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                found = True
+                path = Path(root, name)
+                yield path, path.relative_to(folder)
+    if not found:
+        raise InputError(folder, f"holds no file that ends in {', '.join(SUFFIXES)}", "give a folder with TIFF files")
+
+
+def _glob(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    parts = Path(pattern).parts
+    magic = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:magic])
+    if "**" in parts:
+        _refuse_inside(root, out)
+    paths = sorted(Path(match) for match in glob.glob(pattern, recursive=True))
+    files = [path for path in paths if path.is_file()]
+    if not files:
+        raise InputError(pattern, "matches no file", "check the pattern, and put it in quotes")
+    yield from ((path, path.relative_to(root)) for path in files)
+
+
+def _refuse_inside(folder: Path, out: Path) -> None:
+    inside, outside = out.resolve(), folder.resolve()
+    if outside == inside:
+        raise InputError(out, "is the input folder itself", "choose an output folder outside it with -o")
+    if outside in inside.parents:
+        raise InputError(out, f"lies inside the input folder {folder}", "choose an output folder outside it with -o")
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError(error.filename, f"cannot be searched ({error.strerror})", "check its permissions") from error
+
+
+def _identity(path: Path) -> str:
+    """The same for two spellings of one path; the file itself need not exist."""
+    return os.path.normcase(os.path.realpath(path))

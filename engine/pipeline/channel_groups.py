@@ -1,0 +1,126 @@
+"""Files that belong together, one channel each: joined for the model, and each written as a file of its own again.
+
+They are one piece of work: all are written, or all have an error. Killed between two of their outputs, the group is not
+done (`batch.is_done`), and the next start makes it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ChangedError, DefocusError, InputError
+from .jobs import Job, Outcome, version_record
+from ..image.axes import own_channels
+from ..image.memmap import on_a_disk
+
+if TYPE_CHECKING:
+    from .steps import Piece
+    from ..tiff.read import Stack
+
+
+def joined(job: Job, parts: Sequence[Piece]) -> Piece:
+    """What was read of a group's files as one piece: its stack has a new first axis C, in the order of channels.
+
+    If a file could not be read, or does not go with the others, the piece has the error, and every file its own reason.
+    """
+    outcomes = tuple(part.outcome for part in parts)
+    stacks = [part.stack for part in parts if part.stack is not None]
+    error = _first_error(outcomes)
+    if error is None and len(stacks) == len(parts):
+        error = _misfit(job, stacks)
+    if error is not None:
+        told = replace(outcomes[0], job=job, others=outcomes[1:])
+        return replace(parts[0], outcome=_blamed(told, error), stack=None)
+    first = stacks[0]
+    shape = (len(stacks), *first.data.shape)
+    data = parts[0].place(shape, first.data.dtype)
+    if data is None:
+        data = np.empty(shape, first.data.dtype)
+    for plane, stack in zip(data, stacks, strict=True):
+        plane[...] = stack.data
+    held = 0 if on_a_disk(data) else 2 * data.nbytes
+    # The parts look into the one array: their pixels are not held twice.
+    views = tuple(
+        replace(part, stack=replace(stack, data=plane)) for part, stack, plane in zip(parts, stacks, data, strict=True)
+    )
+    seconds = {"read": sum(outcome.seconds.get("read", 0.0) for outcome in outcomes)}
+    outcome = replace(outcomes[0], job=job, seconds=seconds, others=outcomes[1:])
+    stack = replace(first, data=data, axes=f"C{first.axes}")
+    return replace(parts[0], outcome=outcome, stack=stack, parts=views, nbytes=held)
+
+
+def written(piece: Piece, write: Callable[[Piece], Outcome]) -> Outcome:
+    """Write a restored group file by file; after an error nothing more is written, and all have it."""
+    parts = _split(piece)
+    outcomes = [part.outcome for part in parts]
+    error = None
+    for number, part in enumerate(parts):
+        outcomes[number] = write(part)
+        if (error := outcomes[number].error) is not None:
+            break
+    whole = replace(outcomes[0], job=piece.outcome.job, others=tuple(outcomes[1:]))
+    return whole if error is None else whole.failed(error)
+
+
+def without(source: object, partner: DefocusError) -> InputError:
+    """Why a file that is good itself cannot be corrected: its partner cannot be used."""
+    cause = f"cannot be corrected without its partner ({partner.thing}: {partner.cause})"
+    return InputError(source, cause, "repair that file, and both are done")
+
+
+def _split(piece: Piece) -> list[Piece]:
+    """A restored group as one piece a file, each with its share of the engine's time and the versions of all files."""
+    assert piece.restored is not None
+    notes = {"channels": [version_record(part.outcome.job.source, part.version) for part in piece.parts]}
+    share = piece.outcome.seconds.get("infer", 0.0) / len(piece.parts)
+    return [
+        replace(
+            part,
+            restored=restored,
+            notes=notes,
+            outcome=replace(part.outcome, seconds=part.outcome.seconds | {"infer": share}),
+        )
+        for part, restored in zip(piece.parts, piece.restored, strict=True)
+    ]
+
+
+def _first_error(outcomes: Sequence[Outcome]) -> DefocusError | None:
+    """The error that decides: a file that has changed is no bad file, the group is found again."""
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    return next((error for error in errors if isinstance(error, ChangedError)), errors[0] if errors else None)
+
+
+def _blamed(outcome: Outcome, error: DefocusError) -> Outcome:
+    """A group's outcome with an error: bad files keep their own reason, good ones are told whose it is."""
+    whole = all(one.error is None for one in outcome.each())
+    if whole or isinstance(error, ChangedError) or not isinstance(error, InputError):
+        return outcome.failed(error)
+
+    def told(one: Outcome) -> Outcome:
+        return replace(one, error=one.error or without(one.job.source, error))
+
+    return replace(told(outcome), others=tuple(told(other) for other in outcome.others))
+
+
+def _misfit(job: Job, stacks: Sequence[Stack]) -> InputError | None:
+    """Why the stacks cannot be the channels of one image."""
+    for one, stack in zip(job.each(), stacks, strict=True):
+        if (count := own_channels(stack.axes, stack.data.shape)) > 1:
+            cause = f"has {count} channels itself, a file of a group has one"
+            return InputError(one.source, cause, "leave it out of the pattern of --channels")
+    first = stacks[0]
+    for one, stack in zip(job.others, stacks[1:], strict=True):
+        for word, mine, its in (
+            ("shape", first.data.shape, stack.data.shape),
+            ("type", first.data.dtype, stack.data.dtype),
+            ("axes", first.axes, stack.axes),
+        ):
+            if mine != its:
+                cause = f"belong together, but differ in {word} ({mine} and {its})"
+                remedy = "record all channels alike, or change the pattern of --channels"
+                return InputError(f"{job.source} and {one.source}", cause, remedy)
+    return None

@@ -1,0 +1,268 @@
+"""The pipeline: jobs go in, outcomes come out. The daemon and the batch command both drive it.
+
+read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> judge -> write -> commit
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ..tiff import read as tiff
+from ..files.atomic import commit, output_error
+from ..errors import ChangedError, DefocusError, InputError
+from .channel_groups import joined, written
+from .jobs import Job, Outcome, version_record
+from ..quality.assess import judge
+from ..quality.report import summary
+from ..image.memmap import Disk, Place, in_memory, on_a_disk, relax
+from ..inference.tasks import Image
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..inference.engine import Engine
+
+Stat = tuple[int, int]
+Stopped = Callable[[], bool]
+
+
+MEMORY = 2 * 10**9  # bytes of pixels in hand, unless the user says otherwise
+_FILES = 3  # large files that may be in hand at once: read, restored and written
+
+
+def pipeline(
+    jobs: Iterable[Job],
+    engine: Engine,
+    only_defocused: bool = True,
+    ahead: int = 0,
+    memory: int = MEMORY,
+    stop: Stopped = lambda: False,
+) -> Generator[Outcome, None, None]:
+    """Restore each job's file with `engine`.
+
+    A bad file never ends it: whatever goes wrong with a job is the `error` of its outcome, an `InputError` where the
+    file is to blame, an `OutputError` where the target cannot be written, a `BackendError` where the runtime failed.
+    Until the commit nothing is seen beside the target, and the source is only read. Planes that are sharp
+    already are written as they came, unless `only_defocused` is False.
+
+    Parameters
+    ----------
+    ahead : int
+        How many files are read before their turn, and how many may wait to be written, each in threads of their own
+        while the engine works; `jobs` is then asked from such a thread. 0: nothing overlaps, a job is taken when its
+        outcome is asked for.
+    memory : int
+        Bytes of pixels that may be in memory, inputs and outputs together. A file that is too large for its share
+        lies on the output's disk meanwhile and goes through memory tile by tile. 0: not limited.
+    stop : function () -> bool
+        When it says yes, files that are not begun are left (and have no outcome), a large one is left between two
+        tiles with a `StoppedError`, and what is restored is written.
+    """
+    if ahead:
+        from .concurrent import overlapped
+
+        yield from overlapped(jobs, engine, only_defocused, ahead, memory, stop)
+        return
+    for job in jobs:
+        yield process(job, engine, only_defocused, memory, stop)
+
+
+def process(
+    job: Job, engine: Engine, only_defocused: bool = True, memory: int = MEMORY, stop: Stopped = lambda: False
+) -> Outcome:
+    """Restore one file; never raises but for KeyboardInterrupt and the like."""
+    (piece,) = infer_stage([read_stage(job, memory)], engine, stop)
+    return write_stage(piece, engine, only_defocused)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file on its way: what is known of it, and its pixels as far as it has come. With an error it is carried on.
+
+    Of files that belong together `parts` has each, and `stack` their pixels along a new first axis C (see `groups`).
+    `notes` go into the provenance.
+
+    Attributes
+    ----------
+    place : function (shape, dtype) -> array or None
+        Where its pixels go: None for memory.
+    nbytes : int
+        Bytes of pixels that it has in memory, or will when it is restored.
+    """
+
+    outcome: Outcome
+    version: Stat = (0, 0)
+    stack: tiff.Stack | None = None
+    restored: np.ndarray | None = None
+    place: Place = in_memory
+    nbytes: int = 0
+    parts: tuple[Piece, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def read_stage(job: Job, memory: int = 0) -> Piece:
+    """Read a job's file; whatever goes wrong is the outcome's error."""
+    if job.others:
+        parts = [read_stage(one, memory) for one in job.each()]
+        try:
+            with _naming(job.source, "reading"):
+                return joined(job, parts)
+        except DefocusError as error:
+            return replace(parts[0], outcome=Outcome.of(job).failed(error), stack=None)
+    outcome = Outcome(job)
+    place = Disk(job.target.parent, max(1, memory // (2 * _FILES)) if memory else 0)
+    try:
+        with _naming(job.source, "reading"):
+            if _same_file(job.source, job.target):
+                raise InputError(job.source, "its output would replace it", "choose another output folder with -o")
+            version = job.stat or stat_of(job.source)
+            start = perf_counter()
+            try:
+                stack = tiff.read(job.source, place)
+                relax(stack.data)
+            finally:
+                check_unchanged(job.source, version)  # also if it could not be read: half a file is not a bad file
+            outcome.seconds["read"] = perf_counter() - start
+    except DefocusError as error:
+        return Piece(replace(outcome, error=error))
+    shape = stack.data.shape
+    planes = stack.data.size // max(1, _plane_size(shape, stack.axes))
+    outcome = replace(outcome, planes=planes, shape=shape, dtype=stack.data.dtype.name, axes=stack.axes)
+    held = 0 if on_a_disk(stack.data) else 2 * stack.data.nbytes
+    return Piece(outcome, version, stack, place=place, nbytes=held)
+
+
+def infer_stage(
+    pieces: Sequence[Piece],
+    engine: Engine,
+    stop: Stopped = lambda: False,
+    shared: bool = False,
+    over: Stopped = lambda: False,
+) -> list[Piece]:
+    """Run the engine on what was read: several files at once, whose tiles may share batches.
+
+    A file in memory is soon done and not left for `stop`; one that lies on disk comes here alone. Both are left once it
+    is `over` and nobody waits for them. `shared`: see `Engine.together`.
+    """
+    todo = [piece for piece in pieces if piece.stack is not None]
+    if not todo:
+        return list(pieces)
+    start, done = perf_counter(), dict[int, Piece]()
+    try:
+        with _naming(todo[0].outcome.job.source, "restoring"):
+            images = [_image(piece) for piece in todo]
+            large = any(image.out is not None for image in images)
+            results = engine.together(images, lambda: over() or (large and stop()), shared)
+    except DefocusError as error:
+        results = [error] * len(todo)
+    seconds, size = perf_counter() - start, sum(_pixels(piece) for piece in todo)
+    for piece, result in zip(todo, results, strict=True):
+        if isinstance(result, DefocusError):  # it still weighs what it took
+            done[id(piece)] = replace(piece, outcome=piece.outcome.failed(result), stack=None)
+            continue
+        piece.outcome.seconds["infer"] = seconds * _pixels(piece) / max(1, size)
+        done[id(piece)] = replace(piece, restored=result)
+    return [done.get(id(piece), piece) for piece in pieces]
+
+
+def _image(piece: Piece) -> Image:
+    assert piece.stack is not None
+    data = piece.stack.data
+    return Image(data, piece.stack.axes, piece.outcome.job.name, piece.place(data.shape, data.dtype))
+
+
+def _pixels(piece: Piece) -> int:
+    return 0 if piece.stack is None else piece.stack.data.size
+
+
+def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:
+    """Judge what was restored, write and commit it."""
+    stack, restored, outcome = piece.stack, piece.restored, piece.outcome
+    job = outcome.job
+    if stack is None or restored is None:
+        return outcome
+    if piece.parts:
+        return written(piece, lambda part: write_stage(part, engine, only_defocused))
+    try:
+        with _naming(job.source, "restoring"):
+            start = perf_counter()
+            outcome = replace(outcome, reports=judge(stack.data, restored, stack.axes, only_defocused))
+            relax(stack.data, restored)
+            outcome.seconds["judge"] = perf_counter() - start
+        with _naming(job.target, "writing"):
+            account = provenance(engine, job.source, piece.version)
+            account |= {**piece.notes, "only_defocused": only_defocused, "planes": summary(outcome.reports)}
+            start = perf_counter()
+            with commit(job.target, job.run) as temporary:
+                tiff.write(replace(stack, data=restored), temporary, account)
+            outcome.seconds["write"] = perf_counter() - start
+    except DefocusError as error:
+        return replace(outcome, error=error)
+    return outcome
+
+
+def provenance(engine: Engine, source: Path, version: Stat) -> dict[str, Any]:
+    """What an output says of its making: the engine's own account, and which version of which file it was made from."""
+    return engine.provenance() | {"source": version_record(source, version)}
+
+
+def stat_of(path: Path) -> Stat:
+    """Size in bytes and modification time in ns: the version of a file."""
+    stat = os.stat(path)
+    # Times of nonsense, as broken shares give them, lie beyond what a database holds (after 2262).
+    return stat.st_size, min(max(stat.st_mtime_ns, -(2**63)), 2**63 - 1)
+
+
+def check_unchanged(path: Path, version: Stat) -> None:
+    """Raise ChangedError unless the file still is that version (promise P5)."""
+    try:
+        now = stat_of(path)
+    except FileNotFoundError as error:
+        raise ChangedError(path, "vanished while it was read", "try again when it is back") from error
+    if now != version:
+        raise ChangedError(path, "changed while it was read", "try again when it is complete")
+
+
+@contextmanager
+def _naming(path: Path, doing: str) -> Iterator[None]:
+    """Turn whatever is not yet a DefocusError into one that names the file."""
+    try:
+        yield
+    except DefocusError:
+        raise
+    except MemoryError as error:
+        raise DefocusError(path, f"not enough memory for {doing} it", "use a smaller --tile or free memory") from error
+    except OSError as error:
+        if doing == "writing":
+            raise output_error(path, error) from error
+        raise InputError(path, _reason(error), "check the path and its permissions") from error
+    except Exception as error:
+        cause = f"unexpected error while {doing} it ({type(error).__name__}: {error})"
+        raise DefocusError(path, cause, "please report it") from error
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not a file"
+    if isinstance(error, PermissionError):
+        return "no permission to read"
+    return f"cannot be read ({error.strerror or error})"
+
+
+def _same_file(source: Path, target: Path) -> bool:
+    try:
+        return os.path.samefile(source, target)
+    except OSError:  # one of them is not there; what is wrong with the source is found out by reading it
+        return False
+
+
+def _plane_size(shape: tuple[int, ...], axes: str) -> int:
+    return shape[axes.index("Y")] * shape[axes.index("X")] if "Y" in axes and "X" in axes else 0

@@ -1,0 +1,267 @@
+"""Fidelity: does the restored plane, blurred again, give back what the camera saw?
+
+The restored plane is blurred by the defocus that fits best, a disk softened by a Gaussian: the geometric limit of the
+defocused transfer function (H. H. Hopkins, Proc. R. Soc. A 231, 91, 1955), 2 J1(x) / x with x = 2 pi r f, and what
+diffraction and the Gaussian leave of it. What of the input it then does not explain, noise apart, was added, lost or
+moved by the network, or is no defocus at all. It says nothing of detail that the input cannot show: such detail
+vanishes in the blur, whether it is true or not.
+
+Everything is computed on pixels binned 2 x 2, which defocus worth restoring does not notice. Noise is measured where
+it is, from the diagonal differences within each 2 x 2, so that the bright parts of a plane may have more of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from .focus import SMALLEST, scaled, span, windows
+from ..image.fourier import irfft2, power, rfft2
+from ..image.hot_pixels import HotPixels
+
+REGION_PX = 32  # side of the place whose unexplained share is `worst`: about a nucleus at 20x
+
+_SIDE, _MOST = 768, 4  # windows of a large plane, px
+_PAD = 24  # binned px around a window, mirrored
+_RADII = np.concatenate([[0.0], np.geomspace(0.3, 24.0, 32)])  # equivalent disk radii that are tried, binned px
+_SOFTNESS = (0.15, 0.25, 0.4)  # Gaussian sigma over disk radius: fits NA 0.4 to 0.75 within 1 % (docs/trust.md)
+_RINGS = 512  # a cycle per binned pixel
+_WEAKEST = 0.2  # structure over noise, variances of binned pixels, below which the share explained has no meaning
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How well a restored plane explains the plane that the camera saw.
+
+    Attributes
+    ----------
+    explained : float
+        Share of the input's variance above noise that the blurred output explains: 1 all, 0 none.
+    worst : float
+        The largest unexplained variance in any place of 32 x 32 px, over the structure there plus half the
+        plane's mean; 0 is best.
+    blur_px : float
+        Radius, in px, of the disk as wide (in second moment) as the blur that fits best: how much sharper
+        than the input the output is.
+    """
+
+    explained: float
+    worst: float
+    blur_px: float
+
+
+def fidelity(seen: np.ndarray, restored: np.ndarray, hot: HotPixels = ()) -> Fidelity | None:
+    """Judge a restored plane (Y, X) by the plane that was seen, of the same shape and units, any real dtype.
+
+    Large planes are judged by four windows of 768 px; the `hot` pixels of the one that was seen do not count.
+
+    Returns
+    -------
+    Fidelity or None
+        None: no structure to judge by, less than a fifth of the noise, or a plane under 32 px wide.
+    """
+    if min(seen.shape) < 2 * SMALLEST:
+        return None
+    scale = span(seen)
+    pairs = [
+        _Pair.of(one, other, scale)
+        for one, other in zip(*(windows(plane, _SIDE, _MOST, hot) for plane in (seen, restored)), strict=True)
+    ]
+    radius, softness = _fit(pairs)
+    residuals = [pair.residual(radius, softness) for pair in pairs]
+    structure = float(np.mean([residual.structure for residual in residuals]))
+    noise = float(np.mean([residual.noise for residual in residuals]))
+    if structure <= _WEAKEST * noise or structure <= 0:
+        return None
+    unexplained = float(np.mean([residual.unexplained for residual in residuals]))
+    worst = max(residual.worst(structure) for residual in residuals)
+    return Fidelity(1 - unexplained / structure, worst, 2 * radius * math.hypot(1, 2 * softness))
+
+
+class _Pair(NamedTuple):
+    """A window of the input and the output, binned, and what their spectra have in common."""
+
+    seen: np.ndarray
+    noise: np.ndarray  # variance of each binned pixel's noise: noisy itself, to be averaged
+    spectrum: np.ndarray  # of the output, padded
+    output: np.ndarray  # power of each ring
+    cross: np.ndarray  # Re(input x conj(output)) of each ring
+
+    @classmethod
+    def of(cls, seen: np.ndarray, restored: np.ndarray, scale: float) -> _Pair:
+        before, after = _even(seen, scale), _even(restored, scale)
+        binned, other = _bin(before), _bin(after)
+        padded = _padded(binned.shape)
+        ring = _grid(padded)[0]
+        first, second = rfft2(np.stack([_extend(binned, padded), _extend(other, padded)]))
+        output = np.bincount(ring, power(second).ravel())
+        cross = np.bincount(ring, (first.real * second.real + first.imag * second.imag).ravel())
+        return cls(binned, _noise(before), second, output, cross)
+
+    def residual(self, radius: float, softness: float) -> _Residual:
+        """What the output blurred by a disk of `radius` binned px does not explain."""
+        height, width = self.seen.shape
+        padded = _padded(self.seen.shape)
+        ring, frequency = _grid(padded)
+        transfer = _transfer(frequency, np.array([radius]), softness)[0].astype(np.float32)
+        blurred = irfft2(self.spectrum * transfer[ring].reshape(self.spectrum.shape), padded)
+        # Light from outside the plane has come in over the rim, as far as the blur reaches.
+        rim = int(min(max(2, radius * math.hypot(1, 2 * softness)), min(height, width) // 8))
+        inner = (slice(rim, height - rim), slice(rim, width - rim))
+        seen = self.seen[inner]
+        difference = seen - blurred[_PAD : _PAD + height, _PAD : _PAD + width][inner]
+        return _Residual(seen - seen.mean(), difference - difference.mean(), self.noise[inner])
+
+
+class _Residual(NamedTuple):
+    """Input, unexplained part and noise variance of a window's inner part, binned."""
+
+    seen: np.ndarray
+    difference: np.ndarray
+    noise_map: np.ndarray
+
+    @property
+    def noise(self) -> float:
+        return float(self.noise_map.mean())
+
+    @property
+    def structure(self) -> float:
+        return float(np.square(self.seen).mean()) - self.noise
+
+    @property
+    def unexplained(self) -> float:
+        return max(float(np.square(self.difference).mean()) - self.noise, 0.0)
+
+    def worst(self, structure: float) -> float:
+        """The largest unexplained share of a place, `structure` being the plane's."""
+        side = min(REGION_PX // 2, *self.seen.shape)
+        # Squares of noise scatter: five standard deviations of their mean are noise, too.
+        beyond = _means(np.square(self.difference) - self.noise_map * (1 + 5 * math.sqrt(2) / side), side)
+        there = np.maximum(_means(np.square(self.seen) - self.noise_map, side), 0)
+        return max(float((beyond / (there + 0.5 * structure)).max()), 0.0)
+
+
+def _fit(pairs: list[_Pair]) -> tuple[float, float]:
+    """Disk radius in binned px and softness that leave least unexplained, over all windows."""
+    best = (math.inf, 0.0, _SOFTNESS[0])
+    for softness in _SOFTNESS:
+        radii = _RADII / math.hypot(1, 2 * softness)
+        left = np.zeros(len(radii))
+        for pair in pairs:
+            transfer, squared = _tried(_padded(pair.seen.shape), softness)
+            left += squared @ pair.output - 2 * transfer @ pair.cross
+        at = int(left.argmin())
+        if left[at] < best[0]:
+            best = (float(left[at]), _between(radii, left, at), softness)
+    return best[1], best[2]
+
+
+def _between(radii: np.ndarray, left: np.ndarray, at: int) -> float:
+    """The radius at the lowest point of the parabola through a minimum and its neighbours."""
+    if not 0 < at < len(radii) - 1:
+        return float(radii[at])
+    below, here, above = left[at - 1 : at + 2]
+    bend = below - 2 * here + above
+    shift = 0.5 * (below - above) / bend if bend > 0 else 0.0
+    return float(np.interp(at + shift, np.arange(len(radii)), radii))
+
+
+def _even(plane: np.ndarray, scale: float) -> np.ndarray:
+    """As much of a plane as has an even width and height, over `scale`."""
+    height, width = (length // 2 * 2 for length in plane.shape)
+    return scaled(plane[:height, :width], scale)
+
+
+def _bin(plane: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 pixels less the plane's: float32."""
+    sums = plane[::2] + plane[1::2]
+    means = (sums[:, ::2] + sums[:, 1::2]) / 4
+    means -= means.mean()
+    return means.astype(np.float32, copy=False)
+
+
+def _noise(plane: np.ndarray) -> np.ndarray:
+    """A rough variance of the noise of each mean of 2 x 2 pixels, from their diagonal differences: float32."""
+    differences = plane[::2] - plane[1::2]
+    diagonal = (differences[:, ::2] - differences[:, 1::2]).astype(np.float32, copy=False)
+    return np.square(diagonal) / 16
+
+
+def _extend(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    rows, columns = (_mirrored(length, total) for length, total in zip(plane.shape, shape, strict=True))
+    return plane[rows][:, columns]
+
+
+@lru_cache(maxsize=8)
+def _mirrored(length: int, total: int) -> np.ndarray:
+    """Where `total` px come from, `length` of them a plane's and the others beyond its rims, `_PAD` before it."""
+    return np.pad(np.arange(length), (_PAD, total - length - _PAD), mode="reflect")
+
+
+def _means(values: np.ndarray, side: int) -> np.ndarray:
+    """Means over every square of `side` x `side`."""
+    return _sums(_sums(values, side).T, side).T / side**2
+
+
+def _sums(values: np.ndarray, length: int) -> np.ndarray:
+    """Sums over every `length` neighbours along the first axis, from sums of 1, 2, 4, ... of them."""
+    count = len(values) - length + 1
+    total, done, width = np.zeros((count, *values.shape[1:]), values.dtype), 0, 1
+    while True:
+        if length & width:
+            total += values[done : done + count]
+            done += width
+        if done == length:
+            return total
+        values, width = values[:-width] + values[width:], 2 * width
+
+
+def _padded(shape: tuple[int, int]) -> tuple[int, int]:
+    return _fast(shape[0] + 2 * _PAD), _fast(shape[1] + 2 * _PAD)
+
+
+def _fast(length: int) -> int:
+    """The next even length with prime factors 2, 3 and 5."""
+    length += length % 2
+    while True:
+        rest = length
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return length
+        length += 2
+
+
+@lru_cache(maxsize=4)
+def _grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Ring of each sample of `rfft2` (flat; the redundant half counts as the other does), frequency of each ring."""
+    radius = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :]).ravel()
+    ring = (radius * _RINGS).astype(np.intp)
+    samples = np.bincount(ring)
+    return ring, np.where(samples, np.bincount(ring, radius) / np.maximum(samples, 1), 0.0)
+
+
+def _transfer(frequency: np.ndarray, radii: np.ndarray, softness: float) -> np.ndarray:
+    """Transfer functions (radii, frequencies) of disks softened by a Gaussian of `softness` radii."""
+    x = 2 * math.pi * radii[:, None] * frequency
+    return np.interp(x, *_disk()) * np.exp(-0.5 * (softness * x) ** 2)
+
+
+@lru_cache(maxsize=16)
+def _tried(shape: tuple[int, int], softness: float) -> tuple[np.ndarray, np.ndarray]:
+    """Transfer functions (radii, rings) of all blurs of a softness that are tried on this grid, and their squares."""
+    transfer = _transfer(_grid(shape)[1], _RADII / math.hypot(1, 2 * softness), softness)
+    return transfer, np.square(transfer)
+
+
+@lru_cache(maxsize=1)
+def _disk() -> tuple[np.ndarray, np.ndarray]:
+    """(x, 2 J1(x) / x), from the integral 2 J1(x) / x = 2 / pi int_0^pi cos(x cos t) sin(t)^2 dt."""
+    x = np.linspace(0, 2 * math.pi * _RADII[-1], 2048)
+    t = (np.arange(256) + 0.5) * (math.pi / 256)
+    return x, 2 / 256 * (np.cos(x[:, None] * np.cos(t)) * np.sin(t) ** 2).sum(axis=1)
