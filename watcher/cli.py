@@ -196,7 +196,7 @@ def watch(
         print(chosen.to_toml(), end="")
         return 0
     if install_service:
-        from .service import command_line, instructions
+        from .service.systemd import command_line, instructions
 
         if status_token and status_token != from_file().status_token:
             cause = "would stand in the service's text, which other users can read"
@@ -209,7 +209,7 @@ def watch(
         return 0
     if dry_run:
         return _dry_run(chosen)
-    from .run import run
+    from .supervisor import run
 
     asked = _Signals()
     return run(chosen, settled, asked.stop, asked.reload, asked.end, once)
@@ -217,8 +217,8 @@ def watch(
 
 def _dry_run(config: Config) -> int:
     from ..engine.model.card import model_path, read_card
-    from .live import one_line
-    from .plan import plan
+    from .display.console import one_line
+    from .dry_run import plan
     from .settings import check_folders
 
     card = read_card(model_path(config.model))

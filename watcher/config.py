@@ -14,8 +14,8 @@ from typing import Any
 from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.errors import InputError
 from ..engine.pipeline.steps import MEMORY
-from .arrivals import Pace
-from .line import Order
+from .discovery.scanner import Pace
+from .queue import Order
 from .settings import WatchSettings, default_out
 
 _REMEDY = "see defocus-watch --print-config for one that works"

@@ -18,13 +18,13 @@ from ..engine.inference.engine import Engine
 from ..engine.errors import DefocusError
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import pipeline
-from .arrivals import Arrival, arrivals
-from .desk import Desk
+from .discovery.scanner import Arrival, arrivals
+from .folder import Desk
 from .health import Health
 from .journal import Entry, Journal
-from .line import LENGTH, Line
-from .owner import Ownership
-from .partners import Room
+from .queue import LENGTH, Line
+from .output.lock import Ownership
+from .discovery.channel_assembler import Room
 from .settings import Event, WatchSettings, check_folders
 
 AHEAD = 1  # files read before their turn: more would keep the newest file waiting

@@ -13,8 +13,8 @@ from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.errors import InputError
 from ..engine.pipeline.jobs import Outcome
 from ..engine.pipeline.steps import MEMORY
-from .arrivals import Pace
-from .line import Order
+from .discovery.scanner import Pace
+from .queue import Order
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from defocus.engine.errors import InputError
 from defocus.watcher.cli import watch
 from defocus.watcher.config import Config, Folder
-from defocus.watcher.line import Order
+from defocus.watcher.queue import Order
 
 from .conftest import command
 

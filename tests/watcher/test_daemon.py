@@ -15,12 +15,12 @@ from defocus import Engine
 from defocus.engine.pipeline import steps as pipeline_module
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, OutputError
 from defocus.engine.pipeline.steps import stat_of
-from defocus.watcher import daemon, desk
-from defocus.watcher.arrivals import Pace
+from defocus.watcher import daemon, folder as desk
+from defocus.watcher.discovery.scanner import Pace
 from defocus.watcher.daemon import watch
 from defocus.watcher.health import LOOP_STUCK, Health
 from defocus.watcher.journal import Journal, State
-from defocus.watcher.line import Line
+from defocus.watcher.queue import Line
 from defocus.watcher.settings import Event, WatchSettings, default_out
 
 from .conftest import outputs, wait_for, write_tiff

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from defocus.watcher.line import Line, Order
+from defocus.watcher.queue import Line, Order
 
 
 @pytest.mark.parametrize(("order", "expected"), [(Order.OLDEST, "abcd"), (Order.NEWEST, "dcba")])

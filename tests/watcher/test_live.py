@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from defocus.watcher.live import Live
+from defocus.watcher.display.console import Live
 from defocus.watcher.settings import Event
 
 

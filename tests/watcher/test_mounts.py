@@ -75,7 +75,7 @@ def test_an_output_share_that_is_unmounted_is_not_filled_beneath(share, tmp_path
     acquisition.mkdir()
     program = (
         "-c",
-        "import defocus.watcher.desk as d; d.OUTPUT_PAUSE = 0.3; from defocus.watcher.cli import main; main()",
+        "import defocus.watcher.folder as d; d.OUTPUT_PAUSE = 0.3; from defocus.watcher.cli import main; main()",
     )
     watching = Watching(
         acquisition,
@@ -110,7 +110,7 @@ def test_an_output_share_that_is_unmounted_is_not_filled_beneath(share, tmp_path
 def test_once_does_not_wait_for_an_output_that_has_gone(tmp_path, tiny_model):
     from defocus import Engine
     from defocus.engine.errors import OutputError
-    from defocus.watcher.desk import Desk
+    from defocus.watcher.folder import Desk
     from defocus.watcher.health import Health
     from defocus.watcher.journal import Journal
     from defocus.watcher.settings import WatchSettings

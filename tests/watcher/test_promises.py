@@ -19,12 +19,13 @@ import tifffile
 
 from defocus.engine.tiff import read as tiff
 from defocus.engine.errors import InputError, OutputError
-from defocus.watcher import daemon, desk, room
-from defocus.watcher.arrivals import Pace
+from defocus.watcher import daemon, folder as desk
+from defocus.watcher.output import disk_space as room
+from defocus.watcher.discovery.scanner import Pace
 from defocus.watcher.health import FILE_STUCK, LOOP_STUCK, Health
 from defocus.watcher.journal import Entry, Journal, State
-from defocus.watcher.owner import Ownership
-from defocus.watcher.service import tell_systemd, watchdog
+from defocus.watcher.output.lock import Ownership
+from defocus.watcher.service.systemd import tell_systemd, watchdog
 from defocus.watcher.settings import WatchSettings
 
 from .conftest import Configured, needs_sighup, outputs, wait_for, write_tiff
@@ -228,7 +229,7 @@ def test_systemd_is_told_of_start_life_and_end(folders, tiny_model, tmp_path):
 
 def test_a_daemon_that_hangs_pings_no_more(monkeypatch, tmp_path):
     sent = []
-    monkeypatch.setattr("defocus.watcher.service.tell_systemd", sent.append)
+    monkeypatch.setattr("defocus.watcher.service.systemd.tell_systemd", sent.append)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "x"))
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
     stop, hangs = threading.Event(), threading.Event()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from defocus.watcher.journal import Entry, Journal, State
-from defocus.watcher.owner import Ownership
+from defocus.watcher.output.lock import Ownership
 
 from .conftest import QUICK, Configured, command, needs_sighup, outputs, wait_for, write_tiff
 

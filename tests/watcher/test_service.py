@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from defocus.watcher.service import command_line, instructions
+from defocus.watcher.service.systemd import command_line, instructions
 
 from .conftest import command
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from defocus import Engine
-from defocus.watcher import daemon, desk
-from defocus.watcher.arrivals import Pace
+from defocus.watcher import daemon, folder as desk
+from defocus.watcher.discovery.scanner import Pace
 from defocus.watcher.health import Health
 from defocus.watcher.journal import Journal
 from defocus.watcher.settings import Event, WatchSettings

@@ -22,7 +22,7 @@ from defocus.watcher.settings import Event
 from defocus.watcher.status.metrics import metrics
 from defocus.watcher.status.page import Page
 from defocus.watcher.status.server import ASSETS
-from defocus.watcher.status.state import SHOWN_FAILURES, Histogram, State, kind_of
+from defocus.watcher.status.statistics import SHOWN_FAILURES, Histogram, State, kind_of
 
 from .conftest import free_port, outputs, wait_for, write_tiff
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from .state import BUCKETS, Histogram, State
+from .statistics import BUCKETS, Histogram, State
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -13,7 +13,7 @@ from ..config import Config
 from ..health import Health
 from ..settings import Event, WatchSettings
 from .server import Server, serve
-from .state import State
+from .statistics import State
 
 _REMEDY = "write --status 8765, or --status 0.0.0.0:8765 with --status-token"
 

@@ -25,7 +25,7 @@ from ..._version import __version__
 from ...engine.errors import DefocusError, InputError
 from .metrics import CONTENT_TYPE, metrics
 from .previews import previews
-from .state import State
+from .statistics import State
 
 ASSETS = {
     "/": ("index.html", "text/html"),

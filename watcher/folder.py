@@ -18,12 +18,12 @@ from ..engine.pipeline.jobs import Job, Outcome
 from ..engine.pipeline.steps import Stat, stat_of
 from ..engine.quality.report import summary
 from ..engine.tiff.integrity import check_whole
-from .arrivals import Arrival
+from .discovery.scanner import Arrival
 from .health import Health
 from .journal import Entry, Journal, State
-from .room import missing_room
+from .output.disk_space import missing_room
 from .settings import Event, WatchSettings
-from .versions import digest
+from ..engine.files.version import digest
 
 TIDY = 86400.0  # s between two clearings of the journal
 OUTPUT_PAUSE = 5.0  # s after an output could not be written, and between two looks at a disk without room

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from .owner import why_not_ours
+from .lock import why_not_ours
 
 MEGABYTE = 10**6
 

@@ -13,7 +13,7 @@ from ..engine.pipeline.channel_groups import without
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import stat_of
 from ..engine.tiff.integrity import check_whole
-from .arrivals import scan
+from .discovery.scanner import scan
 from .journal import Entry, Journal
 from .settings import WatchSettings
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TextIO
 
-from ..engine.quality.report import summary
-from .settings import Event
+from ...engine.quality.report import summary
+from ..settings import Event
 
 
 class JsonLog:

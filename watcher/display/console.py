@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.status import Status
 
-from ..engine.errors import printable
-from ..engine.pipeline.jobs import Outcome
-from .settings import Event
+from ...engine.errors import printable
+from ...engine.pipeline.jobs import Outcome
+from ..settings import Event
 
 RATE_WINDOW = 30.0  # s over which the rate is taken
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -12,8 +12,8 @@ from ..engine.errors import DefocusError
 from .config import Config
 from .daemon import watch as watch_folders
 from .health import Health
-from .log import JsonLog
-from .service import tell_systemd, watchdog
+from .display.json_log import JsonLog
+from .service.systemd import tell_systemd, watchdog
 from .settings import Event, check_folders
 
 AGAIN = 5.0  # s between two tries to start with settings that had started before
@@ -133,6 +133,6 @@ def _shown(config: Config):  # type: ignore[no-untyped-def]
     """Where events are shown: lines for people, or JSON for machines."""
     if config.log_json:
         return JsonLog()
-    from .live import Live
+    from .display.console import Live
 
     return Live()

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from ..engine.files.atomic import output_error
-from ..engine.errors import InputError
-from .journal import FOLDER
+from ...engine.files.atomic import output_error
+from ...engine.errors import InputError
+from ..journal import FOLDER
 
 LOCK, WHO = "daemon.lock", "daemon.json"
 

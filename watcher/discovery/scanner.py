@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..engine.errors import InputError, printable
-from ..engine.pipeline.steps import Stat, stat_of
+from ...engine.errors import InputError, printable
+from ...engine.pipeline.steps import Stat, stat_of
 from .completeness import State, Waiting, is_file, is_folder, look, suffix_matches
-from .hints import Hints
+from .fs_events import Hints
 
 LONGEST_WAIT = 0.5  # s until `stop` is looked at again
 
