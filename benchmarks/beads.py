@@ -20,7 +20,7 @@ import numpy as np
 
 from defocus import Engine, __version__
 from defocus.engine.tiff import read as tiff
-from defocus.training.metrics import psnr
+from defocus.training.evaluation.metrics import psnr
 
 DISTANCES_UM = (5, 10, 15, 20, 25)
 BORDER = 16  # pixels: planes were registered to one another, their rims are not all real

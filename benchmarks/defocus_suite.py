@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 from defocus.engine.errors import DefocusError
-from defocus.training import suite
-from defocus.training.fields import load_field
-from defocus.training.heldout import HELD_OUT, held_out_files
+from defocus.training.evaluation import suite
+from defocus.training.data.fields import load_field
+from defocus.training.evaluation.heldout import HELD_OUT, held_out_files
 
 
 def main() -> None:

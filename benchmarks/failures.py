@@ -20,10 +20,10 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter1d
 
 from defocus import Engine
-from defocus.training.heldout import CAMERA, OPTICS
-from defocus.training.metrics import psnr
-from defocus.training.optics import defocus
-from defocus.training.specimen import draw_cells, draw_filaments
+from defocus.training.evaluation.heldout import CAMERA, OPTICS
+from defocus.training.evaluation.metrics import psnr
+from defocus.training.physics.optics import defocus
+from defocus.training.physics.specimen import draw_cells, draw_filaments
 
 SHAPE, SHOWN, PEAK = (256, 256), 192, 1500.0
 

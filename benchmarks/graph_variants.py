@@ -18,9 +18,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from defocus.engine.image.normalization import limited, measure, to_unit
-from defocus.training.fields import Field
-from defocus.training.heldout import counts_pair
-from defocus.training.specimen import draw_cells, draw_filaments, draw_points
+from defocus.training.data.fields import Field
+from defocus.training.evaluation.heldout import counts_pair
+from defocus.training.physics.specimen import draw_cells, draw_filaments, draw_points
 
 _CROP = 256
 

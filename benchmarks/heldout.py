@@ -19,10 +19,10 @@ import numpy as np
 
 from defocus import Engine, __version__
 from defocus.training.classical.richardson_lucy import richardson_lucy
-from defocus.training.fields import Field, load_field
-from defocus.training.heldout import CAMERA, DISTANCES_UM, HELD_OUT, OPTICS, counts_pair, held_out_files
-from defocus.training.metrics import psnr, ssim
-from defocus.training.optics import psf
+from defocus.training.data.fields import Field, load_field
+from defocus.training.evaluation.heldout import CAMERA, DISTANCES_UM, HELD_OUT, OPTICS, counts_pair, held_out_files
+from defocus.training.evaluation.metrics import psnr, ssim
+from defocus.training.physics.optics import psf
 
 Row = dict[str, float | int | str]
 
@@ -109,7 +109,7 @@ def main() -> None:
         f"{platform.machine()}, {engine.description}.",
         f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um a pixel; "
         f"{CAMERA.photons_per_count:g} photons a count, {CAMERA.read_noise:g} counts of read noise. The fields are",
-        "sharp ones, defocused by simulation; PSNR and SSIM as `training/metrics.py` defines them. Richardson-Lucy",
+        "sharp ones, defocused by simulation; PSNR and SSIM as `training/evaluation/metrics.py` defines them. Richardson-Lucy",
         "(RL) is told the true PSF, 30 iterations, and takes the surroundings for mirrored, as the simulation made",
         "them: more than it could know of a real image.",
     ]

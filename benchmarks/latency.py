@@ -27,8 +27,8 @@ import tifffile
 from defocus import Engine, __version__
 from defocus.engine.tiff import read as tiff
 from defocus.engine.files.atomic import commit
-from defocus.training.optics import Camera, Optics, defocus
-from defocus.training.specimen import draw_cells
+from defocus.training.physics.optics import Camera, Optics, defocus
+from defocus.training.physics.specimen import draw_cells
 
 
 def draw(folder: Path, count: int) -> list[Path]:

@@ -103,8 +103,8 @@ def spread(values: Sequence[float]) -> str:
 
 def draw_plane(shape: tuple[int, int] = SHAPE) -> np.ndarray:
     """A specimen of our own drawing, 22 um out of focus, uint16; mirrored where it is smaller than `shape`."""
-    from defocus.training.heldout import counts_pair
-    from defocus.training.suite import drawn_fields
+    from defocus.training.evaluation.heldout import counts_pair
+    from defocus.training.evaluation.suite import drawn_fields
 
     plane = counts_pair(drawn_fields(1)[0], 22)[0]
     missing = [(0, max(0, want - have)) for want, have in zip(shape, plane.shape, strict=True)]

@@ -34,8 +34,8 @@ from defocus.benchmarks.trust_cases import (
 from defocus.engine.tiff import read as tiff
 from defocus.engine.quality.focus import focus_score
 from defocus.engine.quality.report import DOUBTFUL_SHARE, DOUBTFUL_WORST, SHARP_BLUR_PX, SHARP_GAIN, SHARP_WORST, PlaneReport
-from defocus.training.fields import Field, list_images, load_field
-from defocus.training.heldout import CAMERA, HELD_OUT, OPTICS, held_out_files
+from defocus.training.data.fields import Field, list_images, load_field
+from defocus.training.evaluation.heldout import CAMERA, HELD_OUT, OPTICS, held_out_files
 
 SERIES_UM = tuple(range(0, 36, 2))
 FIELDS = 12

@@ -12,10 +12,10 @@ import numpy as np
 from defocus import Engine
 from defocus.engine.quality.assess import judge
 from defocus.engine.quality.report import PlaneReport
-from defocus.training.fields import Field, load_field, name_hash
-from defocus.training.heldout import CAMERA, OPTICS, counts_pair
-from defocus.training.optics import defocus
-from defocus.training.specimen import draw_cells, smooth_noise
+from defocus.training.data.fields import Field, load_field, name_hash
+from defocus.training.evaluation.heldout import CAMERA, OPTICS, counts_pair
+from defocus.training.physics.optics import defocus
+from defocus.training.physics.specimen import draw_cells, smooth_noise
 
 RESTORED_UM = (0, 4, 8, 12, 20, 28, 34)
 LIGHT = (1.0, 0.05)  # of the 1500 counts at the peak: 75 counts are 225 photons

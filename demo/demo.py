@@ -24,10 +24,10 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from defocus.training.heldout import CAMERA, OPTICS, PEAK_COUNTS
-from defocus.training.metrics import psnr, ssim
-from defocus.training.optics import defocus
-from defocus.training.specimen import draw_cells
+from defocus.training.evaluation.heldout import CAMERA, OPTICS, PEAK_COUNTS
+from defocus.training.evaluation.metrics import psnr, ssim
+from defocus.training.physics.optics import defocus
+from defocus.training.physics.specimen import draw_cells
 
 HERE = Path(__file__).resolve().parent
 SHAPE = (520, 696)

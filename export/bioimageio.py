@@ -20,8 +20,8 @@ from ..engine.files.atomic import commit
 from ..engine.errors import InputError, MissingExtraError
 from ..engine.image.normalization import Intensity, measure, to_unit
 from ..engine.image.tiling import up
-from ..training.heldout import counts_pair
-from ..training.suite import drawn_fields
+from ..training.evaluation.heldout import counts_pair
+from ..training.evaluation.suite import drawn_fields
 
 COVER_SIDE = 256  # px
 LEAST_CORE = 64  # px within the halo

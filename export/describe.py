@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from ..engine.model.card import Card, Percentiles
 from ..training.networks.coarse_to_fine import MULTIPLE
-from ..training.recipe import Recipe
+from ..training.fit.recipe import Recipe
 
 # Measured on the default model by benchmarks/halo.py (docs/tiles.md has the table).
 HALO = 224

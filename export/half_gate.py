@@ -16,9 +16,9 @@ import numpy as np
 from ..engine.model.card import Card
 from ..engine.errors import ModelError
 from ..engine.image.normalization import Intensity, limited, measure, to_unit
-from ..training.fields import list_images, load_field
-from ..training.heldout import CAMERA, counts_pair
-from ..training.suite import drawn_fields
+from ..training.data.fields import list_images, load_field
+from ..training.evaluation.heldout import CAMERA, counts_pair
+from ..training.evaluation.suite import drawn_fields
 
 LEAST_DB = 60.0
 CROP = 256  # px; every plane is cut to it, so that a bisection takes seconds

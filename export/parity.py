@@ -15,9 +15,9 @@ from ..engine.inference.backends import open_session
 from ..engine.model.card import read_card
 from ..engine.errors import ModelError
 from ..engine.image.normalization import measure, to_unit
-from ..training.fields import list_images, load_field
+from ..training.data.fields import list_images, load_field
 from ..training.networks.coarse_to_fine import MULTIPLE
-from ..training.specimen import draw_cells
+from ..training.physics.specimen import draw_cells
 
 TOLERANCE = 1e-4  # of the range of torch's output
 SIZES = ((64, 64), (192, 320), (528, 704))

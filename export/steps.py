@@ -62,7 +62,7 @@ def export_fp32(
     _require("onnx", "onnxscript", "torch")
     import torch
 
-    from ..training.checkpoint import load_checkpoint
+    from ..training.fit.checkpoint import load_checkpoint
     from .onnx_file import export_onnx
     from .parity import TOLERANCE, compare, judge
 

@@ -18,9 +18,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = {
     "defocus-watch": "defocus.watcher.cli",
     "defocus-run": "defocus.engine.cli.run",
-    "defocus-train": "defocus.training.cli",
-    "defocus-data": "defocus.training.data_cli",
-    "defocus-evaluate": "defocus.training.evaluate_cli",
+    "defocus-train": "defocus.training.cli.train",
+    "defocus-data": "defocus.training.cli.data",
+    "defocus-evaluate": "defocus.training.cli.evaluate",
     "defocus-doctor": "defocus.engine.cli.doctor",
     "defocus-export": "defocus.export.cli",
 }

@@ -52,7 +52,7 @@ def test_the_wheel_holds_the_rooms_and_the_model(wheel):
     assert modules <= names
     assert {"defocus/__init__.py", "defocus/_version.py", "defocus/engine/model/default.onnx"} <= names
     assert {"defocus/engine/inference/gpu/uint16.cu", "defocus/engine/inference/gpu/uint16.ptx"} <= names
-    assert {"defocus/training/recipes/default.toml", "defocus/training/recipes/paper.toml"} <= names
+    assert {"defocus/training/fit/recipes/default.toml", "defocus/training/fit/recipes/paper.toml"} <= names
     assert not [name for name in names if name.startswith(("defocus/tests", "defocus/demo", "defocus/benchmarks"))]
     for extra in ("cpu", "gpu", "tensorrt", "rtx", "train", "test", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata

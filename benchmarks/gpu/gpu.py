@@ -163,7 +163,7 @@ def load_network(weights: Path | None) -> Any:
     """The torch network of the weights, or None."""
     if weights is None or not weights.is_file():
         return None
-    from defocus.training.checkpoint import load_checkpoint
+    from defocus.training.fit.checkpoint import load_checkpoint
 
     return load_checkpoint(weights)[0].float().eval()
 
@@ -173,7 +173,7 @@ def find_floor(network: Any, card: Card) -> Floor | None:
     rates = floor_rates()
     if network is None or rates is None:
         return None
-    from defocus.training.cost import gflop, parameters
+    from defocus.training.evaluation.cost import gflop, parameters
 
     cost = partial(gflop, network, channels=card.channels)
     return Floor(rates, lambda size: cost(size) * 1e9, parameters(network))

@@ -12,7 +12,7 @@ import torch
 
 from defocus.benchmarks.peers import environments
 from defocus.engine.model.card import model_path
-from defocus.training.checkpoint import load_checkpoint
+from defocus.training.fit.checkpoint import load_checkpoint
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

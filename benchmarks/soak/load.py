@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from defocus.training.heldout import counts_pair
-from defocus.training.suite import drawn_fields
+from defocus.training.evaluation.heldout import counts_pair
+from defocus.training.evaluation.suite import drawn_fields
 
 OLD_S = 10**8  # how far back the times of copied files are set
 

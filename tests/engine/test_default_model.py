@@ -10,10 +10,10 @@ import pytest
 
 from defocus import Engine
 from defocus.engine.tiff import read as tiff
-from defocus.training.fields import Field, load_field
-from defocus.training.heldout import CAMERA, counts_pair, held_out_files
-from defocus.training.metrics import psnr
-from defocus.training.specimen import draw_cells
+from defocus.training.data.fields import Field, load_field
+from defocus.training.evaluation.heldout import CAMERA, counts_pair, held_out_files
+from defocus.training.evaluation.metrics import psnr
+from defocus.training.physics.specimen import draw_cells
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from defocus.engine.quality.fidelity import fidelity
 from defocus.engine.image.normalization import DTYPES
 from defocus.engine.quality.assess import judge
 from defocus.engine.quality.report import LISTED, PlaneReport, summary
-from defocus.training.optics import Camera, Optics, defocus, transfer
-from defocus.training.specimen import draw_cells, smooth_noise
+from defocus.training.physics.optics import Camera, Optics, defocus, transfer
+from defocus.training.physics.specimen import draw_cells, smooth_noise
 
 OPTICS = Optics(na=0.55)
 CAMERA = Camera(photons_per_count=3.0, offset=100.0, read_noise=1.5)

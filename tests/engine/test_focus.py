@@ -10,8 +10,8 @@ import pytest
 from defocus.engine.tiff import read as tiff
 from defocus.engine.quality.focus import focus_score, windows
 from defocus.engine.image.normalization import DTYPES
-from defocus.training.optics import Camera, Optics, defocus
-from defocus.training.specimen import draw_cells, draw_filaments, draw_points
+from defocus.training.physics.optics import Camera, Optics, defocus
+from defocus.training.physics.specimen import draw_cells, draw_filaments, draw_points
 
 OPTICS = Optics(na=0.55)
 

@@ -11,8 +11,8 @@ from defocus.engine.inference.engine import Engine
 from defocus.engine.image.hot_pixels import HotPixels, hot_pixels, without
 from defocus.engine.image.normalization import DTYPES, from_unit, to_unit
 from defocus.engine.quality.assess import judge
-from defocus.training.optics import Camera, Optics, defocus
-from defocus.training.specimen import draw_cells
+from defocus.training.physics.optics import Camera, Optics, defocus
+from defocus.training.physics.specimen import draw_cells
 
 PLACES = [(0, 0), (40, 60), (41, 90), (89, 3), (89, 104)]  # corners and borders among them
 CAMERA = Camera(photons_per_count=3.0, offset=100.0, read_noise=1.5)

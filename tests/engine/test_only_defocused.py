@@ -16,10 +16,10 @@ from defocus.engine.pipeline.batch import find, restore
 from defocus.engine.model.card import model_path, read_card
 from defocus.engine.inference.engine import Engine
 from defocus.engine.quality.report import PlaneReport
-from defocus.training.fields import load_field
-from defocus.training.heldout import CAMERA, OPTICS, counts_pair
-from defocus.training.optics import defocus
-from defocus.training.specimen import draw_cells
+from defocus.training.data.fields import load_field
+from defocus.training.evaluation.heldout import CAMERA, OPTICS, counts_pair
+from defocus.training.physics.optics import defocus
+from defocus.training.physics.specimen import draw_cells
 
 KEYS = {"focus_in", "focus_out", "fidelity", "worst", "blur_px", "copied", "verdict"}
 

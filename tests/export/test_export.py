@@ -22,10 +22,10 @@ from defocus.export.describe import describe  # noqa: E402
 from defocus.export.onnx_file import Finest, export_onnx  # noqa: E402
 from defocus.export.parity import SIZES, TOLERANCE, Comparison, compare, judge  # noqa: E402
 from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
-from defocus.training.paired_data import recipe_for  # noqa: E402
-from defocus.training.pairs import Pair  # noqa: E402
-from defocus.training.recipe import Recipe  # noqa: E402
-from defocus.training.specimen import draw_cells  # noqa: E402
+from defocus.training.data.paired import recipe_for  # noqa: E402
+from defocus.training.data.pairs import Pair  # noqa: E402
+from defocus.training.fit.recipe import Recipe  # noqa: E402
+from defocus.training.physics.specimen import draw_cells  # noqa: E402
 
 
 def save(path: Path, recipe: Recipe) -> Path:
@@ -92,7 +92,7 @@ def test_it_prints_its_proof(exported):
 
 
 def test_real_images_are_part_of_the_proof(exported, checkpoint, shared_data):
-    from defocus.training.checkpoint import load_checkpoint
+    from defocus.training.fit.checkpoint import load_checkpoint
 
     path, _ = exported
     network, _ = load_checkpoint(checkpoint)
@@ -106,7 +106,7 @@ def test_real_images_are_part_of_the_proof(exported, checkpoint, shared_data):
 
 @pytest.mark.parametrize("shape", [(1, 1, 16, 16), (1, 1, 48, 160), (3, 1, 80, 32), (1, 1, 528, 704)])
 def test_batch_height_and_width_are_free(exported, checkpoint, shape):
-    from defocus.training.checkpoint import load_checkpoint
+    from defocus.training.fit.checkpoint import load_checkpoint
 
     path, _ = exported
     network, _ = load_checkpoint(checkpoint)

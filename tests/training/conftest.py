@@ -39,7 +39,7 @@ class Done:
 @pytest.fixture(scope="session")
 def sharp(tmp_path_factory) -> Path:
     """A folder of four drawn fields, field0_x.tif and on."""
-    from defocus.training.specimen import draw_cells
+    from defocus.training.physics.specimen import draw_cells
 
     folder = tmp_path_factory.mktemp("sharp")
     rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def toml(value: object) -> str:
 def train(monkeypatch, capfd) -> Callable[..., Done]:
     """defocus-train in this process, through its `main`: importing torch takes longer than a tiny run."""
     pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"')
-    from defocus.training import cli
+    from defocus.training.cli import train as cli
 
     def run(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["defocus-train", "--no-progress", "--workers", "0", *map(str, arguments)])
@@ -86,7 +86,7 @@ def start() -> Callable[..., subprocess.Popen[str]]:
     """defocus-train as a process of its own, with one thread."""
 
     def run(*arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "defocus.training.cli", "--no-progress", "--workers", "0"]
+        command = [sys.executable, "-m", "defocus.training.cli.train", "--no-progress", "--workers", "0"]
         return subprocess.Popen(
             [*command, *map(str, arguments)],
             stdout=subprocess.PIPE,

@@ -15,9 +15,9 @@ import tifffile
 pytest.importorskip("skimage", reason='needs scikit-image: pip install ".[train]"')
 
 from defocus.engine.errors import InputError
-from defocus.training import bbbc006
-from defocus.training.heldout import counts_pair
-from defocus.training.suite import drawn_fields
+from defocus.training.data import bbbc006
+from defocus.training.evaluation.heldout import counts_pair
+from defocus.training.evaluation.suite import drawn_fields
 
 WELLS = ("a01", "a02", "p24")
 
@@ -124,7 +124,7 @@ def test_the_real_files_in_their_layout(shared_data, tmp_path):
 
 def test_defocus_evaluate_trains_and_tests_on_it(tree, tmp_path):
     """The paper's split of six fields: five to train on, one to test, in four crops of two channels."""
-    command = [sys.executable, "-m", "defocus.training.evaluate_cli", "--bbbc006", tree, "--distance-um", "10"]
+    command = [sys.executable, "-m", "defocus.training.cli.evaluate", "--bbbc006", tree, "--distance-um", "10"]
     command += ["--train", "--minutes", "0.015", "--method", "residual-1", "--method", "rl"]
     command += ["--weights", tmp_path / "weights", "--runs", tmp_path / "runs", "-o", tmp_path / "results"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)

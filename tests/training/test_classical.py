@@ -16,10 +16,10 @@ from defocus.training.classical.admm import admm
 from defocus.training.classical.padding import middle, reflected, transfer_of
 from defocus.training.classical.richardson_lucy import richardson_lucy
 from defocus.training.classical.wiener import wiener
-from defocus.training.heldout import CAMERA, OPTICS, counts_pair
-from defocus.training.metrics import psnr
-from defocus.training.optics import psf
-from defocus.training.suite import drawn_fields
+from defocus.training.evaluation.heldout import CAMERA, OPTICS, counts_pair
+from defocus.training.evaluation.metrics import psnr
+from defocus.training.physics.optics import psf
+from defocus.training.evaluation.suite import drawn_fields
 
 Z = 10
 

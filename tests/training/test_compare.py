@@ -16,16 +16,17 @@ pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"
 pytest.importorskip("matplotlib", reason='needs Matplotlib: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
-from defocus.training import evaluate_cli, suite  # noqa: E402
-from defocus.training.checkpoint import load_checkpoint  # noqa: E402
-from defocus.training.compare import budgets, plan, record, train_all  # noqa: E402
-from defocus.training.denoiser import fit_denoiser  # noqa: E402
+from defocus.training.cli import evaluate as evaluate_cli
+from defocus.training.evaluation import suite  # noqa: E402
+from defocus.training.fit.checkpoint import load_checkpoint  # noqa: E402
+from defocus.training.evaluation.compare import budgets, plan, record, train_all  # noqa: E402
+from defocus.training.classical.denoiser import fit_denoiser  # noqa: E402
 
 SECONDS = 0.9
 
 
 def evaluate(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "defocus.training.evaluate_cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "defocus.training.cli.evaluate", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 

@@ -18,8 +18,8 @@ import pytest
 pytest.importorskip("pooch", reason='needs Pooch: pip install ".[train]"')
 
 from defocus.engine.errors import InputError
-from defocus.training import bbbc006, download
-from defocus.training.data_cli import parse_planes
+from defocus.training.data import bbbc006, download
+from defocus.training.cli.data import parse_planes
 
 NAME = "BBBC006_v1_images_z_16.zip"
 
@@ -174,7 +174,7 @@ def test_checksums(server, tmp_path):
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "defocus.training.data_cli", *map(str, arguments)]
+    line = [sys.executable, "-m", "defocus.training.cli.data", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120)
 
 

@@ -14,11 +14,11 @@ torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train
 pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"')
 
 from defocus.engine.errors import ModelError, OutputError  # noqa: E402
-from defocus.training.checkpoint import load_checkpoint  # noqa: E402
-from defocus.training.loss import balance_weights, content_loss  # noqa: E402
+from defocus.training.fit.checkpoint import load_checkpoint  # noqa: E402
+from defocus.training.fit.loss import balance_weights, content_loss  # noqa: E402
 from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
-from defocus.training.recipe import Distance, Recipe  # noqa: E402
-from defocus.training.restoration import LIMITS  # noqa: E402
+from defocus.training.fit.recipe import Distance, Recipe  # noqa: E402
+from defocus.training.fit.restoration import LIMITS  # noqa: E402
 
 HOLD_OUT = ("--hold-out", "field3*")
 FP32 = ("--precision", "fp32")
@@ -111,7 +111,7 @@ def test_two_processes_do_what_one_does(start, train, sharp, recipe_file, histor
 
 
 def test_the_shares_of_a_batch_are_all_of_it():
-    from defocus.training.fit import ShareSampler
+    from defocus.training.fit.fit import ShareSampler
 
     recipe = Recipe(batch=6, steps_per_epoch=5, steps=18)
     done = 0
@@ -144,7 +144,7 @@ def test_a_run_makes_the_steps_that_it_was_asked_for(train, sharp, recipe_file, 
 
 def test_a_resumed_run_takes_the_crops_behind_those_that_it_has_seen(train, sharp, recipe_file, monkeypatch, tmp_path):
     """Also with workers, which fetch before the first step."""
-    from defocus.training.restoration import Restoration
+    from defocus.training.fit.restoration import Restoration
 
     seen: list[float] = []
     step = Restoration.training_step
@@ -242,7 +242,7 @@ def test_a_run_without_gain_stops_early(train, sharp, recipe_file, history, tmp_
 
 
 def test_without_tensorboard_and_average_it_runs(train, sharp, recipe_file, history, tmp_path, monkeypatch):
-    from defocus.training import fit
+    from defocus.training.fit import fit
 
     find = fit.importlib.util.find_spec
     monkeypatch.setattr(fit.importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
@@ -256,7 +256,7 @@ def test_without_tensorboard_and_average_it_runs(train, sharp, recipe_file, hist
 
 
 def test_a_checkpoint_is_whole_or_the_one_before(tmp_path, monkeypatch):
-    from defocus.training.callbacks import WholeCheckpoints
+    from defocus.training.fit.callbacks import WholeCheckpoints
 
     path = tmp_path / "last.ckpt"
     WholeCheckpoints().save_checkpoint({"a": 1}, path)

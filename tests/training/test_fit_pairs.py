@@ -13,18 +13,18 @@ torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train
 pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
-from defocus.training.checkpoint import load_checkpoint  # noqa: E402
-from defocus.training.paired_data import (  # noqa: E402
+from defocus.training.fit.checkpoint import load_checkpoint  # noqa: E402
+from defocus.training.data.paired import (  # noqa: E402
     PairedCrops,
     PairedPlanes,
     at_distance,
     recipe_for,
     split_pairs,
 )
-from defocus.training.pairs import Pair  # noqa: E402
-from defocus.training.preview import choose, draw  # noqa: E402
-from defocus.training.recipe import Recipe  # noqa: E402
-from defocus.training.specimen import draw_cells  # noqa: E402
+from defocus.training.data.pairs import Pair  # noqa: E402
+from defocus.training.fit.preview import choose, draw  # noqa: E402
+from defocus.training.fit.recipe import Recipe  # noqa: E402
+from defocus.training.physics.specimen import draw_cells  # noqa: E402
 
 SMALL = Recipe(crop=32, batch=2, steps=4, channels=2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defocus.training.optics import (
+from defocus.training.physics.optics import (
     Aberrations,
     Camera,
     Optics,

@@ -13,11 +13,11 @@ import tifffile
 pytest.importorskip("skimage", reason='needs scikit-image: pip install ".[train]"')
 
 from defocus.engine.errors import InputError
-from defocus.training.folders import pairs_from_folders
-from defocus.training.heldout import counts_pair
-from defocus.training.pairs import moved, offset
-from defocus.training.stacks import pairs_from_stacks, read_stack, sharpest
-from defocus.training.suite import drawn_fields
+from defocus.training.data.folders import pairs_from_folders
+from defocus.training.evaluation.heldout import counts_pair
+from defocus.training.data.pairs import moved, offset
+from defocus.training.data.stacks import pairs_from_stacks, read_stack, sharpest
+from defocus.training.evaluation.suite import drawn_fields
 
 CELLS, OTHERS = drawn_fields(2)
 

@@ -14,8 +14,8 @@ import tifffile
 pytest.importorskip("skimage", reason='needs scikit-image: pip install ".[train]"')
 
 from defocus.engine.errors import InputError
-from defocus.training import suite
-from defocus.training.heldout import DISTANCES_UM
+from defocus.training.evaluation import suite
+from defocus.training.evaluation.heldout import DISTANCES_UM
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "defocus_suite.py"
 # Of the first drawn field, at 0, 10 and 34 um. It changes when the physics, the camera, the seeds or NumPy's random

@@ -14,12 +14,12 @@ torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train
 pytest.importorskip("matplotlib", reason='needs Matplotlib: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
-from defocus.training import paper, scores, suite, tables  # noqa: E402
-from defocus.training.cost import gflop, parameters, time_ratios  # noqa: E402
-from defocus.training.figure import comparison, scatter  # noqa: E402
-from defocus.training.methods import Method, available, classical  # noqa: E402
+from defocus.training.evaluation import paper, scores, suite, tables  # noqa: E402
+from defocus.training.evaluation.cost import gflop, parameters, time_ratios  # noqa: E402
+from defocus.training.evaluation.figure import comparison, scatter  # noqa: E402
+from defocus.training.evaluation.methods import Method, available, classical  # noqa: E402
 from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
-from defocus.training.report import report  # noqa: E402
+from defocus.training.evaluation.report import report  # noqa: E402
 
 DATA = "drawn"
 

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
-from defocus.training.loss import content_loss  # noqa: E402
+from defocus.training.fit.loss import content_loss  # noqa: E402
 from defocus.training.networks.zoo import METHODS, NAMES, build  # noqa: E402
 
 # At two channels (shared reference: network.md). Ours see the coarser output at every level (eq. 3).

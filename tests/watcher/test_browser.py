@@ -38,9 +38,9 @@ def browser():
 
 def drawn(path: Path, z_um: float, seed: int) -> None:
     """A drawn specimen out of focus, as the camera writes it."""
-    from defocus.training.fields import Field
-    from defocus.training.heldout import counts_pair
-    from defocus.training.specimen import draw_cells, draw_filaments
+    from defocus.training.data.fields import Field
+    from defocus.training.evaluation.heldout import counts_pair
+    from defocus.training.physics.specimen import draw_cells, draw_filaments
 
     rng = np.random.default_rng(seed)
     shape = (384, 512)

@@ -11,9 +11,9 @@ import numpy as np
 import tifffile
 
 from defocus.engine.tiff import read as tiff
-from defocus.training.heldout import CAMERA, OPTICS
-from defocus.training.optics import defocus
-from defocus.training.specimen import draw_cells
+from defocus.training.evaluation.heldout import CAMERA, OPTICS
+from defocus.training.physics.optics import defocus
+from defocus.training.physics.specimen import draw_cells
 from defocus.watcher.journal import Journal
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
-from ..recipe import Interaction, Recipe
+from ..fit.recipe import Interaction, Recipe
 
 BASE_WIDTH = 16
 DEEPEST = 5  # resolutions of the finest level: every level bottoms out at 1/16 of full resolution

@@ -1,0 +1,200 @@
+"""defocus-train: parse, fit, say where the checkpoint lies."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..._version import __version__
+from ...engine.cli._app import run
+from ...engine.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from ..data.pairs import Pair
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Accelerator(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class Strategy(StrEnum):
+    auto = "auto"
+    ddp = "ddp"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+LIGHTNING = {Precision.auto: None, Precision.fp32: "32-true", Precision.bf16: "bf16-mixed"}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"defocus-train {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    out: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of the run: recipe, split, log, previews, checkpoint.")
+    ],
+    simulate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER[=WEIGHT]", help="Folder of sharp images that are defocused on the fly; may be repeated."
+        ),
+    ] = None,
+    pairs: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="BLURRED SHARP", help="Two folders of the same fields, out of focus and in focus."),
+    ] = None,
+    stacks: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of through-focus stacks; the sharpest plane is the truth."),
+    ] = None,
+    step_um: Annotated[
+        float | None, typer.Option(metavar="UM", help="Distance of a stack's planes, where its files do not say it.")
+    ] = None,
+    plane_pattern: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="How the files of a stack name their plane, if each plane is a file."),
+    ] = None,
+    distance_um: Annotated[
+        float | None, typer.Option(min=0, metavar="UM", help="Train for this one distance, as the paper does.")
+    ] = None,
+    hold_out: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help='Files to hold out, e.g. "*_k14_*"; may be repeated.')
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_FILE",
+            help='"default", "paper", or a TOML file with what differs.',
+            show_default="default; with --resume the run's own",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Network to train, e.g. concat-4 or rdn, instead of the recipe's."),
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="CHECKPOINT", help="Start from the weights of another run.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps, instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare crops, for each device.")] = 1,
+    accelerator: Annotated[Accelerator, typer.Option(help="What to compute on.")] = Accelerator.auto,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes on the CPU, of each machine.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    strategy: Annotated[Strategy, typer.Option(help="ddp: a process for each device.")] = Strategy.auto,
+    precision: Annotated[Precision, typer.Option(help="auto: bf16 where the hardware has it.")] = Precision.auto,
+    progress: Annotated[bool, typer.Option(help="A progress bar; off, one line an epoch.")] = True,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Train a network: on sharp images that are defocused on the fly, on pairs of planes, or on focus stacks."""
+    try:
+        import lightning  # noqa: F401
+        import torch  # noqa: F401
+        from PIL import Image  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(error.name or "torch", "train", "training") from error
+    given = [name for name, value in (("--simulate", simulate), ("--pairs", pairs), ("--stacks", stacks)) if value]
+    if len(given) != 1:
+        cause = f"{' and '.join(given)} are two kinds of data" if given else "there is nothing to train on"
+        raise typer.BadParameter(f"{cause}: give one of --simulate, --pairs and --stacks")
+    if not stacks and (step_um is not None or plane_pattern is not None):
+        raise typer.BadParameter("--step-um and --plane-pattern are for --stacks")
+    from ..data.fields import Source
+    from ..fit.fit import Devices, fit
+    from ..fit.recipe import Recipe
+    from ..fit.restoration import CHECKPOINT
+
+    _quiet()
+    own = out / "recipe.toml" if resume and (out / CHECKPOINT).is_file() else recipe_path("default")
+    chosen = Recipe.load(
+        recipe_path(recipe) if recipe else own,
+        steps=steps,
+        seed=seed,
+        network=network,
+        defocus_um=None if distance_um is None else (distance_um, distance_um),
+    )
+    checkpoint = fit(
+        sources=[Source.parse(text) for text in simulate or ()],
+        out=out,
+        recipe=chosen,
+        held_out=hold_out or (),
+        resume=resume,
+        workers=workers,
+        progress_bar=progress,
+        precision=LIGHTNING[precision],
+        pairs=() if simulate else read_pairs(pairs, stacks, step_um, plane_pattern, distance_um),
+        start=start,
+        devices=Devices(accelerator.value, devices, nodes, strategy.value),
+    )
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        typer.echo(f"trained: {checkpoint}\nnext: defocus-export {checkpoint} -o model.onnx")
+
+
+def recipe_path(text: str) -> Path:
+    """The file of a recipe: one of ours by name, or the path given. Raises InputError if there is neither."""
+    known = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+    if text in known:
+        return known[text]
+    if not Path(text).is_file():
+        raise InputError(text, "no such recipe", f"choose {' or '.join(known)}, or give a TOML file")
+    return Path(text)
+
+
+def read_pairs(
+    folders: tuple[Path, Path] | None,
+    stacks: Path | None,
+    step_um: float | None = None,
+    plane_pattern: str | None = None,
+    distance_um: float | None = None,
+) -> list[Pair]:
+    """The measured pairs of two folders or of a folder of stacks; with a distance, those of that distance."""
+    if folders:
+        from ..data.folders import pairs_from_folders
+
+        return pairs_from_folders(*folders, distance_um)  # which they do not say themselves
+    from ..data.paired import at_distance
+    from ..data.stacks import pairs_from_stacks
+
+    assert stacks
+    pairs = pairs_from_stacks(stacks, pattern=plane_pattern, step_um=step_um)
+    return pairs if distance_um is None else at_distance(pairs, distance_um)
+
+
+def _quiet() -> None:
+    """Keep what Lightning and its loggers tell about themselves off the terminal."""
+    import logging
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\b")
+
+
+def main() -> None:
+    run(app)
+
+
+if __name__ == "__main__":
+    main()
