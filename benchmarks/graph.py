@@ -4,7 +4,7 @@
 
 A ratio is the time of a plane of 520 x 696 over that of the backend as the engine opens it, both in one repetition; the
 median and the spread stand in the table. Parity is PSNR to FP32 over drawn planes in camera counts, as `defocus-export
---fp16` measures it (export/half_gate.py): the least of the planes and the median. A way wins with a ratio below 0.95,
+--fp16` measures it (export/fp16_check.py): the least of the planes and the median. A way wins with a ratio below 0.95,
 in no repetition above 1, and at least 50 dB on every plane.
 """
 
@@ -31,7 +31,7 @@ from defocus.engine.inference.backends.onnx_runtime import CPU
 from defocus.engine.model.card import Card, model_path, read_card
 from defocus.engine.inference.cpu_count import available_cores
 from defocus.engine.image.tiling import up
-from defocus.export.half_gate import Run, Sample, compare, planes, samples
+from defocus.export.fp16_check import Run, Sample, compare, planes, samples
 
 GATE_DB = 50.0
 WORTH = 0.95

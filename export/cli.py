@@ -76,7 +76,7 @@ def export(
             return
     if source is None:
         raise typer.BadParameter("give a checkpoint, an ONNX file or default")
-    from . import steps
+    from . import workflow as steps
 
     model = steps.is_model(source)
     if not model and out is None:
@@ -98,7 +98,7 @@ def export(
         assert out is not None
 
         def card_of(recipe):  # type: ignore[no-untyped-def]
-            from .describe import describe
+            from .card import describe
 
             return describe(recipe, name=name, training_data=training_data, licence=licence, halo=halo)
 

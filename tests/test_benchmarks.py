@@ -34,7 +34,7 @@ def test_a_bar_says_whether_it_is_met(bar, verdict):
 def test_a_changed_graph_computes_the_same(change):
     onnx = pytest.importorskip("onnx", reason='needs onnx: pip install ".[train]"')
     from defocus.benchmarks import graph_variants
-    from defocus.export.half_gate import on_cpu
+    from defocus.export.fp16_check import on_cpu
 
     graph = onnx.load(str(model_path()))
     changed = getattr(graph_variants, change)(graph)

@@ -18,8 +18,8 @@ pytest.importorskip("onnxscript", reason='needs onnxscript: pip install ".[train
 from defocus import Engine  # noqa: E402
 from defocus.engine.model.card import Card, read_card  # noqa: E402
 from defocus.engine.errors import ModelError  # noqa: E402
-from defocus.export.describe import describe  # noqa: E402
-from defocus.export.onnx_file import Finest, export_onnx  # noqa: E402
+from defocus.export.card import describe  # noqa: E402
+from defocus.export.onnx_export import Finest, export_onnx  # noqa: E402
 from defocus.export.parity import SIZES, TOLERANCE, Comparison, compare, judge  # noqa: E402
 from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
 from defocus.training.data.paired import recipe_for  # noqa: E402

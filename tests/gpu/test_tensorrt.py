@@ -30,7 +30,7 @@ def half(source: Path, target: Path, ends: bool = False) -> Path:
     """An FP16 copy of an ONNX file, as defocus-export makes it; with `ends` its input and output are float16 too."""
     import onnx
 
-    from defocus.export.half import save_half, to_half
+    from defocus.export.fp16 import save_half, to_half
 
     save_half(to_half(onnx.load(str(source)), half_ends=ends), read_card(source), target)
     return target

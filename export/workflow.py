@@ -16,7 +16,7 @@ from ..engine.inference.backends.tensorrt.config import Profile, Recipe, usual_p
 from ..engine.model.card import Card, model_path, read_card
 from ..engine.files.atomic import output_error
 from ..engine.errors import BackendError, InputError, MissingExtraError
-from .half_gate import Run
+from .fp16_check import Run
 
 AUTO = "auto"
 ONNX_SUFFIX = ".onnx"
@@ -63,7 +63,7 @@ def export_fp32(
     import torch
 
     from ..training.fit.checkpoint import load_checkpoint
-    from .onnx_file import export_onnx
+    from .onnx_export import export_onnx
     from .parity import TOLERANCE, compare, judge
 
     network, recipe = load_checkpoint(checkpoint)
@@ -112,8 +112,8 @@ def export_fp16(
     _require("onnx", "torch")
     import onnx
 
-    from .half import chosen, half_share, layers, rounded_like_half, save_half, to_half
-    from .half_gate import LEAST_DB, compare, culprits, judge, on_cpu, planes, samples
+    from .fp16 import chosen, half_share, layers, rounded_like_half, save_half, to_half
+    from .fp16_check import LEAST_DB, compare, culprits, judge, on_cpu, planes, samples
 
     card = read_card(source)
     if card.precision != "fp32":
