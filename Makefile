@@ -20,7 +20,7 @@ soak: .venv/.develop
 # The network is a tiny one: what is tried is the daemon, and any machine keeps up.
 soak-30min: .venv/.develop
 	mkdir -p runs
-	$(BIN)/python benchmarks/tiny.py runs/tiny.onnx
+	$(BIN)/python benchmarks/speed/tiny.py runs/tiny.onnx
 	$(BIN)/python benchmarks/soak/soak.py --minutes 30 --rate 3 --model runs/tiny.onnx -o docs/results/soak.md
 
 check: .venv/.develop
@@ -38,18 +38,18 @@ DATA ?= ../shared/data
 FIELDS = $(DATA)/bbbc006/infocus_w1 $(DATA)/bbbc006/infocus_w2 $(DATA)/dsb2018/520x696
 
 results: .venv/.develop
-	$(BIN)/python benchmarks/heldout.py $(FIELDS) -o docs/results/heldout.md
-	$(BIN)/python benchmarks/beads.py $(DATA)/beads -o docs/results/beads.md
-	$(BIN)/python benchmarks/trust.py $(FIELDS) --fields 8 --beads $(DATA)/beads \
+	$(BIN)/python benchmarks/quality/heldout.py $(FIELDS) -o docs/results/heldout.md
+	$(BIN)/python benchmarks/quality/beads.py $(DATA)/beads -o docs/results/beads.md
+	$(BIN)/python benchmarks/quality/trust.py $(FIELDS) --fields 8 --beads $(DATA)/beads \
 	    --defocused $(DATA)/bbbc006/defocused_w1_z00 -o docs/results/trust.md
-	$(BIN)/python benchmarks/failures.py -o docs/models/default/failures.png
+	$(BIN)/python benchmarks/quality/failures.py -o docs/models/default/failures.png
 	[ -f runs/small/suite.json ] || $(SMALL_SUITE)
 	$(BIN)/defocus-evaluate runs/small --weights benchmarks/weights --figure drawn -o docs/results/methods
 
 # Every method trained for MINUTES each, then Tables 1 to 3, the figure, the scatter and the cost: runs/compare/methods.md
 MINUTES ?= 3
 SMALL = "*_d16_*" "*_n22_*" "*_p19_*" "*__a05__*" "0e*.png"
-SMALL_SUITE = $(BIN)/python benchmarks/defocus_suite.py $(FIELDS) --only $(SMALL) --crop 192 256 -o runs/small \
+SMALL_SUITE = $(BIN)/python benchmarks/quality/defocus_suite.py $(FIELDS) --only $(SMALL) --crop 192 256 -o runs/small \
 	--title "4 held-out wells of BBBC006, a DSB image; the middle 256 x 192 px"
 
 compare: .venv/.develop
@@ -66,15 +66,15 @@ BENCH ?= runs/bench
 
 bench: .venv/.develop
 	mkdir -p $(BENCH)
-	$(BIN)/python benchmarks/latency.py --files 15
-	$(BIN)/python benchmarks/throughput.py -n 12 --repetitions 3 -o $(BENCH)/throughput.md
-	$(BIN)/python benchmarks/stages.py -n 60 -o $(BENCH)/stages.md
-	$(BIN)/python benchmarks/stream.py --files 30 -o $(BENCH)/stream.md
-	$(BIN)/python benchmarks/start.py --repetitions 3 -o $(BENCH)/start.md
-	$(BIN)/python benchmarks/memory.py --files 3 --side 10000 -o $(BENCH)/memory.md
-	$(BIN)/python benchmarks/graph.py --repetitions 2 -o $(BENCH)/graph.md
-	$(BIN)/python benchmarks/dask_scaling.py -n 12 -o $(BENCH)/dask.md
-	$(BIN)/python benchmarks/peers/peers.py -n 6 --repetitions 2 --among 6 -o $(BENCH)/peers.md
+	$(BIN)/python benchmarks/speed/latency.py --files 15
+	$(BIN)/python benchmarks/speed/throughput.py -n 12 --repetitions 3 -o $(BENCH)/throughput.md
+	$(BIN)/python benchmarks/speed/stages.py -n 60 -o $(BENCH)/stages.md
+	$(BIN)/python benchmarks/speed/stream.py --files 30 -o $(BENCH)/stream.md
+	$(BIN)/python benchmarks/speed/start.py --repetitions 3 -o $(BENCH)/start.md
+	$(BIN)/python benchmarks/speed/memory.py --files 3 --side 10000 -o $(BENCH)/memory.md
+	$(BIN)/python benchmarks/speed/graph.py --repetitions 2 -o $(BENCH)/graph.md
+	$(BIN)/python benchmarks/speed/dask_scaling.py -n 12 -o $(BENCH)/dask.md
+	$(BIN)/python benchmarks/speed/peers/peers.py -n 6 --repetitions 2 --among 6 -o $(BENCH)/peers.md
 
 wheel: .venv/.develop
 	$(BIN)/python -m build --wheel

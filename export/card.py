@@ -8,7 +8,7 @@ from ..engine.model.card import Card, Percentiles
 from ..training.networks.coarse_to_fine import MULTIPLE
 from ..training.fit.recipe import Recipe
 
-# Measured on the default model by benchmarks/halo.py (docs/tiles.md has the table).
+# Measured on the default model by benchmarks/quality/halo.py (docs/tiles.md has the table).
 HALO = 224
 
 

@@ -33,7 +33,7 @@ def test_a_bar_says_whether_it_is_met(bar, verdict):
 @pytest.mark.parametrize("change", ["with_batchnorm", "without_transposed"])
 def test_a_changed_graph_computes_the_same(change):
     onnx = pytest.importorskip("onnx", reason='needs onnx: pip install ".[train]"')
-    from defocus.benchmarks import graph_variants
+    from defocus.benchmarks.speed import graph_variants
     from defocus.export.fp16_check import on_cpu
 
     graph = onnx.load(str(model_path()))

@@ -25,7 +25,7 @@ from .jobs import Job
 from ..inference.cached_engine import Kept
 from .steps import MEMORY, process
 
-SUBMITTED = 10_000  # tasks that the scheduler knows of at once: about 40 MB (benchmarks/dask_scaling.py)
+SUBMITTED = 10_000  # tasks that the scheduler knows of at once: about 40 MB (benchmarks/speed/dask_scaling.py)
 MOST_JOBS = 100  # of SLURM, at once
 _RETRIES = 3
 _ONE_AT_A_TIME = threading.Lock()  # an engine serves one thread, a worker may have many; nor is it closed meanwhile

@@ -152,7 +152,7 @@ def shipped() -> Method:
 
 
 def care(path: Path) -> Method:
-    """CARE as careamics trains it (benchmarks/care.py), through ONNX Runtime."""
+    """CARE as careamics trains it (benchmarks/comparison/care.py), through ONNX Runtime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

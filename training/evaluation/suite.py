@@ -117,7 +117,7 @@ def load(folder: Path) -> Suite:
             cases.append(dataclasses.replace(empty, seen=seen, sharp=sharp))
     except (OSError, ValueError, KeyError, TypeError) as error:
         cause = f"cannot be read as a suite ({type(error).__name__}: {error})"
-        raise InputError(index, cause, "build one with benchmarks/defocus_suite.py") from error
+        raise InputError(index, cause, "build one with benchmarks/quality/defocus_suite.py") from error
     suite = make(title, cases)
     if suite.checksum != total:
         raise InputError(index, "does not list the planes that its checksum was taken of", "build the suite again")

@@ -1,8 +1,8 @@
 """Build the frozen suite from sharp fields, or verify one.
 
     D=../shared/data
-    python benchmarks/defocus_suite.py $D/bbbc006/infocus_w1 $D/bbbc006/infocus_w2 $D/dsb2018/520x696 -o runs/suite
-    python benchmarks/defocus_suite.py --verify runs/suite
+    python benchmarks/quality/defocus_suite.py $D/bbbc006/infocus_w1 $D/bbbc006/infocus_w2 $D/dsb2018/520x696 -o runs/suite
+    python benchmarks/quality/defocus_suite.py --verify runs/suite
 
 The checksum is printed: two suites with the same one have the same pixels.
 """

@@ -1,6 +1,6 @@
 """`defocus-run` with a network so small that reading and writing take the time: against its slowest stage.
 
-    python benchmarks/stages.py [-n 200] [--repetitions 5] [-o docs/results/stages.md]
+    python benchmarks/speed/stages.py [-n 200] [--repetitions 5] [-o docs/results/stages.md]
 
 Each repetition sends the same drawn files (520 x 696, 16-bit, LZW) through the stages one after the other, which gives
 each stage's own time, then through what `defocus-run` does, and then through a process for each core, each with its
@@ -26,7 +26,7 @@ from typing import Any
 
 from defocus import Engine
 from defocus.benchmarks.report import BARS, Bar, publish, spread, table, write_files
-from defocus.benchmarks.tiny import write_tiny
+from defocus.benchmarks.speed.tiny import write_tiny
 from defocus.engine.pipeline.batch import Status, find, restore
 from defocus.engine.model.card import read_card
 from defocus.engine.inference.cpu_count import available_cores

@@ -1,6 +1,6 @@
 """Dask: from one worker to two, and what a task costs the scheduler in time and memory.
 
-    python benchmarks/dask_scaling.py [-n 24] [--tasks 20000] [-o docs/results/dask.md]
+    python benchmarks/speed/dask_scaling.py [-n 24] [--tasks 20000] [-o docs/results/dask.md]
 
 Drawn planes of 520 x 696 through `restore_on` with one worker of one thread, and with two; a bare loop of `process`
 with one thread in the same run is what a worker does without Dask. The time of a task is that of one that does nothing,

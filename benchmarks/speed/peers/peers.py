@@ -1,6 +1,6 @@
 """The same weights and images through what people would run instead: speed, memory, seams, what is kept, what breaks.
 
-    python benchmarks/peers/peers.py [-n 40] [--repetitions 5] [--among 200] [-o docs/results/peers.md]
+    python benchmarks/speed/peers/peers.py [-n 40] [--repetitions 5] [--among 200] [-o docs/results/peers.md]
 
 Drawn planes of 520 x 696 (16-bit, LZW, OME description). Every way is a process of its own, in an environment of its
 own that pip makes from the package index (kept in runs/peers); what each does is a short script beside this one.
@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 import tifffile
 
-from defocus.benchmarks.peers.ways import OURS, ROOT, Way, make_ways
+from defocus.benchmarks.speed.peers.ways import OURS, ROOT, Way, make_ways
 from defocus.benchmarks.report import draw_plane, publish, spread, table, write_files
 
 LARGE = (1072, 1072)

@@ -1,6 +1,6 @@
 """From typing a command to its first output, and how long the command lines take to import.
 
-python benchmarks/start.py [--repetitions 5] [-o docs/results/start.md]
+python benchmarks/speed/start.py [--repetitions 5] [-o docs/results/start.md]
 """
 
 from __future__ import annotations

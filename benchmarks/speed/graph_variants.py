@@ -1,4 +1,4 @@
-"""The default network's graph in other forms: what benchmarks/graph.py tries.
+"""The default network's graph in other forms: what benchmarks/speed/graph.py tries.
 
 Each function takes the graph (onnx.ModelProto) and gives another that should compute the same, or nearly so.
 """

@@ -1,6 +1,6 @@
 """The watcher while files keep coming, at 80 % of what it can do: how much later than a single file.
 
-    python benchmarks/stream.py [--files 60] [--load 0.8] [-o docs/results/stream.md]
+    python benchmarks/speed/stream.py [--files 60] [--load 0.8] [-o docs/results/stream.md]
 
 One real defocus-watch. First files one by one: the latency of a single one, close to corrected file. Then a batch at
 once: its capacity. Then a stream at `--load` of that, an interval that varies by a fifth to either side, as a

@@ -1,6 +1,6 @@
 """How near `defocus-run` comes to its floor: the processor time of decode, inference and encode over the cores.
 
-    python benchmarks/throughput.py [-n 40] [--backend cpu --backend openvino] [-o docs/results/throughput.md]
+    python benchmarks/speed/throughput.py [-n 40] [--backend cpu --backend openvino] [-o docs/results/throughput.md]
 
 Drawn planes of 520 x 696, 16-bit, LZW. Each repetition measures, one after the other: decode, inference and encode of
 the same files in bare loops (their processor time over the cores is the floor), the pipeline with its stages side by
