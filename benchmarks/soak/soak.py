@@ -3,7 +3,7 @@
     python benchmarks/soak/soak.py --minutes 30 [--rate 2] [--model default] [-o docs/results/soak.md]
 
 Writers of seven kinds (load.py) fill an acquisition folder. SIGKILL ends the daemon now and then; it is started anew,
-as by a service manager. Calls of the operating system fail or hang for some seconds (tests/watcher/faults.c, where
+as by a service manager. Calls of the operating system fail or hang for some seconds (tests/helpers/faults.c, where
 there is a C compiler). What is looked at meanwhile: memory, file descriptors, queue, /healthz, latency. At the end
 (proof.py): no file lost or doubled, every output equal to what the engine makes of its input, every bad file set aside
 with a reason, no file of the acquisition folder touched. The exit code is 1 if any of that does not hold.
@@ -33,7 +33,7 @@ import psutil
 from defocus.benchmarks.soak.load import Load, Written
 from defocus.benchmarks.soak.proof import journal_of, settled, wrong
 from defocus.engine.inference.cpu_count import available_cores
-from defocus.tests.watcher.faults import Faults, compiled
+from defocus.tests.helpers.faults import Faults, compiled
 
 FAULT_S = 6.0  # how long a fault lasts
 LOOK_S = 1.0  # between two looks at the process

@@ -19,8 +19,8 @@ from defocus.engine.tiff import read as tiff
 from defocus.engine.files.atomic import PREFIX
 
 from .conftest import Watching, free_port, listing, outputs, states, wait_for, whole, write_tiff
-from .faults import Faults, compiled, name_of
-from .test_status import ask, state
+from ..helpers.faults import Faults, compiled, name_of
+from .status.test_status import ask, state
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.8")
 # The real program; only its pause after an output that could not be written is shorter than 5 s.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Watching, free_port, outputs, states, wait_for, write_tiff
-from .test_status import ask
+from .status.test_status import ask
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.8")
 

@@ -16,7 +16,7 @@ from defocus.engine.tiff import read as tiff
 
 from .conftest import Watching, free_port, listing, outputs, states, wait_for, write_tiff
 from .test_faults import begin, faults, shim  # noqa: F401  fixtures
-from .test_status import ask, state
+from .status.test_status import ask, state
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.5")
 NAMES = [

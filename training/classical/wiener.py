@@ -4,7 +4,7 @@ Written out, because it does better than scikit-image's on drawn cells at the su
 fields cut after the defocus, with the true PSF, at 10, 22 and 34 um: 2.6, 2.4 and 2.3 dB with the default ratio here.
 `skimage.wiener` regularises with a Laplacian, weakest at the low frequencies where a defocused OTF has its first zeros:
 the balance that is best at 10 um (0.1, 2.0 dB) loses 0.6 dB at 22 um and 2.5 dB at 34 um. `unsupervised_wiener` loses
-4.8 dB and more. tests/training/test_classical.py holds the default ratio near the best.
+4.8 dB and more. tests/training/classical/test_classical.py holds the default ratio near the best.
 """
 
 from __future__ import annotations

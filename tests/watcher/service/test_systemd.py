@@ -12,7 +12,7 @@ import pytest
 
 from defocus.watcher.service.systemd import command_line, instructions
 
-from .conftest import command
+from ..conftest import command
 
 NASTY = ["/acq/a b", "/acq/it's 100% $HOME", "--include=*_w1*", "/acq/back\\slash"]
 

@@ -17,8 +17,8 @@ import tifffile
 
 from defocus.engine.model.card import model_path
 
-from .conftest import Watching, free_port, wait_for, write_tiff
-from .test_faults import faults, shim  # noqa: F401  fixtures
+from ..conftest import Watching, free_port, wait_for, write_tiff
+from ..test_faults import faults, shim  # noqa: F401  fixtures
 from .test_status import EVIL, listens
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")

@@ -17,7 +17,7 @@ from defocus.watcher.discovery.scanner import Arrival, Pace
 from defocus.watcher.discovery.channel_assembler import Room
 from defocus.watcher.settings import WatchSettings
 
-from .conftest import write_tiff
+from ..conftest import write_tiff
 
 
 class Folder:

@@ -13,7 +13,7 @@ import tifffile
 
 from defocus.engine.tiff import read as tiff
 
-from .conftest import PAIRS, Configured, check_pair, journal, needs_sighup, outputs, states, wait_for, write_tiff
+from ..conftest import PAIRS, Configured, check_pair, journal, needs_sighup, outputs, states, wait_for, write_tiff
 
 UUIDS = ("2703a47b-7574-461a-85e2-afc38bc0adae", "9f0a1b2c-0000-4444-8888-00005eadbeef")
 

@@ -8,7 +8,7 @@ import tifffile
 
 from defocus.engine.tiff import read as tiff
 
-from ..helpers.micromanager import write_stack
+from ...helpers.micromanager import write_stack
 from .test_tiff import FLAVOURS, MADE_BY, MICROMETRE, counts, facts
 
 

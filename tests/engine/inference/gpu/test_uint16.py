@@ -19,9 +19,9 @@ from defocus.engine.inference.engine import Engine
 from defocus.engine.errors import BackendError
 from defocus.engine.image.normalization import LIMIT, Intensity, from_unit, limited, to_unit
 from defocus.engine.inference.options import Settings
-from defocus.tests.gpu import fake_tensorrt
-from defocus.tests.gpu.late_pycuda import LETTERS
-from defocus.tests.gpu.ptx import Ptx
+from defocus.tests.engine.inference.gpu import fake_tensorrt
+from defocus.tests.engine.inference.gpu.late_pycuda import LETTERS
+from defocus.tests.engine.inference.gpu.ptx import Ptx
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "ptx.py"
 

@@ -24,7 +24,7 @@ from defocus.watcher.status.page import Page
 from defocus.watcher.status.server import ASSETS
 from defocus.watcher.status.statistics import SHOWN_FAILURES, Histogram, State, kind_of
 
-from .conftest import free_port, outputs, wait_for, write_tiff
+from ..conftest import free_port, outputs, wait_for, write_tiff
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.3")
 EVIL = "<img src=x onerror=alert(1)>.tif"

@@ -12,7 +12,7 @@ from defocus.watcher.config import Config, Folder
 from defocus.watcher.health import Health
 from defocus.watcher.status.page import Page, is_loopback
 
-from .conftest import free_port
+from ..conftest import free_port
 from .test_status import ask, state
 
 
