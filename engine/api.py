@@ -7,9 +7,9 @@ import threading
 import numpy as np
 
 from .inference.backends import AUTO
-from .model.card import DEFAULT
-from .inference.engine import Engine
 from .inference.cached_engine import Kept
+from .inference.engine import Engine
+from .model.card import DEFAULT
 
 _LOCK = threading.Lock()  # an engine serves one thread at a time, and is not closed while it does
 _ENGINE: Kept[tuple[str, str]] = Kept(lambda what: Engine.load(*what))

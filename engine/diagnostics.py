@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from .inference.backends import AUTO, NAMES, backend, open_session
-from .inference.backends.tensorrt.plan_cache import EngineCache
-from .inference.backends.onnx_runtime import providers
-from .model.card import Card, model_path, read_card
-from .inference.cpu_count import available_cores
 from .errors import DefocusError
+from .inference.backends import AUTO, NAMES, backend, open_session
+from .inference.backends.onnx_runtime import providers
+from .inference.backends.tensorrt.plan_cache import EngineCache
+from .inference.cpu_count import available_cores
 from .inference.gpu.driver import driver_version, find_gpu, why_no_gpu
+from .model.card import Card, model_path, read_card
 
 PACKAGES = (
     "onnxruntime",

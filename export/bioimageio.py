@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..engine.inference.backends import open_session
-from ..engine.model.card import Card, read_card
-from ..engine.files.atomic import commit
 from ..engine.errors import InputError, MissingExtraError
+from ..engine.files.atomic import commit
 from ..engine.image.normalization import Intensity, measure, to_unit
 from ..engine.image.tiling import up
+from ..engine.inference.backends import open_session
+from ..engine.model.card import Card, read_card
 from ..training.evaluation.heldout import counts_pair
 from ..training.evaluation.suite import drawn_fields
 

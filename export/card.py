@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from ..engine.model.card import Card, Percentiles
-from ..training.networks.coarse_to_fine import MULTIPLE
 from ..training.fit.recipe import Recipe
+from ..training.networks.coarse_to_fine import MULTIPLE
 
 # Measured on the default model by benchmarks/quality/halo.py (docs/tiles.md has the table).
 HALO = 224

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.model.card import KEY, Card
-from ..engine.files.atomic import commit
 from ..engine.errors import InputError, MissingExtraError
+from ..engine.files.atomic import commit
+from ..engine.model.card import KEY, Card
 
 OPSET = 21  # ONNX Runtime has known it since 1.20, TensorRT since 10.8
 _WEIGHTED = ("Conv", "ConvTranspose")

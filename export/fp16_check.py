@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.model.card import Card
 from ..engine.errors import ModelError
 from ..engine.image.normalization import Intensity, limited, measure, to_unit
+from ..engine.model.card import Card
 from ..training.data.fields import list_images, load_field
 from ..training.evaluation.heldout import CAMERA, counts_pair
 from ..training.evaluation.suite import drawn_fields

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..engine.model.card import KEY, Card
 from ..engine.files.atomic import commit
+from ..engine.model.card import KEY, Card
 from ..training.networks.coarse_to_fine import MULTIPLE
 
 INPUT, OUTPUT = "image", "restored"

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..engine.inference.backends import open_session
-from ..engine.model.card import read_card
 from ..engine.errors import ModelError
 from ..engine.image.normalization import measure, to_unit
+from ..engine.inference.backends import open_session
+from ..engine.model.card import read_card
 from ..training.data.fields import list_images, load_field
 from ..training.networks.coarse_to_fine import MULTIPLE
 from ..training.physics.specimen import draw_cells

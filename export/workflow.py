@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..engine.errors import BackendError, InputError, MissingExtraError
+from ..engine.files.atomic import output_error
 from ..engine.inference.backends import backend, open_session
-from ..engine.inference.backends.tensorrt.plan_cache import EngineCache, EngineKey
 from ..engine.inference.backends.tensorrt.backend import RTX, TENSORRT, TensorRT
 from ..engine.inference.backends.tensorrt.config import Profile, Recipe, usual_profiles
+from ..engine.inference.backends.tensorrt.plan_cache import EngineCache, EngineKey
 from ..engine.model.card import Card, model_path, read_card
-from ..engine.files.atomic import output_error
-from ..engine.errors import BackendError, InputError, MissingExtraError
 from .fp16_check import Run
 
 AUTO = "auto"

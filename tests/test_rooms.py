@@ -51,7 +51,9 @@ def test_a_module_is_read_in_one_sitting(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 320  # about 300
 
 
-@pytest.mark.parametrize("module", ["defocus", "defocus.engine.cli.run", "defocus.watcher.cli", "defocus.engine.inference.engine"])
+@pytest.mark.parametrize(
+    "module", ["defocus", "defocus.engine.cli.run", "defocus.watcher.cli", "defocus.engine.inference.engine"]
+)
 def test_nothing_heavy_is_loaded_with_the_commands(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'onnx', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.errors import InputError
+from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.pipeline.steps import MEMORY
 from .discovery.scanner import Pace
 from .queue import Order

@@ -13,18 +13,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ..engine.errors import DefocusError
 from ..engine.files.atomic import sweep
 from ..engine.inference.engine import Engine
-from ..engine.errors import DefocusError
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import pipeline
+from .discovery.channel_assembler import Room
 from .discovery.scanner import Arrival, arrivals
 from .folder import Desk
 from .health import Health
 from .journal import Entry, Journal
-from .queue import LENGTH, Line
 from .output.lock import Ownership
-from .discovery.channel_assembler import Room
+from .queue import LENGTH, Line
 from .settings import Event, WatchSettings, check_folders
 
 AHEAD = 1  # files read before their turn: more would keep the newest file waiting

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..engine.pipeline.batch import is_done
-from ..engine.model.card import Card
-from ..engine.pipeline.channel_pattern import gather
 from ..engine.errors import DefocusError, InputError, printable
+from ..engine.model.card import Card
+from ..engine.pipeline.batch import is_done
 from ..engine.pipeline.channel_groups import without
+from ..engine.pipeline.channel_pattern import gather
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import stat_of
 from ..engine.tiff.integrity import check_whole

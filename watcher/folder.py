@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..engine.pipeline.batch import is_done
-from ..engine.inference.engine import Engine
 from ..engine.errors import ChangedError, InputError, OutputError, StoppedError
+from ..engine.files.version import digest
+from ..engine.inference.engine import Engine
+from ..engine.pipeline.batch import is_done
 from ..engine.pipeline.jobs import Job, Outcome
 from ..engine.pipeline.steps import Stat, stat_of
 from ..engine.quality.report import summary
@@ -23,7 +24,6 @@ from .health import Health
 from .journal import Entry, Journal, State
 from .output.disk_space import missing_room
 from .settings import Event, WatchSettings
-from ..engine.files.version import digest
 
 TIDY = 86400.0  # s between two clearings of the journal
 OUTPUT_PAUSE = 5.0  # s after an output could not be written, and between two looks at a disk without room

@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from ..engine.files.atomic import output_error
 from ..engine.errors import DefocusError, OutputError, printable
+from ..engine.files.atomic import output_error
 from ..engine.pipeline.steps import Stat
 
 FOLDER, NAME = ".defocus", "journal.sqlite"

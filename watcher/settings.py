@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
+from ..engine.errors import InputError
 from ..engine.model.card import Card
 from ..engine.pipeline.channel_pattern import Pattern
-from ..engine.errors import InputError
 from ..engine.pipeline.jobs import Outcome
 from ..engine.pipeline.steps import MEMORY
 from .discovery.scanner import Pace

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from ..engine.cli import _app as edge
-from ..engine.model.card import model_path, read_card
 from ..engine.errors import DefocusError
+from ..engine.model.card import model_path, read_card
 from .config import Config
 from .daemon import watch as watch_folders
-from .health import Health
 from .display.json_log import JsonLog
+from .health import Health
 from .service.systemd import tell_systemd, watchdog
 from .settings import Event, check_folders
 

@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from defocus.training.evaluation.compare import SUITE_OPTICS, record
-from defocus.training.data.simulated import DefocusedCrops
 from defocus.training.data.fields import Source
+from defocus.training.data.simulated import DefocusedCrops
+from defocus.training.data.sources import load_pools, split_sources
+from defocus.training.evaluation.compare import SUITE_OPTICS, record
 from defocus.training.evaluation.heldout import HELD_OUT
 from defocus.training.fit.recipe import Recipe
-from defocus.training.data.sources import load_pools, split_sources
 
 CROP, BATCH = 128, 8
 

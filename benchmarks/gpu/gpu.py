@@ -32,10 +32,10 @@ import numpy as np
 from ways import Way, every
 
 from defocus import __version__
-from defocus.engine.inference import gpu
-from defocus.engine.model.card import Card, model_path, read_card
 from defocus.engine.errors import BackendError, DefocusError
+from defocus.engine.inference import gpu
 from defocus.engine.inference.gpu.driver import driver_version, find_gpu, why_no_gpu
+from defocus.engine.model.card import Card, model_path, read_card
 
 PEAK = 65535.0
 ROW_S = 5.0  # a row's calls together, about

@@ -1,4 +1,4 @@
-"""Make engine/inference/gpu/uint16.ptx of engine/inference/gpu/uint16.cu, and check that every card's assembler takes it. Needs no GPU.
+"""Make uint16.ptx of uint16.cu (engine/inference/gpu), and check that every card's assembler takes it. Needs no GPU.
 
     pip install nvidia-cuda-nvrtc-cu11==11.7.99 nvidia-cuda-nvcc     # in an environment of their own
     python benchmarks/gpu/ptx.py            # compile, then check
@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[2] / "engine" / "gpu" / "counts.cu"
+SOURCE = Path(__file__).resolve().parents[2] / "engine" / "inference" / "gpu" / "uint16.cu"
 PTX = SOURCE.with_suffix(".ptx")
 TARGET = "compute_75"  # the oldest card that TensorRT runs on
 CARDS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -28,7 +28,7 @@ LOST = "nvidia-cuda-{} is not installed"
 
 def stamp(source: bytes) -> str:
     """The first line of the PTX: which source it was made of."""
-    return f"// of counts.cu, sha256 {hashlib.sha256(source).hexdigest()}"
+    return f"// of uint16.cu, sha256 {hashlib.sha256(source).hexdigest()}"
 
 
 def wheel_file(pattern: str) -> Path | None:
@@ -44,7 +44,7 @@ def compiled(source: bytes) -> bytes:
         sys.exit(2)
     nvrtc = ctypes.CDLL(str(library))
     program = ctypes.c_void_p()
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"counts.cu", 0, None, None)
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"uint16.cu", 0, None, None)
     options = (ctypes.c_char_p * 2)(f"--gpu-architecture={TARGET}".encode(), b"--fmad=false")
     failed = nvrtc.nvrtcCompileProgram(program, len(options), options)
     kind = "ProgramLog" if failed else "PTX"

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from defocus import Engine
+from defocus.engine.image.normalization import Intensity, from_unit, to_unit
 from defocus.engine.inference import backends
 from defocus.engine.model.card import read_card
-from defocus.engine.image.normalization import Intensity, from_unit, to_unit
 
 RANGE = Intensity(0.0, 60000.0)  # of the counts that the ways with counts are given
 

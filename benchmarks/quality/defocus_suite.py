@@ -1,7 +1,7 @@
 """Build the frozen suite from sharp fields, or verify one.
 
     D=../shared/data
-    python benchmarks/quality/defocus_suite.py $D/bbbc006/infocus_w1 $D/bbbc006/infocus_w2 $D/dsb2018/520x696 -o runs/suite
+    python benchmarks/quality/defocus_suite.py $D/bbbc006/infocus_w[12] $D/dsb2018/520x696 -o runs/suite
     python benchmarks/quality/defocus_suite.py --verify runs/suite
 
 The checksum is printed: two suites with the same one have the same pixels.
@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from defocus.engine.errors import DefocusError
-from defocus.training.evaluation import suite
 from defocus.training.data.fields import load_field
+from defocus.training.evaluation import suite
 from defocus.training.evaluation.heldout import HELD_OUT, held_out_files
 
 

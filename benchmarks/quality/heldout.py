@@ -103,15 +103,16 @@ def main() -> None:
     lines = [
         "# What the default model restores",
         "",
-        f"    python benchmarks/quality/heldout.py FOLDERS -o docs/results/heldout.md  # the folders: {', '.join(folders)}",
+        f"    python benchmarks/quality/heldout.py FOLDERS -o docs/results/heldout.md  # "
+        f"the folders: {', '.join(folders)}",
         "",
         f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
         f"{platform.machine()}, {engine.description}.",
         f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um a pixel; "
         f"{CAMERA.photons_per_count:g} photons a count, {CAMERA.read_noise:g} counts of read noise. The fields are",
-        "sharp ones, defocused by simulation; PSNR and SSIM as `training/evaluation/metrics.py` defines them. Richardson-Lucy",
-        "(RL) is told the true PSF, 30 iterations, and takes the surroundings for mirrored, as the simulation made",
-        "them: more than it could know of a real image.",
+        "sharp ones, defocused by simulation; PSNR and SSIM as `training/evaluation/metrics.py` defines them.",
+        "Richardson-Lucy (RL) is told the true PSF, 30 iterations, and takes the surroundings for mirrored, as the",
+        "simulation made them: more than it could know of a real image.",
     ]
     for title, chosen in groups(rows, folders):
         names = list(dict.fromkeys(short(str(row["field"])) for row in chosen))

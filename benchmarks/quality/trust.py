@@ -31,9 +31,16 @@ from defocus.benchmarks.quality.trust_cases import (
     restored,
     strangers,
 )
-from defocus.engine.tiff import read as tiff
 from defocus.engine.quality.focus import focus_score
-from defocus.engine.quality.report import DOUBTFUL_SHARE, DOUBTFUL_WORST, SHARP_BLUR_PX, SHARP_GAIN, SHARP_WORST, PlaneReport
+from defocus.engine.quality.report import (
+    DOUBTFUL_SHARE,
+    DOUBTFUL_WORST,
+    SHARP_BLUR_PX,
+    SHARP_GAIN,
+    SHARP_WORST,
+    PlaneReport,
+)
+from defocus.engine.tiff import read as tiff
 from defocus.training.data.fields import Field, list_images, load_field
 from defocus.training.evaluation.heldout import CAMERA, HELD_OUT, OPTICS, held_out_files
 

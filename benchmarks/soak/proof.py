@@ -12,9 +12,9 @@ import numpy as np
 
 from defocus import Engine
 from defocus.benchmarks.soak.load import Written
-from defocus.engine.tiff import read as tiff
-from defocus.engine.files.atomic import PREFIX
 from defocus.engine.errors import DefocusError
+from defocus.engine.files.atomic import PREFIX
+from defocus.engine.tiff import read as tiff
 from defocus.watcher.journal import FOLDER, NAME
 
 

@@ -21,10 +21,10 @@ import psutil
 
 from defocus import Engine
 from defocus.benchmarks.report import publish, table, write_files
-from defocus.engine.pipeline.batch import find
 from defocus.engine.model.card import model_path, read_card
-from defocus.engine.pipeline.on_dask import SUBMITTED, Task, restore_on
+from defocus.engine.pipeline.batch import find
 from defocus.engine.pipeline.jobs import Job
+from defocus.engine.pipeline.on_dask import SUBMITTED, Task, restore_on
 from defocus.engine.pipeline.steps import process
 
 MILLIONS = 10

@@ -24,13 +24,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from defocus.benchmarks.speed.graph_variants import Quantisation, quantised, with_batchnorm, without_transposed
 from defocus.benchmarks.report import SHAPE, publish, spread, table
-from defocus.engine.inference.backends.openvino import OPENVINO
-from defocus.engine.inference.backends.onnx_runtime import CPU
-from defocus.engine.model.card import Card, model_path, read_card
-from defocus.engine.inference.cpu_count import available_cores
+from defocus.benchmarks.speed.graph_variants import Quantisation, quantised, with_batchnorm, without_transposed
 from defocus.engine.image.tiling import up
+from defocus.engine.inference.backends.onnx_runtime import CPU
+from defocus.engine.inference.backends.openvino import OPENVINO
+from defocus.engine.inference.cpu_count import available_cores
+from defocus.engine.model.card import Card, model_path, read_card
 from defocus.export.fp16_check import Run, Sample, compare, planes, samples
 
 GATE_DB = 50.0

@@ -25,8 +25,8 @@ import numpy as np
 import tifffile
 
 from defocus import Engine, __version__
-from defocus.engine.tiff import read as tiff
 from defocus.engine.files.atomic import commit
+from defocus.engine.tiff import read as tiff
 from defocus.training.physics.optics import Camera, Optics, defocus
 from defocus.training.physics.specimen import draw_cells
 

@@ -21,13 +21,13 @@ from statistics import median
 
 from defocus import Engine
 from defocus.benchmarks.report import publish, spread, table, write_files
-from defocus.engine.tiff import read as tiff
-from defocus.engine.pipeline.batch import AHEAD
 from defocus.engine.inference.cpu_count import available_cores
-from defocus.engine.pipeline.jobs import Job
-from defocus.engine.quality.assess import judge
-from defocus.engine.pipeline.steps import pipeline
 from defocus.engine.inference.tasks import Image
+from defocus.engine.pipeline.batch import AHEAD
+from defocus.engine.pipeline.jobs import Job
+from defocus.engine.pipeline.steps import pipeline
+from defocus.engine.quality.assess import judge
+from defocus.engine.tiff import read as tiff
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""Command lines of the engine, and what all command lines share."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..._version import __version__
-from . import _app as edge
 from ..quality.report import SHARP_BLUR_PX
+from . import _app as edge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,9 +96,9 @@ def run(
     Inputs are only read. Results keep shape, axes, type, units and metadata. What is done already (same file, same
     model) is skipped. A bad file is reported and the rest goes on; the exit code is then 1.
     """
-    from ..pipeline.batch import Result, Status, find, restore
-    from ..model.card import model_path, read_card
     from ..files.atomic import output_error
+    from ..model.card import model_path, read_card
+    from ..pipeline.batch import Result, Status, find, restore
 
     card = read_card(model_path(model))
     jobs, refused = find(inputs, output), []

@@ -1,0 +1,1 @@
+"""Images as arrays: axes, normalisation, hot pixels, tiles, arrays on disk."""

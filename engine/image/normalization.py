@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .bands import bands, extremes, planes
-from ..model.card import Percentiles
 from ..errors import InputError
+from ..model.card import Percentiles
+from .bands import bands, extremes, planes
 
 DTYPES = tuple(
     np.dtype(name) for name in ("uint8", "uint16", "int8", "int16", "uint32", "int32", "float16", "float32", "float64")

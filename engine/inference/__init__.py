@@ -1,0 +1,1 @@
+"""Inference: a model opened in a backend, and arrays restored with it."""

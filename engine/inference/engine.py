@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ..._version import __version__
-from .backends import AUTO, Opened, open_session
-from ..model.card import DEFAULT, Card, model_path, read_card
 from ..errors import BackendError, DefocusError, InputError, StoppedError, drop_frames
-from .fallback import Fallback, reopening
-from .session_pool import Batch, Lanes
 from ..image.memmap import relax
+from ..model.card import DEFAULT, Card, model_path, read_card
+from .backends import AUTO, Opened, open_session
+from .fallback import Fallback, reopening
 from .options import Settings, settings_for
+from .session_pool import Batch, Lanes
 from .tasks import Image, Portion, Work
 
 

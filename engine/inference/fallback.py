@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .backends import AUTO, NAMES, Opened, open_session
-from ..model.card import Card
 from ..errors import BackendError, MissingExtraError, OutOfMemoryError
 from ..image.tiling import smallest_tile
+from ..model.card import Card
+from .backends import AUTO, NAMES, Opened, open_session
 
 if TYPE_CHECKING:
     from .options import Settings

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..model.card import Card
-from .cpu_count import available_cores
 from ..errors import InputError
 from ..image.tiling import smallest_tile, up
+from ..model.card import Card
+from .cpu_count import available_cores
 
 DEFAULT_TILE = 1024
 # How many tiles go through a backend together unless told otherwise. On a processor one at a time is fastest

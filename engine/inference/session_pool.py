@@ -14,11 +14,11 @@ from math import isfinite
 
 import numpy as np
 
-from .backends import CountsSession, Session, StreamsSession, not_finite
-from .buffer import Buffer
 from ..errors import BackendError
 from ..image.normalization import from_unit, limited, to_unit
 from ..image.tiling import cut, places
+from .backends import CountsSession, Session, StreamsSession, not_finite
+from .buffer import Buffer
 from .tasks import Portion
 
 Batch = list[Portion]  # of one shape

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..image.axes import as_groups, channel_axis, check_axes, indices
 from ..image.bands import extremes
-from ..model.card import Card
 from ..image.hot_pixels import HotPixels, hot_pixels
 from ..image.normalization import Intensity, check_dtype, measure
-from ..image.axes import as_groups, channel_axis, check_axes, indices
-from .options import Settings
 from ..image.tiling import Tile, plan
+from ..model.card import Card
+from .options import Settings
 
 
 class Image(NamedTuple):

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -141,7 +140,7 @@ def model_path(model: str | os.PathLike[str] = DEFAULT) -> Path:
     """
     if str(model) != DEFAULT:
         return Path(model)
-    path = Path(str(files(f"{__package__}.models") / "default.onnx"))
+    path = Path(__file__).with_name("default.onnx")
     if not path.is_file():
         raise ModelError(
             "default", "this installation holds no default model", "name one with --model PATH, or reinstall defocus"

@@ -1,0 +1,1 @@
+"""The pipeline: jobs go in, outcomes come out; alone, overlapped, in batches, on Dask."""

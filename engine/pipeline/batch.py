@@ -19,8 +19,8 @@ from ..errors import DefocusError, InputError, OutputError
 from .jobs import Job, Outcome, version_record
 
 if TYPE_CHECKING:
-    from ..model.card import Card
     from ..inference.engine import Engine
+    from ..model.card import Card
 
 AHEAD = 2  # files read before their turn
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2")  # what a folder is searched for, in either case

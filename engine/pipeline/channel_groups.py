@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ChangedError, DefocusError, InputError
-from .jobs import Job, Outcome, version_record
 from ..image.axes import own_channels
 from ..image.memmap import on_a_disk
+from .jobs import Job, Outcome, version_record
 
 if TYPE_CHECKING:
-    from .steps import Piece
     from ..tiff.read import Stack
+    from .steps import Piece
 
 
 def joined(job: Job, parts: Sequence[Piece]) -> Piece:

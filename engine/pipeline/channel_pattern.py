@@ -19,10 +19,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
+from ..errors import InputError
+from ..model.card import Card
 from ..tiff import read as tiff
 from .batch import SUFFIXES
-from ..model.card import Card
-from ..errors import InputError
 from .jobs import Job
 
 EXAMPLE = '"*_w{channel}*", or "*_w{channel=1,2}{ignore}"'

@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from .batch import Result, Status, is_done, settled
-from ..model.card import Card, read_card
+from ..errors import DefocusError, InputError, MissingExtraError
 from ..files.atomic import sweep
+from ..inference.cached_engine import Kept
 from ..inference.cpu_count import available_cores
 from ..inference.engine import Engine
-from ..errors import DefocusError, InputError, MissingExtraError
+from ..model.card import Card, read_card
+from .batch import Result, Status, is_done, settled
 from .jobs import Job
-from ..inference.cached_engine import Kept
 from .steps import MEMORY, process
 
 SUBMITTED = 10_000  # tasks that the scheduler knows of at once: about 40 MB (benchmarks/speed/dask_scaling.py)

@@ -13,15 +13,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ..tiff import read as tiff
-from ..files.atomic import commit, output_error
 from ..errors import ChangedError, DefocusError, InputError
-from .channel_groups import joined, written
-from .jobs import Job, Outcome, version_record
-from ..quality.assess import judge
-from ..quality.report import summary
+from ..files.atomic import commit, output_error
 from ..image.memmap import Disk, Place, in_memory, on_a_disk, relax
 from ..inference.tasks import Image
+from ..quality.assess import judge
+from ..quality.report import summary
+from ..tiff import read as tiff
+from .channel_groups import joined, written
+from .jobs import Job, Outcome, version_record
 
 if TYPE_CHECKING:
     import numpy as np

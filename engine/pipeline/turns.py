@@ -6,8 +6,8 @@ import threading
 from collections import deque
 from typing import NamedTuple
 
-from .steps import Piece
 from ..inference.options import Settings
+from .steps import Piece
 
 
 class Turn(NamedTuple):

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..image.axes import as_groups
 from ..image.bands import extremes
+from ..image.hot_pixels import hot_pixels
 from .fidelity import fidelity
 from .focus import focus_score
-from ..image.hot_pixels import hot_pixels
-from ..image.axes import as_groups
 from .report import PlaneReport
 
 

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .focus import SMALLEST, scaled, span, windows
 from ..image.fourier import irfft2, power, rfft2
 from ..image.hot_pixels import HotPixels
+from .focus import SMALLEST, scaled, span, windows
 
 REGION_PX = 32  # side of the place whose unexplained share is `worst`: about a nucleus at 20x
 

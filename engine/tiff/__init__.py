@@ -1,0 +1,1 @@
+"""TIFF: reading one, proving it whole, writing it back."""

@@ -21,9 +21,9 @@ import numpy as np
 import tifffile
 
 from ..errors import InputError
-from ..image.normalization import check_dtype
-from .quiet import quiet_tifffile
 from ..image.memmap import Place, in_memory
+from ..image.normalization import check_dtype
+from .integrity import check_whole, naming, open_tiff
 from .layout import (
     PROCESSING_SOFTWARE,
     PROVENANCE_TAG,
@@ -35,7 +35,7 @@ from .layout import (
     open_writer,
     write_page,
 )
-from .integrity import check_whole, naming, open_tiff
+from .quiet import quiet_tifffile
 
 __all__ = [
     "PROCESSING_SOFTWARE",

@@ -12,9 +12,9 @@ pytest.importorskip("bioimageio.core", reason='needs bioimageio.core: pip instal
 pytest.importorskip("onnx", reason='needs onnx: pip install ".[train]"')
 
 from defocus import Engine
-from defocus.engine.model.card import model_path, read_card
 from defocus.engine.errors import InputError
 from defocus.engine.image.normalization import measure
+from defocus.engine.model.card import model_path, read_card
 from defocus.export.bioimageio import write_package
 
 

@@ -16,15 +16,15 @@ onnx = pytest.importorskip("onnx", reason='needs onnx: pip install ".[train]"')
 pytest.importorskip("onnxscript", reason='needs onnxscript: pip install ".[train]"')
 
 from defocus import Engine  # noqa: E402
-from defocus.engine.model.card import Card, read_card  # noqa: E402
 from defocus.engine.errors import ModelError  # noqa: E402
+from defocus.engine.model.card import Card, read_card  # noqa: E402
 from defocus.export.card import describe  # noqa: E402
 from defocus.export.onnx_export import Finest, export_onnx  # noqa: E402
 from defocus.export.parity import SIZES, TOLERANCE, Comparison, compare, judge  # noqa: E402
-from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
 from defocus.training.data.paired import recipe_for  # noqa: E402
 from defocus.training.data.pairs import Pair  # noqa: E402
 from defocus.training.fit.recipe import Recipe  # noqa: E402
+from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
 from defocus.training.physics.specimen import draw_cells  # noqa: E402
 
 

@@ -18,10 +18,12 @@ from onnx import TensorProto, numpy_helper  # noqa: E402
 from scipy.ndimage import correlate  # noqa: E402
 
 from defocus import Engine  # noqa: E402
-from defocus.engine.model.card import model_path, read_card  # noqa: E402
 from defocus.engine.errors import InputError, ModelError  # noqa: E402
 from defocus.engine.image.normalization import LIMIT, measure  # noqa: E402
-from defocus.export import fp16 as half, fp16_check as half_gate, workflow as steps  # noqa: E402
+from defocus.engine.model.card import model_path, read_card  # noqa: E402
+from defocus.export import fp16 as half  # noqa: E402
+from defocus.export import fp16_check as half_gate  # noqa: E402
+from defocus.export import workflow as steps  # noqa: E402
 from defocus.export.fp16_check import LEAST_DB, Verdict, compare, culprits, judge, on_cpu, planes, samples  # noqa: E402
 
 

@@ -12,12 +12,13 @@ import pytest
 import tifffile
 
 from defocus import Engine
-from defocus.engine.pipeline import steps as pipeline_module
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, OutputError
+from defocus.engine.pipeline import steps as pipeline_module
 from defocus.engine.pipeline.steps import stat_of
-from defocus.watcher import daemon, folder as desk
-from defocus.watcher.discovery.scanner import Pace
+from defocus.watcher import daemon
+from defocus.watcher import folder as desk
 from defocus.watcher.daemon import watch
+from defocus.watcher.discovery.scanner import Pace
 from defocus.watcher.health import LOOP_STUCK, Health
 from defocus.watcher.journal import Journal, State
 from defocus.watcher.queue import Line

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from defocus.engine.tiff import read as tiff
 from defocus.engine.files.atomic import PREFIX, SUFFIX
+from defocus.engine.tiff import read as tiff
 
 from .conftest import Watching, outputs
 

@@ -15,8 +15,8 @@ from defocus import Engine
 from defocus.engine.tiff import read as tiff
 
 from .conftest import Watching, free_port, listing, outputs, states, wait_for, write_tiff
-from .test_faults import begin, faults, shim  # noqa: F401  fixtures
 from .status.test_status import ask, state
+from .test_faults import begin, faults, shim  # noqa: F401  fixtures
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.5")
 NAMES = [

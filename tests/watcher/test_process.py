@@ -13,8 +13,8 @@ import psutil
 import pytest
 import tifffile
 
-from defocus.engine.tiff import read as tiff
 from defocus.engine.files.atomic import PREFIX, SUFFIX
+from defocus.engine.tiff import read as tiff
 
 from .conftest import listing, outputs, states, wait_for, whole, write_tiff
 

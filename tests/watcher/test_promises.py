@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.tiff import read as tiff
 from defocus.engine.errors import InputError, OutputError
-from defocus.watcher import daemon, folder as desk
-from defocus.watcher.output import disk_space as room
+from defocus.engine.tiff import read as tiff
+from defocus.watcher import daemon
+from defocus.watcher import folder as desk
 from defocus.watcher.discovery.scanner import Pace
 from defocus.watcher.health import FILE_STUCK, LOOP_STUCK, Health
 from defocus.watcher.journal import Entry, Journal, State
+from defocus.watcher.output import disk_space as room
 from defocus.watcher.output.lock import Ownership
 from defocus.watcher.service.systemd import tell_systemd, watchdog
 from defocus.watcher.settings import WatchSettings

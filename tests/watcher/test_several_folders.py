@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from defocus import Engine
-from defocus.watcher import daemon, folder as desk
+from defocus.watcher import daemon
+from defocus.watcher import folder as desk
 from defocus.watcher.discovery.scanner import Pace
 from defocus.watcher.health import Health
 from defocus.watcher.journal import Journal

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from defocus.engine.tiff import read as tiff
 from defocus.engine.files.atomic import PREFIX, SUFFIX
+from defocus.engine.tiff import read as tiff
 
 from .conftest import outputs, write_tiff
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..fit.checkpoint import save_weights
-from ..networks.zoo import build
 from ..fit.recipe import Recipe
+from ..networks.zoo import build
 
 SIGMA = (5 / 255, 55 / 255)  # beyond both ends of what ADMM asks for, 45 to 15
 SIDE = 96  # of a crop

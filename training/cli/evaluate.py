@@ -64,9 +64,9 @@ def evaluate(
 
         raise MissingExtraError(error.name or "torch", "train", "evaluation") from error
     from ...engine.errors import InputError
+    from ..data.fields import Source
     from ..evaluation import suite as suites
     from ..evaluation.compare import TABLE_METHODS, budgets, train_all
-    from ..data.fields import Source
     from ..evaluation.heldout import DISTANCES_UM, HELD_OUT
     from ..evaluation.methods import available
     from ..evaluation.report import report

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..data.pairs import Pair
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "fit" / "recipes"
 
 
 class Accelerator(StrEnum):

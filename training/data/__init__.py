@@ -1,0 +1,1 @@
+"""Data: fields, stacks, pairs, and the crops that training sees."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 
-from ...engine.tiff import read as tiff
 from ...engine.errors import InputError
+from ...engine.tiff import read as tiff
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 SUFFIXES = (".tif", ".tiff", ".png")

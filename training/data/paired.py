@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...engine.model.card import Percentiles
 from ...engine.errors import InputError
 from ...engine.image.normalization import measure
-from .fields import name_hash
+from ...engine.model.card import Percentiles
 from ..fit.recipe import Recipe
+from .fields import name_hash
 
 if TYPE_CHECKING:
     from .pairs import Pair

@@ -16,10 +16,10 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from ...engine.model.card import Percentiles
-from .fields import Field
-from ..physics.optics import Aberrations, Optics, transfer
 from ..fit.recipe import Recipe
+from ..physics.optics import Aberrations, Optics, transfer
 from ..physics.specimen import draw_cells, draw_filaments, draw_points
+from .fields import Field
 
 RULE = Percentiles()  # what the blurred plane's unit range is: the rule of the exported card
 DRAWN_FIELDS, DRAWN_SHAPE = 24, (520, 696)

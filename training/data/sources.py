@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.errors import InputError
-from .simulated import Pool, drawn_pool, make_pool
-from .fields import Source, list_images, load_field, split
 from ..fit.recipe import Recipe
+from .fields import Source, list_images, load_field, split
+from .simulated import Pool, drawn_pool, make_pool
 
 
 @dataclass(frozen=True)

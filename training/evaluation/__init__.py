@@ -1,0 +1,1 @@
+"""Evaluation: metrics, the suite, the compared methods, the tables."""

@@ -14,18 +14,18 @@ import torch
 from torch.utils.data import Dataset
 
 from ...engine.errors import InputError
-from ..fit.checkpoint import load_checkpoint, save_weights
-from ..data.simulated import DefocusedCrops
 from ..classical.denoiser import fit_denoiser
 from ..data.fields import Source
-from ..fit.fit import default_precision, fit
-from .heldout import OPTICS
-from .methods import DENOISER, SHIPPED, WEIGHTS
-from ..networks.zoo import METHODS, build
 from ..data.paired import PairedCrops, recipe_for
+from ..data.simulated import DefocusedCrops
+from ..data.sources import load_pools, split_sources
+from ..fit.checkpoint import load_checkpoint, save_weights
+from ..fit.fit import default_precision, fit
 from ..fit.recipe import Recipe
 from ..fit.restoration import Restoration
-from ..data.sources import load_pools, split_sources
+from ..networks.zoo import METHODS, build
+from .heldout import OPTICS
+from .methods import DENOISER, SHIPPED, WEIGHTS
 
 if TYPE_CHECKING:
     from ..data.pairs import Pair
@@ -35,7 +35,7 @@ NEVER = 1_000_000
 # Networks that work at full resolution throughout cost 10 to 200 times as much a pixel as a U-Net: in the same time
 # they see smaller crops, or they would make a handful of steps.
 HEAVY = {"crop": 96, "margin": 48, "batch": 2, "learning_rate": 3e-4}
-# Simulated with the optics that the suite (training/evaluation/heldout.py) is made with: methods are compared, not how wide a
+# Simulated with the optics that the suite (heldout.py) is made with: methods are compared, not how wide a
 # training distribution each of them can learn in the time.
 SUITE_OPTICS = {
     "na": (OPTICS.na, OPTICS.na),

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...engine.model.card import Percentiles
 from ...engine.errors import InputError
 from ...engine.image.normalization import measure, to_unit
+from ...engine.model.card import Percentiles
 from ..data.fields import Field, list_images, name_hash, split
 from ..physics.optics import Camera, Optics, defocus
 

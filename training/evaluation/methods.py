@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...engine.model.card import Percentiles
 from ...engine.image.normalization import from_unit, measure, to_unit
-from ..fit.checkpoint import load_checkpoint
+from ...engine.model.card import Percentiles
 from ..classical.admm import admm
 from ..classical.richardson_lucy import richardson_lucy
 from ..classical.wiener import wiener
-from .heldout import CAMERA, OPTICS
+from ..fit.checkpoint import load_checkpoint
+from ..fit.restoration import multiple_of
 from ..networks.zoo import METHODS
 from ..physics.optics import psf
-from ..fit.restoration import multiple_of
+from .heldout import CAMERA, OPTICS
 from .suite import Case
 
 WEIGHTS = ".pt"

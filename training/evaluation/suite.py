@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from ...engine.tiff import read as tiff
 from ...engine.errors import InputError
+from ...engine.tiff import read as tiff
 from ..data.fields import Field, name_hash
-from .heldout import CAMERA, DISTANCES_UM, OPTICS, PEAK_COUNTS, counts_pair
 from ..physics.specimen import draw_cells, draw_filaments
+from .heldout import CAMERA, DISTANCES_UM, OPTICS, PEAK_COUNTS, counts_pair
 
 INDEX = "suite.json"
 FORMAT = 1

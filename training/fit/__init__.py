@@ -1,0 +1,1 @@
+"""Fitting: recipes, loss, Lightning."""

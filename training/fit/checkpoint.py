@@ -11,8 +11,8 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from ...engine.files.atomic import commit
 from ...engine.errors import InputError, ModelError
+from ...engine.files.atomic import commit
 from ..networks.coarse_to_fine import CoarseToFine
 from ..networks.zoo import build
 from .recipe import Recipe

@@ -19,16 +19,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ...engine.errors import InputError, ModelError
+from ..data.fields import Field, Source, load_field
+from ..data.paired import PairedCrops, PairedPlanes, recipe_for, split_pairs
+from ..data.simulated import DefocusedCrops
+from ..data.sources import load_pools, split_sources
+from ..evaluation.heldout import DISTANCES_UM, unit_pair
 from .callbacks import HISTORY, History, Progress, WholeCheckpoints
 from .checkpoint import build_network, read, start_from
-from ..data.simulated import DefocusedCrops
-from ..data.fields import Field, Source, load_field
-from ..evaluation.heldout import DISTANCES_UM, unit_pair
-from ..data.paired import PairedCrops, PairedPlanes, recipe_for, split_pairs
 from .preview import Preview
 from .recipe import Recipe
 from .restoration import CHECKPOINT, LIMITS, Restoration, multiple_of
-from ..data.sources import load_pools, split_sources
 
 if TYPE_CHECKING:
     from ..data.pairs import Pair

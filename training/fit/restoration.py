@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...engine.errors import ModelError
+from ..networks.coarse_to_fine import MULTIPLE, CoarseToFine, start_near_identity
 from .checkpoint import build_network
 from .loss import balance_weights, content_loss
-from ..networks.coarse_to_fine import MULTIPLE, CoarseToFine, start_near_identity
 from .recipe import Recipe
 
 CHECKPOINT = "last.ckpt"

@@ -1,0 +1,1 @@
+"""Physics: the microscope and the specimens that are simulated."""

@@ -1,0 +1,1 @@
+"""Discovery: which files arrived, and which of them are complete."""

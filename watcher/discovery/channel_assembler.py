@@ -14,12 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...engine.pipeline.channel_pattern import Pattern, fits, lone, too_many, twice
 from ...engine.errors import InputError
 from ...engine.pipeline.channel_groups import without
+from ...engine.pipeline.channel_pattern import Pattern, fits, lone, too_many, twice
 from ...engine.pipeline.steps import stat_of
-from .scanner import Arrival, scan
 from ..settings import WatchSettings
+from .scanner import Arrival, scan
 
 Group = tuple[str, ...]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from ...engine.pipeline.batch import SUFFIXES
 from ...engine.errors import InputError
+from ...engine.pipeline.batch import SUFFIXES
 from ...engine.pipeline.steps import Stat, stat_of
 from ...engine.tiff.integrity import check_whole, ends_in_zeros
 

@@ -1,0 +1,1 @@
+"""Displays: events as lines for people or as JSON."""

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from ...engine.files.atomic import output_error
 from ...engine.errors import InputError
+from ...engine.files.atomic import output_error
 from ..journal import FOLDER
 
 LOCK, WHO = "daemon.lock", "daemon.json"

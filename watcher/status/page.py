@@ -7,8 +7,8 @@ import threading
 from collections.abc import Sequence
 from types import TracebackType
 
-from ...engine.inference.engine import Engine
 from ...engine.errors import InputError
+from ...engine.inference.engine import Engine
 from ..config import Config
 from ..health import Health
 from ..settings import Event, WatchSettings

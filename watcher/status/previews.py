@@ -8,8 +8,8 @@ import imagecodecs
 import numpy as np
 
 from ...engine.errors import InputError
-from ...engine.tiff.quiet import quiet_tifffile
 from ...engine.tiff.integrity import naming, open_tiff
+from ...engine.tiff.quiet import quiet_tifffile
 
 SIDE = 900  # px at most
 LARGEST = 1 << 28  # pixels of a page; a larger one is not read for a preview

@@ -29,8 +29,8 @@ import numpy as np
 import psutil
 import tifffile
 
-from defocus.benchmarks.speed.peers.ways import OURS, ROOT, Way, make_ways
 from defocus.benchmarks.report import draw_plane, publish, spread, table, write_files
+from defocus.benchmarks.speed.peers.ways import OURS, ROOT, Way, make_ways
 
 LARGE = (1072, 1072)
 HEAD = (

@@ -15,7 +15,7 @@ from defocus.engine.model.card import model_path
 from defocus.training.fit.checkpoint import load_checkpoint
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 OURS = "defocus-run, ONNX Runtime"
 
 

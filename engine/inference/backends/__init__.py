@@ -15,9 +15,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ...model.card import Card
 from ...errors import BackendError, MissingExtraError
 from ...image.normalization import Intensity
+from ...model.card import Card
 
 
 class Session(Protocol):
@@ -111,11 +111,11 @@ class Backend(Protocol):
 
 # In the order in which "auto" tries them.
 _WHERE = {
-    "tensorrt": ("tensorrt", "TENSORRT"),
-    "rtx": ("tensorrt", "RTX"),
-    "cuda": ("ort", "CUDA"),
+    "tensorrt": ("tensorrt.backend", "TENSORRT"),
+    "rtx": ("tensorrt.backend", "RTX"),
+    "cuda": ("onnx_runtime", "CUDA"),
     "openvino": ("openvino", "OPENVINO"),
-    "cpu": ("ort", "CPU"),
+    "cpu": ("onnx_runtime", "CPU"),
 }
 NAMES = tuple(_WHERE)
 AUTO = "auto"

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import BackendError, ModelError, OutOfMemoryError, first_line
 from ...model.card import Card, is_still
 from ..cpu_count import available_cores
-from ...errors import BackendError, ModelError, OutOfMemoryError, first_line
 from . import Streamed, is_installed
 
 _FATAL = 4  # ONNX Runtime's log severity: whatever is less than fatal we report ourselves, in one line

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ...model.card import Card
-from ..cpu_count import available_cores
 from ...errors import BackendError, ModelError, OutOfMemoryError
 from ...image.tiling import up
+from ...model.card import Card
+from ..cpu_count import available_cores
 from . import Streamed, is_installed
 
 LEAST_DB = 50.0  # PSNR over the range of the float32 result

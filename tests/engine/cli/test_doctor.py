@@ -10,11 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from defocus.engine.inference import backends
 from defocus.engine import diagnostics as doctor
+from defocus.engine.inference import backends
 from defocus.engine.inference.backends import onnx_runtime as ort
-from defocus.engine.model.card import read_card
 from defocus.engine.inference.gpu.driver import Gpu, why_no_gpu
+from defocus.engine.model.card import read_card
 
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

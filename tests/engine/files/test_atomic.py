@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from defocus.engine.errors import OutputError
 from defocus.engine.files import atomic as module
 from defocus.engine.files.atomic import commit, sweep
-from defocus.engine.errors import OutputError
 
 
 def write(target: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 from scipy.special import j1
 
 from defocus.engine.image.bands import extremes
-from defocus.engine.inference.engine import Engine
 from defocus.engine.image.hot_pixels import HotPixels, hot_pixels, without
 from defocus.engine.image.normalization import DTYPES, from_unit, to_unit
+from defocus.engine.inference.engine import Engine
 from defocus.engine.quality.assess import judge
 from defocus.training.physics.optics import Camera, Optics, defocus
 from defocus.training.physics.specimen import draw_cells

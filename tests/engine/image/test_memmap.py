@@ -13,11 +13,11 @@ import pytest
 import tifffile
 
 from defocus import Engine
-from defocus.engine.image import memmap as scratch
 from defocus.engine.errors import OutputError, StoppedError
+from defocus.engine.image import memmap as scratch
+from defocus.engine.image.memmap import Disk, on_a_disk, on_disk, relax
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import pipeline, process
-from defocus.engine.image.memmap import Disk, on_a_disk, on_disk, relax
 
 GREY: Any = {"photometric": "minisblack"}
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defocus.engine.model.card import Percentiles
 from defocus.engine.errors import InputError
 from defocus.engine.image.normalization import DTYPES, Intensity, from_unit, measure, to_unit
+from defocus.engine.model.card import Percentiles
 
 RULE = Percentiles(1.0, 99.9)
 INTEGERS = [dtype for dtype in DTYPES if dtype.kind in "iu"]

@@ -12,10 +12,11 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from defocus.engine.inference import backends, cpu_count as cores
+from defocus.engine.errors import BackendError, MissingExtraError, ModelError, first_line
+from defocus.engine.inference import backends
+from defocus.engine.inference import cpu_count as cores
 from defocus.engine.inference.backends import onnx_runtime as ort
 from defocus.engine.model.card import read_card
-from defocus.engine.errors import BackendError, MissingExtraError, ModelError, first_line
 
 
 def test_runs_what_the_graph_says(tiny_model):

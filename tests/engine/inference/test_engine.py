@@ -9,9 +9,9 @@ import tifffile
 from onnx import load
 from onnx.reference import ReferenceEvaluator
 
-from defocus.engine.model.card import Percentiles
-from defocus.engine.inference.engine import Engine
 from defocus.engine.image.normalization import DTYPES
+from defocus.engine.inference.engine import Engine
+from defocus.engine.model.card import Percentiles
 
 
 @pytest.fixture(scope="module")

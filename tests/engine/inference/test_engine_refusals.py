@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import defocus
+from defocus.engine.errors import BackendError, InputError
 from defocus.engine.inference import options as module
 from defocus.engine.inference.engine import Engine
-from defocus.engine.errors import BackendError, InputError
 
 from .test_engine import specimen
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 
+from defocus.engine.errors import BackendError, OutOfMemoryError
 from defocus.engine.inference import backends, fallback
 from defocus.engine.inference.backends import onnx_runtime as ort
 from defocus.engine.inference.engine import Engine
-from defocus.engine.errors import BackendError, OutOfMemoryError
-from defocus.engine.pipeline.jobs import Job
 from defocus.engine.inference.session_pool import Lane
+from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import process
 
 

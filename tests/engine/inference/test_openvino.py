@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("openvino", reason='needs OpenVINO: pip install ".[openvino]"')
 
 from defocus import Engine
+from defocus.engine.errors import BackendError, ModelError
 from defocus.engine.inference.backends import open_session
 from defocus.engine.inference.backends import openvino as module
 from defocus.engine.model.card import model_path, read_card
-from defocus.engine.errors import BackendError, ModelError
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 48, 32), (3, 1, 64, 160)])

@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from defocus.engine.inference.backends import StreamsSession, open_session
-from defocus.engine.model.card import read_card
-from defocus.engine.inference.engine import Engine
 from defocus.engine.errors import OutOfMemoryError
-from defocus.engine.inference.session_pool import Lane
+from defocus.engine.inference.backends import StreamsSession, open_session
+from defocus.engine.inference.engine import Engine
 from defocus.engine.inference.options import settings_for
+from defocus.engine.inference.session_pool import Lane
+from defocus.engine.model.card import read_card
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from hashlib import sha256
 import onnx
 import pytest
 
-from defocus.engine.model.card import KEY, Card, Percentiles, model_path, read_card
 from defocus.engine.errors import ModelError
+from defocus.engine.model.card import KEY, Card, Percentiles, model_path, read_card
 
 
 def test_reads_what_a_file_says(tiny_model):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.pipeline.batch import find
 from defocus.engine.errors import InputError
+from defocus.engine.pipeline.batch import find
 
 
 def write(path: Path, seed=0, shape=(40, 50)) -> Path:
@@ -255,7 +255,17 @@ def test_ctrl_c_leaves_whole_files_only(tmp_path, tiny_model):
     for seed in range(30):
         write(tmp_path / "in" / f"{seed}.tif", seed, (5, 300, 300))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "defocus.engine.cli.run", tmp_path / "in", "-o", out, "--model", tiny_model, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "defocus.engine.cli.run",
+        tmp_path / "in",
+        "-o",
+        out,
+        "--model",
+        tiny_model,
+        "--json",
+    ]
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -292,7 +302,8 @@ def test_help_and_version_are_quick():
     assert "--per-stack" in program("--help", env={**os.environ, "COLUMNS": "200"}).stdout
     assert time.perf_counter() - start < 5
     code = (
-        "import sys, defocus.engine.cli.run; print([m for m in ('numpy', 'tifffile', 'onnxruntime') if m in sys.modules])"
+        "import sys, defocus.engine.cli.run\n"
+        "print([m for m in ('numpy', 'tifffile', 'onnxruntime') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.pipeline import channel_groups as groups
-from defocus.engine.image import memmap as scratch
-from defocus.engine.tiff import read as tiff
-from defocus.engine.pipeline.batch import is_done
-from defocus.engine.inference.engine import Engine
 from defocus.engine.errors import ChangedError, InputError, OutputError
+from defocus.engine.image import memmap as scratch
+from defocus.engine.image.memmap import on_disk
+from defocus.engine.inference.engine import Engine
+from defocus.engine.pipeline import channel_groups as groups
+from defocus.engine.pipeline.batch import is_done
 from defocus.engine.pipeline.jobs import Job, Outcome
 from defocus.engine.pipeline.steps import pipeline, process, stat_of
-from defocus.engine.image.memmap import on_disk
+from defocus.engine.tiff import read as tiff
 
 
 @pytest.fixture(scope="module")

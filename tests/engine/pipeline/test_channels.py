@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.tiff import read as tiff
-from defocus.engine.pipeline.batch import find
-from defocus.engine.model.card import Card
-from defocus.engine.pipeline.channel_pattern import Pattern, gather
 from defocus.engine.errors import InputError
+from defocus.engine.model.card import Card
+from defocus.engine.pipeline.batch import find
+from defocus.engine.pipeline.channel_pattern import Pattern, gather
+from defocus.engine.tiff import read as tiff
 
 UUIDS = ("2703a47b-7574-461a-85e2-afc38bc0adae", "9f0a1b2c-0000-4444-8888-00005eadbeef")
 

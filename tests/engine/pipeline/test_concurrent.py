@@ -13,13 +13,13 @@ import pytest
 import tifffile
 
 from defocus import Engine
-from defocus.engine.pipeline import concurrent as stages
-from defocus.engine.tiff import read as tiff
 from defocus.engine.errors import BackendError, InputError, OutOfMemoryError
-from defocus.engine.pipeline.jobs import Job
 from defocus.engine.inference.session_pool import Lane, Lanes
-from defocus.engine.pipeline.steps import pipeline
 from defocus.engine.inference.tasks import Image
+from defocus.engine.pipeline import concurrent as stages
+from defocus.engine.pipeline.jobs import Job
+from defocus.engine.pipeline.steps import pipeline
+from defocus.engine.tiff import read as tiff
 
 
 @pytest.fixture

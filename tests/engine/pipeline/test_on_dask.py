@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.pipeline import on_dask as dask_run
-from defocus.engine.tiff import read as tiff
-from defocus.engine.pipeline.batch import Status, find
-from defocus.engine.model.card import read_card
-from defocus.engine.inference.cpu_count import available_cores
-from defocus.engine.pipeline.on_dask import Task, restore_on
 from defocus.engine.errors import InputError
 from defocus.engine.inference.cached_engine import Kept
+from defocus.engine.inference.cpu_count import available_cores
+from defocus.engine.model.card import read_card
+from defocus.engine.pipeline import on_dask as dask_run
+from defocus.engine.pipeline.batch import Status, find
+from defocus.engine.pipeline.on_dask import Task, restore_on
+from defocus.engine.tiff import read as tiff
 
 pytest.importorskip("distributed", reason='needs dask: pip install ".[dask]"')
 

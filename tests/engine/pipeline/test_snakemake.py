@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
-SNAKEFILE = Path(__file__).resolve().parents[2] / "pipelines" / "snakemake" / "Snakefile"
+SNAKEFILE = Path(__file__).resolve().parents[3] / "pipelines" / "snakemake" / "Snakefile"
 SNAKEMAKE = os.environ.get("SNAKEMAKE") or shutil.which("snakemake", path=str(Path(sys.executable).parent))
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.pipeline import steps as module
-from defocus.engine.tiff import read as tiff
-from defocus.engine.inference.engine import Engine
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, InputError, OutputError
-from defocus.engine.pipeline.jobs import Job
+from defocus.engine.inference.engine import Engine
 from defocus.engine.inference.session_pool import Lane
+from defocus.engine.pipeline import steps as module
+from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import pipeline, stat_of
+from defocus.engine.tiff import read as tiff
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from defocus.engine.inference.options import Settings
 from defocus.engine.pipeline.jobs import Job, Outcome
 from defocus.engine.pipeline.steps import Piece
-from defocus.engine.inference.options import Settings
 from defocus.engine.pipeline.turns import Turn, Turns
 
 TWO = Settings(1024, 224, streams=2)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defocus.engine.quality.fidelity import fidelity
 from defocus.engine.image.normalization import DTYPES
 from defocus.engine.quality.assess import judge
+from defocus.engine.quality.fidelity import fidelity
 from defocus.engine.quality.report import LISTED, PlaneReport, summary
 from defocus.training.physics.optics import Camera, Optics, defocus, transfer
 from defocus.training.physics.specimen import draw_cells, smooth_noise

@@ -7,9 +7,9 @@ import csv
 import numpy as np
 import pytest
 
-from defocus.engine.tiff import read as tiff
-from defocus.engine.quality.focus import focus_score, windows
 from defocus.engine.image.normalization import DTYPES
+from defocus.engine.quality.focus import focus_score, windows
+from defocus.engine.tiff import read as tiff
 from defocus.training.physics.optics import Camera, Optics, defocus
 from defocus.training.physics.specimen import draw_cells, draw_filaments, draw_points
 

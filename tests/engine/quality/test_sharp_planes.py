@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.tiff import read as tiff
-from defocus.engine.pipeline.batch import find, restore
-from defocus.engine.model.card import model_path, read_card
 from defocus.engine.inference.engine import Engine
+from defocus.engine.model.card import model_path, read_card
+from defocus.engine.pipeline.batch import find, restore
 from defocus.engine.quality.report import PlaneReport
+from defocus.engine.tiff import read as tiff
 from defocus.training.data.fields import load_field
 from defocus.training.evaluation.heldout import CAMERA, OPTICS, counts_pair
 from defocus.training.physics.optics import defocus

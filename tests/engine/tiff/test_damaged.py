@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.tiff import read as tiff
 from defocus.engine.errors import InputError
+from defocus.engine.tiff import read as tiff
 
 RNG = np.random.default_rng(0)
 KINDS = {  # name: (shape, dtype, arguments of TiffWriter, arguments of write)

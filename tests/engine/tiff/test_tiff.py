@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.tiff import read as tiff
 from defocus.engine.image.memmap import Disk, on_a_disk
+from defocus.engine.tiff import read as tiff
 
 RNG = np.random.default_rng(0)
 MADE_BY = {"software": "defocus 0.0", "model": "tiny", "model_sha256": "ab" * 32, "settings": {"tile": 64}}

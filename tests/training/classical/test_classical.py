@@ -18,8 +18,8 @@ from defocus.training.classical.richardson_lucy import richardson_lucy
 from defocus.training.classical.wiener import wiener
 from defocus.training.evaluation.heldout import CAMERA, OPTICS, counts_pair
 from defocus.training.evaluation.metrics import psnr
-from defocus.training.physics.optics import psf
 from defocus.training.evaluation.suite import drawn_fields
+from defocus.training.physics.optics import psf
 
 Z = 10
 

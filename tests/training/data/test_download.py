@@ -18,8 +18,8 @@ import pytest
 pytest.importorskip("pooch", reason='needs Pooch: pip install ".[train]"')
 
 from defocus.engine.errors import InputError
-from defocus.training.data import bbbc006, download
 from defocus.training.cli.data import parse_planes
+from defocus.training.data import bbbc006, download
 
 NAME = "BBBC006_v1_images_z_16.zip"
 

@@ -14,9 +14,9 @@ pytest.importorskip("skimage", reason='needs scikit-image: pip install ".[train]
 
 from defocus.engine.errors import InputError
 from defocus.training.data.folders import pairs_from_folders
-from defocus.training.evaluation.heldout import counts_pair
 from defocus.training.data.pairs import moved, offset
 from defocus.training.data.stacks import pairs_from_stacks, read_stack, sharpest
+from defocus.training.evaluation.heldout import counts_pair
 from defocus.training.evaluation.suite import drawn_fields
 
 CELLS, OTHERS = drawn_fields(2)

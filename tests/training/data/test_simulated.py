@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train
 
 from defocus.engine.errors import InputError  # noqa: E402
 from defocus.training.data import simulated as data  # noqa: E402
+from defocus.training.data.fields import Field, Source, list_images, load_field, split  # noqa: E402
 from defocus.training.data.simulated import (  # noqa: E402
     DefocusedCrops,
     Microscope,
@@ -21,11 +22,10 @@ from defocus.training.data.simulated import (  # noqa: E402
     drawn_pool,
     make_pool,
 )
-from defocus.training.data.fields import Field, Source, list_images, load_field, split  # noqa: E402
 from defocus.training.evaluation.heldout import DISTANCES_UM, counts_pair, unit_pair  # noqa: E402
 from defocus.training.evaluation.metrics import psnr, ssim  # noqa: E402
-from defocus.training.physics.optics import Optics  # noqa: E402
 from defocus.training.fit.recipe import Recipe  # noqa: E402
+from defocus.training.physics.optics import Optics  # noqa: E402
 from defocus.training.physics.specimen import draw_cells, draw_filaments, draw_points  # noqa: E402
 
 SMALL = Recipe(crop=32, margin=16, batch=2, steps=10)

@@ -16,11 +16,11 @@ pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"
 pytest.importorskip("matplotlib", reason='needs Matplotlib: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
-from defocus.training.cli import evaluate as evaluate_cli
-from defocus.training.evaluation import suite  # noqa: E402
-from defocus.training.fit.checkpoint import load_checkpoint  # noqa: E402
-from defocus.training.evaluation.compare import budgets, plan, record, train_all  # noqa: E402
 from defocus.training.classical.denoiser import fit_denoiser  # noqa: E402
+from defocus.training.cli import evaluate as evaluate_cli  # noqa: E402
+from defocus.training.evaluation import suite  # noqa: E402
+from defocus.training.evaluation.compare import budgets, plan, record, train_all  # noqa: E402
+from defocus.training.fit.checkpoint import load_checkpoint  # noqa: E402
 
 SECONDS = 0.9
 

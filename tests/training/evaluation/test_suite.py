@@ -17,7 +17,7 @@ from defocus.engine.errors import InputError
 from defocus.training.evaluation import suite
 from defocus.training.evaluation.heldout import DISTANCES_UM
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "defocus_suite.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "quality" / "defocus_suite.py"
 # Of the first drawn field, at 0, 10 and 34 um. It changes when the physics, the camera, the seeds or NumPy's random
 # numbers do: then results of before and after do not compare, and docs/results must be made again.
 CHECKSUM = "32b8f1222d2787f1f8e360c9c77d9a18eba9407b058690bfee9fb4f0340d78b2"

@@ -18,8 +18,8 @@ from defocus.training.evaluation import paper, scores, suite, tables  # noqa: E4
 from defocus.training.evaluation.cost import gflop, parameters, time_ratios  # noqa: E402
 from defocus.training.evaluation.figure import comparison, scatter  # noqa: E402
 from defocus.training.evaluation.methods import Method, available, classical  # noqa: E402
-from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
 from defocus.training.evaluation.report import report  # noqa: E402
+from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
 
 DATA = "drawn"
 

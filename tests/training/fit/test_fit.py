@@ -16,9 +16,9 @@ pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"
 from defocus.engine.errors import ModelError, OutputError  # noqa: E402
 from defocus.training.fit.checkpoint import load_checkpoint  # noqa: E402
 from defocus.training.fit.loss import balance_weights, content_loss  # noqa: E402
-from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
 from defocus.training.fit.recipe import Distance, Recipe  # noqa: E402
 from defocus.training.fit.restoration import LIMITS  # noqa: E402
+from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
 
 HOLD_OUT = ("--hold-out", "field3*")
 FP32 = ("--precision", "fp32")

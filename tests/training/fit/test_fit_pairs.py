@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train
 pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
-from defocus.training.fit.checkpoint import load_checkpoint  # noqa: E402
 from defocus.training.data.paired import (  # noqa: E402
     PairedCrops,
     PairedPlanes,
@@ -22,6 +21,7 @@ from defocus.training.data.paired import (  # noqa: E402
     split_pairs,
 )
 from defocus.training.data.pairs import Pair  # noqa: E402
+from defocus.training.fit.checkpoint import load_checkpoint  # noqa: E402
 from defocus.training.fit.preview import choose, draw  # noqa: E402
 from defocus.training.fit.recipe import Recipe  # noqa: E402
 from defocus.training.physics.specimen import draw_cells  # noqa: E402

@@ -11,11 +11,11 @@ torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train
 pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"')
 
 from defocus.engine.errors import ModelError  # noqa: E402
-from defocus.training.fit.checkpoint import build_network, load_checkpoint, save_weights, start_from  # noqa: E402
 from defocus.training.cli.train import recipe_path  # noqa: E402
-from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
+from defocus.training.fit.checkpoint import build_network, load_checkpoint, save_weights, start_from  # noqa: E402
 from defocus.training.fit.recipe import Recipe  # noqa: E402
 from defocus.training.fit.restoration import rate_factor  # noqa: E402
+from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
 
 
 def test_the_default_recipe_is_the_defaults():

@@ -11,12 +11,12 @@ import time
 import numpy as np
 import pytest
 
-from defocus.engine.tiff import read as tiff
 from defocus.engine.files.atomic import PREFIX, SUFFIX
+from defocus.engine.tiff import read as tiff
 
 from ..conftest import PAIRS, QUICK, check_pair, free_port, journal, listing, outputs, states, wait_for, write_tiff
-from ..test_soak import SUICIDE, _without_times
 from ..status.test_status import ask, state
+from ..test_soak import SUICIDE, _without_times
 
 UUIDS = ("2703a47b-7574-461a-85e2-afc38bc0adae", "9f0a1b2c-0000-4444-8888-00005eadbeef")
 

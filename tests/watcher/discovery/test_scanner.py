@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import tifffile
 
+from defocus.engine.files.version import digest
 from defocus.watcher.discovery import scanner as module
-from defocus.watcher.discovery.scanner import Arrival, Pace, arrivals, scan
 from defocus.watcher.discovery.completeness import State, Waiting, look, suffix_matches
 from defocus.watcher.discovery.fs_events import MOST, Hints
-from defocus.engine.files.version import digest
+from defocus.watcher.discovery.scanner import Arrival, Pace, arrivals, scan
 
 QUICK = Pace(settle=0.3, rescan=0.2, patience=1.0)
 POLLING = Pace(settle=0.3, rescan=0.2, patience=1.0, polling=True)

@@ -13,8 +13,8 @@ import tifffile
 from defocus.engine.pipeline.channel_pattern import Pattern
 from defocus.engine.pipeline.steps import stat_of
 from defocus.watcher.discovery import channel_assembler as partners
-from defocus.watcher.discovery.scanner import Arrival, Pace
 from defocus.watcher.discovery.channel_assembler import Room
+from defocus.watcher.discovery.scanner import Arrival, Pace
 from defocus.watcher.settings import WatchSettings
 
 from ..conftest import write_tiff

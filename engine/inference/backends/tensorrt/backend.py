@@ -16,15 +16,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ... import gpu
-from ....model.card import Card, read_card
 from ....errors import BackendError, first_line
+from ....model.card import Card, read_card
+from ... import gpu
 from ...gpu.driver import REMEDY, Gpu, find_gpu, why_no_gpu
 from .. import is_installed
-from .plan_cache import EngineCache, EngineKey
 from .build import build, make_log
-from .precision import engine_precision, require
 from .config import Recipe, usual_profiles
+from .plan_cache import EngineCache, EngineKey
+from .precision import engine_precision, require
 from .session import TensorRTSession
 
 _LEAST_VERSION = {"tensorrt": 11, "tensorrt_rtx": 1}

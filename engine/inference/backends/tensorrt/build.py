@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....model.card import Card
 from ....errors import BackendError, InputError, OutOfMemoryError, first_line
-from .precision import HALF, Precision, network_precision, require
+from ....model.card import Card
 from .config import Recipe
+from .precision import HALF, Precision, network_precision, require
 
 
 @dataclass(frozen=True)

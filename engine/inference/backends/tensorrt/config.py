@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from ....model.card import Card
 from ....errors import InputError
 from ....image.tiling import up
+from ....model.card import Card
 
 Size = tuple[int, int, int]  # batch, height, width
 

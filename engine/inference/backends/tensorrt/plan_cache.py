@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ....files.atomic import commit
 from ....errors import BackendError, DefocusError
+from ....files.atomic import commit
 
 T = TypeVar("T")
 WAIT = 30 * 60.0  # seconds that one process waits for another's build of the same engine

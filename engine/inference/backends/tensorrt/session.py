@@ -23,15 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from ...buffer import Buffer
 from ....errors import BackendError, OutOfMemoryError, first_line
-from ...gpu import Device, Memory, Stream
 from ....image.normalization import Intensity
+from ...buffer import Buffer
+from ...gpu import Device, Memory, Stream
 from .. import not_finite
-from .uint16 import as_ranges, converter
 from .build import out_of_memory
 from .config import Profile, describe
 from .slot import Counts, Floats, Freight, Shape, Slot
+from .uint16 import as_ranges, converter
 
 SHAPES = 3  # of batches that keep their slots: two of a plane's tiles, and one more
 

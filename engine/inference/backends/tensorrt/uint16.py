@@ -1,6 +1,6 @@
 """16-bit counts converted on the device: half as many bytes go up and come down, and the processor is left alone.
 
-The kernels (`gpu/counts.cu`, loaded as PTX) do what `intensity` does on the host, bit for bit. That is proven on the
+The kernels (`gpu/uint16.cu`, loaded as PTX) do what `intensity` does on the host, bit for bit. That is proven on the
 card itself before they are used (`proven`): nothing else shows that its driver made of the PTX what was meant.
 """
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ... import gpu
 from ....errors import BackendError, first_line
-from ...gpu import Device, Kernels, Memory, Stream
 from ....image.normalization import LIMIT, Intensity, from_unit, limited, to_unit
+from ... import gpu
+from ...gpu import Device, Kernels, Memory, Stream
 
-PTX = Path(gpu.__file__).with_name("counts.ptx")
+PTX = Path(gpu.__file__).with_name("uint16.ptx")
 # Parameters: addresses of counts, ranges, unit; pixels, limit, and of restored, ranges, counts, flag; pixels, limit.
 SIGNATURES = {"counts_to_unit": "PPPIf", "unit_to_counts": "PPPPIf"}
 _THREADS = 256

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from defocus.engine.inference.backends import Opened
-from defocus.engine.model.card import read_card
-from defocus.engine.inference.engine import Engine
 from defocus.engine.image.normalization import Intensity
+from defocus.engine.inference.backends import Opened
+from defocus.engine.inference.engine import Engine
 from defocus.engine.inference.options import Settings
 from defocus.engine.inference.tasks import Image, Work
+from defocus.engine.model.card import read_card
 
 RUNS = 20
 

@@ -11,7 +11,7 @@ import pytest
 
 from defocus.engine.inference.gpu.driver import why_no_gpu
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "gpu.py"
+SCRIPT = Path(__file__).resolve().parents[4] / "benchmarks" / "gpu" / "gpu.py"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

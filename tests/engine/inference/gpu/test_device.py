@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from defocus.engine.inference import gpu as layer
 from defocus.engine.errors import BackendError, OutOfMemoryError
+from defocus.engine.inference import gpu as layer
 from defocus.engine.inference.gpu import driver
 
 

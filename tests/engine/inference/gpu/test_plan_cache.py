@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from defocus.engine.errors import BackendError, OutOfMemoryError
 from defocus.engine.inference.backends.tensorrt import plan_cache as engine_cache
 from defocus.engine.inference.backends.tensorrt.plan_cache import EngineCache, EngineKey
-from defocus.engine.errors import BackendError, OutOfMemoryError
 
 KEY = EngineKey("ab" * 32, "fp16", ("tiles=1x16x16",), "rtx", "1.7.1", "Linux x86_64", "RTX 4070", "SM89", 46)
 

@@ -12,15 +12,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from defocus.engine.errors import BackendError, InputError, ModelError
 from defocus.engine.inference import backends
 from defocus.engine.inference.backends.tensorrt import backend as module
-from defocus.engine.inference.backends.tensorrt.plan_cache import EngineCache
 from defocus.engine.inference.backends.tensorrt.build import build, make_progress
-from defocus.engine.inference.backends.tensorrt.precision import Precision, inspected, require
 from defocus.engine.inference.backends.tensorrt.config import Profile, Recipe, usual_profiles
-from defocus.engine.model.card import model_path, read_card
-from defocus.engine.errors import BackendError, InputError, ModelError
+from defocus.engine.inference.backends.tensorrt.plan_cache import EngineCache
+from defocus.engine.inference.backends.tensorrt.precision import Precision, inspected, require
 from defocus.engine.inference.gpu import driver
+from defocus.engine.model.card import model_path, read_card
 
 RTX = module.RTX
 AHEAD = ("SM89",)

@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from defocus.engine.errors import BackendError
+from defocus.engine.image.normalization import LIMIT, Intensity, from_unit, limited, to_unit
 from defocus.engine.inference.backends import CountsSession, Opened
 from defocus.engine.inference.backends.tensorrt import uint16 as device_counts
 from defocus.engine.inference.backends.tensorrt.uint16 import PTX, SIGNATURES, DeviceCounts, Packet, as_ranges, proven
-from defocus.engine.model.card import read_card
 from defocus.engine.inference.engine import Engine
-from defocus.engine.errors import BackendError
-from defocus.engine.image.normalization import LIMIT, Intensity, from_unit, limited, to_unit
 from defocus.engine.inference.options import Settings
+from defocus.engine.model.card import read_card
 from defocus.tests.engine.inference.gpu import fake_tensorrt
 from defocus.tests.engine.inference.gpu.late_pycuda import LETTERS
 from defocus.tests.engine.inference.gpu.ptx import Ptx
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "ptx.py"
+SCRIPT = Path(__file__).resolve().parents[4] / "benchmarks" / "gpu" / "ptx.py"
 
 
 def test_the_ptx_declares_what_is_passed():
