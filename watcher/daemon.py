@@ -78,7 +78,7 @@ def watch(
             return stop.is_set()
 
         jobs, first = _jobs(line, finders, desks, stop, health), watched[0]
-        outcomes = pipeline(jobs, engine, first.only_defocused, AHEAD, first.memory, stopped)
+        outcomes = pipeline(jobs, engine, first.keep_sharp, AHEAD, first.memory, stopped)
         try:
             for outcome in outcomes:
                 desks[outcome.job.source].settle(outcome)

@@ -31,7 +31,7 @@ class WatchSettings:
         How often a file that cannot be read is tried before it is set aside.
     once : bool
         End when everything that is there has been dealt with.
-    only_defocused : bool
+    keep_sharp : bool
         Keep planes that are sharp already as they are, bit for bit.
     order : Order
         Which of the waiting files comes next.
@@ -57,7 +57,7 @@ class WatchSettings:
     pace: Pace = field(default_factory=Pace)
     retries: int = 3
     once: bool = False
-    only_defocused: bool = True
+    keep_sharp: bool = True
     order: Order = Order.OLDEST
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

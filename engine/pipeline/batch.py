@@ -102,7 +102,7 @@ def restore(
     card: Card,
     load: Callable[[], Engine],
     overwrite: bool = False,
-    only_defocused: bool = True,
+    keep_sharp: bool = True,
     memory: int | None = None,
 ) -> Iterator[Result]:
     """Restore the files that are not done yet; results come as they are there, skipped ones first.
@@ -112,7 +112,7 @@ def restore(
     A file is done when its target says that it was made with this model from this version (size and time) of this
     file. A target made from something else is made anew; one that is not defocus's work is never replaced, unless
     `overwrite` says so, which makes everything anew. `load` is called once, and only if something is to be done.
-    Planes that are sharp already are written as they came, unless `only_defocused` is False.
+    Planes that are sharp already are written as they came, unless `keep_sharp` is False.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def restore(
     from .steps import MEMORY, pipeline
 
     with load() as engine:
-        for outcome in pipeline(todo, engine, only_defocused, AHEAD, MEMORY if memory is None else memory):
+        for outcome in pipeline(todo, engine, keep_sharp, AHEAD, MEMORY if memory is None else memory):
             yield from (Result.of(one) for one in outcome.each())
 
 

@@ -82,7 +82,7 @@ class _News:
 
 
 def overlapped(
-    jobs: Iterable[Job], engine: Engine, only_defocused: bool, ahead: int, memory: int, stop: Stopped
+    jobs: Iterable[Job], engine: Engine, keep_sharp: bool, ahead: int, memory: int, stop: Stopped
 ) -> Iterator[Outcome]:
     """See `pipeline.pipeline`; outcomes come in the order in which files are done.
 
@@ -139,7 +139,7 @@ def overlapped(
 
     def write(piece: Piece) -> None:
         try:
-            news.put((write_stage(piece, engine, only_defocused), piece.nbytes))
+            news.put((write_stage(piece, engine, keep_sharp), piece.nbytes))
         except BaseException as error:
             news.put(error)
 

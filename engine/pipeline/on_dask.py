@@ -46,7 +46,7 @@ class Task:
     halo: int | None
     per: Literal["plane", "stack"]
     threads: int | None
-    only_defocused: bool
+    keep_sharp: bool
     memory: int = MEMORY
 
 
@@ -131,7 +131,7 @@ def _restore_one(job: Job, task: Task, overwrite: bool) -> list[Result]:
                 return [Result(one, Status.SKIPPED) for one in job.each()]
         except DefocusError as error:
             return [Result(one, Status.FAILED, None, error) for one in job.each()]
-        return [Result.of(one) for one in process(job, engine, task.only_defocused, task.memory).each()]
+        return [Result.of(one) for one in process(job, engine, task.keep_sharp, task.memory).each()]
 
 
 def _load(task: Task) -> Engine:

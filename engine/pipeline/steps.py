@@ -39,7 +39,7 @@ _FILES = 3  # large files that may be in hand at once: read, restored and writte
 def pipeline(
     jobs: Iterable[Job],
     engine: Engine,
-    only_defocused: bool = True,
+    keep_sharp: bool = True,
     ahead: int = 0,
     memory: int = MEMORY,
     stop: Stopped = lambda: False,
@@ -49,7 +49,7 @@ def pipeline(
     A bad file never ends it: whatever goes wrong with a job is the `error` of its outcome, an `InputError` where the
     file is to blame, an `OutputError` where the target cannot be written, a `BackendError` where the runtime failed.
     Until the commit nothing is seen beside the target, and the source is only read. Planes that are sharp
-    already are written as they came, unless `only_defocused` is False.
+    already are written as they came, unless `keep_sharp` is False.
 
     Parameters
     ----------
@@ -67,18 +67,18 @@ def pipeline(
     if ahead:
         from .concurrent import overlapped
 
-        yield from overlapped(jobs, engine, only_defocused, ahead, memory, stop)
+        yield from overlapped(jobs, engine, keep_sharp, ahead, memory, stop)
         return
     for job in jobs:
-        yield process(job, engine, only_defocused, memory, stop)
+        yield process(job, engine, keep_sharp, memory, stop)
 
 
 def process(
-    job: Job, engine: Engine, only_defocused: bool = True, memory: int = MEMORY, stop: Stopped = lambda: False
+    job: Job, engine: Engine, keep_sharp: bool = True, memory: int = MEMORY, stop: Stopped = lambda: False
 ) -> Outcome:
     """Restore one file; never raises but for KeyboardInterrupt and the like."""
     (piece,) = infer_stage([read_stage(job, memory)], engine, stop)
-    return write_stage(piece, engine, only_defocused)
+    return write_stage(piece, engine, keep_sharp)
 
 
 @dataclass(frozen=True)
@@ -181,23 +181,23 @@ def _pixels(piece: Piece) -> int:
     return 0 if piece.stack is None else piece.stack.data.size
 
 
-def write_stage(piece: Piece, engine: Engine, only_defocused: bool) -> Outcome:
+def write_stage(piece: Piece, engine: Engine, keep_sharp: bool) -> Outcome:
     """Judge what was restored, write and commit it."""
     stack, restored, outcome = piece.stack, piece.restored, piece.outcome
     job = outcome.job
     if stack is None or restored is None:
         return outcome
     if piece.parts:
-        return written(piece, lambda part: write_stage(part, engine, only_defocused))
+        return written(piece, lambda part: write_stage(part, engine, keep_sharp))
     try:
         with _naming(job.source, "restoring"):
             start = perf_counter()
-            outcome = replace(outcome, reports=judge(stack.data, restored, stack.axes, only_defocused))
+            outcome = replace(outcome, reports=judge(stack.data, restored, stack.axes, keep_sharp))
             relax(stack.data, restored)
             outcome.seconds["judge"] = perf_counter() - start
         with _naming(job.target, "writing"):
             account = provenance(engine, job.source, piece.version)
-            account |= {**piece.notes, "only_defocused": only_defocused, "planes": summary(outcome.reports)}
+            account |= {**piece.notes, "only_defocused": keep_sharp, "planes": summary(outcome.reports)}
             start = perf_counter()
             with commit(job.target, job.run) as temporary:
                 tiff.write(replace(stack, data=restored), temporary, account)

@@ -14,19 +14,19 @@ from .focus import focus_score
 from .report import PlaneReport
 
 
-def judge(source: np.ndarray, result: np.ndarray, axes: str, only_defocused: bool = False) -> tuple[PlaneReport, ...]:
+def judge(source: np.ndarray, result: np.ndarray, axes: str, keep_sharp: bool = False) -> tuple[PlaneReport, ...]:
     """Report on every plane of an image and of its restored one, both of `axes` and one shape, dtype and unit.
 
-    Planes come in the order of the axes without Y and X. With `only_defocused`, planes that are sharp already, or
+    Planes come in the order of the axes without Y and X. With `keep_sharp`, planes that are sharp already, or
     show nothing above their noise, are copied from `source` into `result`.
     """
     if source.size == 0:
         return ()
     before, after = (as_groups(array, axes, 1)[..., 0, :, :] for array in (source, result))
-    return tuple(_judge(before[index], after[index], only_defocused) for index in np.ndindex(before.shape[:-2]))
+    return tuple(_judge(before[index], after[index], keep_sharp) for index in np.ndindex(before.shape[:-2]))
 
 
-def _judge(seen: np.ndarray, restored: np.ndarray, only_defocused: bool) -> PlaneReport:
+def _judge(seen: np.ndarray, restored: np.ndarray, keep_sharp: bool) -> PlaneReport:
     least, most = extremes(seen)
     if least == most:
         return PlaneReport(copied=True)  # the engine gives flat planes back
@@ -37,7 +37,7 @@ def _judge(seen: np.ndarray, restored: np.ndarray, only_defocused: bool) -> Plan
         found = fidelity(seen, restored, hot)
         if found is not None:
             report = replace(report, fidelity=found.explained, worst=found.worst, blur_px=found.blur_px)
-    if only_defocused and (report.sharp or report.fidelity is None):
+    if keep_sharp and (report.sharp or report.fidelity is None):
         restored[...] = seen
         return replace(report, copied=True)
     return report

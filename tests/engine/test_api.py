@@ -86,7 +86,7 @@ def test_map_is_lazy_and_names_the_image_that_is_bad(tiny_model):
             next(stream)
 
 
-@pytest.mark.parametrize("module", ["engine.cli", "watcher.cli", "engine.doctor_cli", "export.cli"])
+@pytest.mark.parametrize("module", ["engine.cli.run", "watcher.cli", "engine.cli.doctor", "export.cli"])
 def test_importing_a_command_line_is_quick_and_light(module):
     """Under 0.3 s on an idle machine: what it must not load says the same without a clock."""
     heavy = "{'numpy', 'torch', 'onnxruntime', 'openvino', 'tifffile', 'onnx', 'tensorrt_rtx'}"

@@ -44,7 +44,7 @@ class Watching:
     ) -> None:
         self.acquisition, self.out, self.log = acquisition, out, log
         command = [sys.executable, *program, str(acquisition), "-o", str(out)]
-        command += ["--model", str(model), "--backend", "cpu", *arguments]
+        command += ["--model", str(model), "--backend", "cpu", "--all-planes", *arguments]  # noise passes for sharp
         self._begun = log.stat().st_size if log.exists() else 0
         with open(log, "a") as file:
             self.process = subprocess.Popen(
@@ -77,7 +77,7 @@ class Configured:
 
     def settings(self, *names: str, more: str = "", model: Path | None = None) -> Configured:
         """Write the file: which folders are watched, with outputs beside them, and `more` lines."""
-        text = f'model = "{(model or self._model).as_posix()}"\nbackend = "cpu"\nsettle = 0.1\nrescan = 0.2\n{more}'
+        text = f'model = "{(model or self._model).as_posix()}"\nbackend = "cpu"\nall_planes = true\nsettle = 0.1\nrescan = 0.2\n{more}'
         for name in names:
             text += f'[[folders]]\nacquisition = "{(self.folder / name).as_posix()}"\n'
         self.config.write_text(text)

@@ -36,7 +36,7 @@ def run(folders, tiny_model):
     def go(**changes):
         events: list[Event] = []
         with Engine.load(tiny_model, backend="cpu") as engine:
-            settings = WatchSettings(*folders, **({"pace": PACE, "once": True} | changes))
+            settings = WatchSettings(*folders, **({"pace": PACE, "once": True} | changes), keep_sharp=False)
             aside = watch(settings, engine, threading.Event(), events.append)
         return events, aside
 
@@ -127,7 +127,7 @@ def test_a_full_disk_pauses_and_sets_nothing_aside(folders, tiny_model, monkeypa
             stop.set()
 
     with Engine.load(tiny_model, backend="cpu") as engine:
-        aside = watch(WatchSettings(*folders, pace=PACE), engine, stop, report)
+        aside = watch(WatchSettings(*folders, pace=PACE, keep_sharp=False), engine, stop, report)
     assert [event.kind for event in events] == ["paused", "done"]
     assert aside == []
 
@@ -177,7 +177,7 @@ def test_a_long_backlog_is_no_silence(folders, tiny_model, monkeypatch):
     monkeypatch.setattr(daemon, "Line", line)
     health = Health(lambda: now[0])
     with Engine.load(tiny_model, backend="cpu") as engine:
-        settings = WatchSettings(*folders, pace=PACE)
+        settings = WatchSettings(*folders, pace=PACE, keep_sharp=False)
         thread = threading.Thread(target=watch, args=(settings, engine, stop, lambda event: None, health))
         thread.start()
         wait_for(lambda: lines and len(lines[0]) == 2)
@@ -198,7 +198,7 @@ def test_another_model_makes_everything_anew(folders, run, make_model, tmp_path)
     other = make_model(tmp_path / "other.onnx", name="other")
     with Engine.load(other, backend="cpu") as engine:
         events: list[Event] = []
-        watch(WatchSettings(*folders, pace=PACE, once=True), engine, threading.Event(), events.append)
+        watch(WatchSettings(*folders, pace=PACE, once=True, keep_sharp=False), engine, threading.Event(), events.append)
     assert [event.kind for event in events] == ["done"]
 
 
@@ -235,7 +235,7 @@ def test_of_two_versions_in_a_row_the_newer_one_is_there_at_the_end(folders, tin
             stop.set()
 
     with Engine.load(tiny_model, backend="cpu") as engine:
-        watch(WatchSettings(*folders, pace=PACE), engine, stop, told)
+        watch(WatchSettings(*folders, pace=PACE, keep_sharp=False), engine, stop, told)
         writer.join()
         expected = engine(tifffile.imread(source))
     np.testing.assert_array_equal(tifffile.imread(folders[1] / "a.tif"), expected)
@@ -260,11 +260,11 @@ def test_a_stop_leaves_a_large_file_for_the_next_start(folders, tiny_model):
             whole(group, shared)
 
         engine._restore = counted  # type: ignore[method-assign]
-        watch(WatchSettings(*folders, pace=PACE, memory=1000), engine, stop)
+        watch(WatchSettings(*folders, pace=PACE, memory=1000, keep_sharp=False), engine, stop)
         assert len(runs) == 3
         assert outputs(folders[1]) == []
         engine._restore = whole  # type: ignore[method-assign]
-        watch(WatchSettings(*folders, pace=PACE, memory=1000, once=True), engine, threading.Event())
+        watch(WatchSettings(*folders, pace=PACE, memory=1000, once=True, keep_sharp=False), engine, threading.Event())
         expected = engine(image)
     np.testing.assert_array_equal(tifffile.imread(folders[1] / "large.tif"), expected)
 
@@ -273,7 +273,7 @@ def test_the_journal_forgets_what_is_gone_once_a_day(folders, tiny_model):
     """A daemon that runs for months is not started anew to have its journal cleared."""
     write_tiff(folders[0] / "gone.tif")
     write_tiff(folders[0] / "there.tif", 1)
-    settings = WatchSettings(*folders, pace=PACE, once=True, keep_days=1e-6)
+    settings = WatchSettings(*folders, pace=PACE, once=True, keep_days=1e-6, keep_sharp=False)
     with Engine.load(tiny_model, backend="cpu") as engine:
         watch(settings, engine, threading.Event())
         time.sleep(1.2)  # the journal's times are whole seconds

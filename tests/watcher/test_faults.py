@@ -25,7 +25,7 @@ from .status.test_status import ask, state
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.8")
 # The real program; only its pause after an output that could not be written is shorter than 5 s.
 HASTY = """
-import defocus.watcher.desk
+import defocus.watcher.folder
 defocus.watcher.folder.OUTPUT_PAUSE = 0.4
 from defocus.watcher.cli import main
 main()

@@ -115,7 +115,7 @@ def test_once_does_not_wait_for_an_output_that_has_gone(tmp_path, tiny_model):
     from defocus.watcher.journal import Journal
     from defocus.watcher.settings import WatchSettings
 
-    settings = WatchSettings(tmp_path / "acq", tmp_path / "out", once=True)
+    settings = WatchSettings(tmp_path / "acq", tmp_path / "out", once=True, keep_sharp=False)
     with Engine.load(tiny_model, backend="cpu") as engine, Journal(settings.out) as journal:
         desk = Desk(settings, engine, journal, lambda event: None, Health())
         with pytest.raises(OutputError, match="the output folder has gone; bring it back"):

@@ -65,7 +65,7 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage())
     monkeypatch.setattr(desk, "OUTPUT_PAUSE", 0.05)
     events, stop, health = [], threading.Event(), Health()
-    settings = WatchSettings(acquisition, out, Pace(0.05, 0.1), min_free_mb=100)
+    settings = WatchSettings(acquisition, out, Pace(0.05, 0.1), min_free_mb=100, keep_sharp=False)
     with Engine.load(tiny_model, backend="cpu") as engine:
         thread = threading.Thread(target=daemon.watch, args=(settings, engine, stop, events.append, health))
         thread.start()
@@ -82,7 +82,9 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
         write_tiff(acquisition / "b.tif")
         with pytest.raises(OutputError, match="only 10 MB free"):
             daemon.watch(
-                WatchSettings(acquisition, out, Pace(0, 0.1), once=True, min_free_mb=100), engine, stop.__class__()
+                WatchSettings(acquisition, out, Pace(0, 0.1), once=True, min_free_mb=100, keep_sharp=False),
+                engine,
+                stop.__class__(),
             )
 
 

@@ -29,7 +29,7 @@ class Two:
     """The folders `a` and `b`, watched by one daemon in a thread of its own."""
 
     def __init__(self, root: Path, engine: Engine) -> None:
-        self.a, self.b = (WatchSettings(root / name, root / f"{name}_out", PACE) for name in "ab")
+        self.a, self.b = (WatchSettings(root / name, root / f"{name}_out", PACE, keep_sharp=False) for name in "ab")
         for one in (self.a, self.b):
             one.acquisition.mkdir()
         self.events: list[Event] = []

@@ -83,7 +83,7 @@ SUICIDE = '''
 import os, signal, sys
 step, call = sys.argv[1], int(sys.argv[2])
 sys.argv[1:3] = []
-import defocus.engine.commit as commit
+import defocus.engine.files.atomic as commit
 import defocus.engine.tiff as tiff
 import defocus.watcher.journal as journal
 seen = {"n": 0}

@@ -14,7 +14,7 @@ from defocus.engine.errors import ModelError
 
 PROGRAM = """
 import sys, typer
-from defocus.engine import edge
+from defocus.engine.cli import _app as edge
 from defocus.engine.errors import InputError
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()

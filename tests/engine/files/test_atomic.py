@@ -66,7 +66,7 @@ def test_what_a_killed_run_left_is_swept_and_what_others_write_is_not(tmp_path):
     code = """
 import os, sys
 from pathlib import Path
-from defocus.engine.commit import commit
+from defocus.engine.files.atomic import commit
 with commit(Path(sys.argv[1]), sys.argv[2]) as temporary:
     temporary.write_bytes(b"half")
     os._exit(9)

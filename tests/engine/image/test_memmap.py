@@ -38,14 +38,14 @@ def image() -> np.ndarray:
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
-@pytest.mark.parametrize("only_defocused", [False, True])
-def test_the_output_is_that_of_an_image_in_memory(tmp_path, engine, image, ahead, only_defocused, monkeypatch):
+@pytest.mark.parametrize("keep_sharp", [False, True])
+def test_the_output_is_that_of_an_image_in_memory(tmp_path, engine, image, ahead, keep_sharp, monkeypatch):
     made = []
     monkeypatch.setattr(scratch, "on_disk", lambda *given: made.append(given) or on_disk(*given))
     tifffile.imwrite(tmp_path / "a.tif", image, compression="lzw", metadata={"axes": "ZYX"}, **GREY)
     for name, memory in (("usual", 0), ("large", 1)):
         job = Job(tmp_path / "a.tif", tmp_path / name / "a.tif")
-        (outcome,) = pipeline([job], engine, only_defocused, ahead, memory)
+        (outcome,) = pipeline([job], engine, keep_sharp, ahead, memory)
         assert outcome.error is None
         assert len(outcome.reports) == 4
         assert [path.name for path in (tmp_path / name).iterdir()] == ["a.tif"]
@@ -58,7 +58,8 @@ def test_every_type_of_pixel(tmp_path, tiny_model, image, dtype):
     tifffile.imwrite(tmp_path / "a.tif", (image % 200).astype(dtype), **GREY)
     with Engine.load(tiny_model, backend="cpu", tile=64, per="stack") as engine:
         outcomes = [
-            process(Job(tmp_path / "a.tif", tmp_path / f"{memory}.tif"), engine, memory=memory) for memory in (0, 1)
+            process(Job(tmp_path / "a.tif", tmp_path / f"{memory}.tif"), engine, keep_sharp=False, memory=memory)
+            for memory in (0, 1)
         ]
     assert [outcome.error for outcome in outcomes] == [None, None]
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "0.tif"), tifffile.imread(tmp_path / "1.tif"))
@@ -72,11 +73,15 @@ def test_a_stop_leaves_a_large_file_between_two_tiles(tmp_path, engine, image):
         asked.append(None)
         return len(asked) > 5
 
-    outcome = process(Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif"), engine, memory=1, stop=stop)
+    outcome = process(
+        Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif"), engine, keep_sharp=False, memory=1, stop=stop
+    )
     assert isinstance(outcome.error, StoppedError)
     assert list((tmp_path / "out").iterdir()) == []
     asked.clear()  # a file in memory is soon done
-    assert process(Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif"), engine, stop=stop).error is None
+    assert (
+        process(Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif"), engine, keep_sharp=False, stop=stop).error is None
+    )
 
 
 def test_no_room_on_the_disk_is_told_before_it_is_used(tmp_path, engine, image, monkeypatch):
@@ -86,7 +91,7 @@ def test_no_room_on_the_disk_is_told_before_it_is_used(tmp_path, engine, image, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(scratch, "_reserve", full)
-    outcome = process(Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif"), engine, memory=1)
+    outcome = process(Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif"), engine, keep_sharp=False, memory=1)
     assert isinstance(outcome.error, OutputError)
     assert "the disk is full" in str(outcome.error)
     assert list((tmp_path / "out").iterdir()) == []
@@ -121,17 +126,17 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from defocus import Engine
-from defocus.engine.jobs import Job
-from defocus.engine.pipeline import process
+from defocus.engine.pipeline.jobs import Job
+from defocus.engine.pipeline.steps import process
 
 source, target, model, memory, room = sys.argv[1:]
 def held():
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1])
 with Engine.load(model, backend="cpu", threads=1) as engine:
     small = Path(source).with_name("small.tif")
-    assert process(Job(small, Path(target).with_name("small.tif")), engine).error is None
+    assert process(Job(small, Path(target).with_name("small.tif")), engine, keep_sharp=False).error is None
     resource.setrlimit(resource.RLIMIT_DATA, (held() + int(room), resource.RLIM_INFINITY))
-    outcome = process(Job(Path(source), Path(target)), engine, memory=int(memory))
+    outcome = process(Job(Path(source), Path(target)), engine, keep_sharp=False, memory=int(memory))
 print(outcome.error)
 """
 

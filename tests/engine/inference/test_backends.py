@@ -164,8 +164,8 @@ def test_the_runtime_says_nothing_of_its_own(tiny_model, tmp_path):
     code = f"""
 import numpy as np
 from pathlib import Path
-from defocus.engine import backends
-from defocus.engine.card import read_card
+from defocus.engine.inference import backends
+from defocus.engine.model.card import read_card
 from defocus.engine.errors import DefocusError
 for path in {[str(tiny_model), str(bad)]}:
     try:

@@ -115,7 +115,7 @@ def test_an_output_may_not_replace_an_input(folder, tmp_path):
 def test_a_folder_end_to_end(folder, tmp_path, tiny_model):
     before = snapshot(folder)
     out = tmp_path / "out"
-    done = program(folder, "-o", out, "--model", tiny_model, "--json")
+    done = program(folder, "-o", out, "--model", tiny_model, "--json", "--all-planes")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == 4

@@ -49,7 +49,7 @@ def group(root: Path, *names: str) -> Job:
 
 
 def one(job: Job, engine: Engine, ahead: int = 0) -> tuple[Outcome, ...]:
-    (outcome,) = pipeline([job], engine, ahead=ahead)
+    (outcome,) = pipeline([job], engine, keep_sharp=False, ahead=ahead)
     found = outcome.each()
     assert [each.job for each in found] == list(job.each())
     return found
@@ -156,7 +156,7 @@ def test_memory_that_does_not_hold_both_is_told_of_both(engine, job, monkeypatch
 def test_a_partner_of_another_version_is_no_failure(engine, job):
     (second,) = job.others
     stale = replace(second, stat=(1, 1))
-    for outcome in pipeline([replace(job, others=(stale,))], engine):
+    for outcome in pipeline([replace(job, others=(stale,))], engine, keep_sharp=False):
         assert [type(each.error) for each in outcome.each()] == [ChangedError, ChangedError]
 
 
@@ -191,7 +191,7 @@ def test_large_groups_go_by_the_disk_and_come_out_the_same(engine, job, monkeypa
     monkeypatch.setattr(scratch, "on_disk", lambda *given: made.append(given) or on_disk(*given))
     results = []
     for memory in (0, 1):
-        outcome = process(job, engine, memory=memory)
+        outcome = process(job, engine, keep_sharp=False, memory=memory)
         assert outcome.error is None
         results.append([one.target.read_bytes() for one in job.each()])
     assert results[0] == results[1]

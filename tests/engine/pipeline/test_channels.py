@@ -200,7 +200,7 @@ def test_defocus_run_takes_channels_together(plate, tiny_model_2c):
     from defocus import Engine
 
     draw(plate / "in" / f"a03_s2_w2{UUIDS[0]}.tif")
-    done = program(plate, tiny_model_2c, "--json", "--channels", BBBC_PATTERN)
+    done = program(plate, tiny_model_2c, "--json", "--all-planes", "--channels", BBBC_PATTERN)
     assert done.returncode == 1, done.stderr
     found = lines(done)
     assert [line["status"] for line in found.values()].count("done") == 4

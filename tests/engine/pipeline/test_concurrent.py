@@ -41,10 +41,10 @@ def jobs(tmp_path) -> list[Job]:
 def test_the_outcomes_are_those_of_one_after_the_other(tmp_path, engine, jobs):
     (tmp_path / "out").mkdir()
     (tmp_path / "serial").mkdir()
-    both = {outcome.job.source: outcome for outcome in pipeline(jobs, engine, ahead=2)}
+    both = {outcome.job.source: outcome for outcome in pipeline(jobs, engine, keep_sharp=False, ahead=2)}
     assert set(both) == {job.source for job in jobs}
     for job in jobs:
-        (serial,) = pipeline([Job(job.source, tmp_path / "serial" / job.source.name)], engine)
+        (serial,) = pipeline([Job(job.source, tmp_path / "serial" / job.source.name)], engine, keep_sharp=False)
         assert (both[job.source].error is None) == (serial.error is None)
         if serial.error is None:
             np.testing.assert_array_equal(tiff.read(job.target).data, tiff.read(serial.job.target).data)
@@ -69,14 +69,14 @@ def test_files_in_hand_are_bounded(tmp_path, engine, jobs, monkeypatch):
             taken.append(job)
             yield job
 
-    for number, _ in enumerate(pipeline(told(), engine, ahead=1)):
+    for number, _ in enumerate(pipeline(told(), engine, keep_sharp=False, ahead=1)):
         most[0] = max(most[0], len(taken) - number)
     assert most[0] <= 2 * 1 + engine.settings.together + 1  # in hand, and the one that waits for a place
 
 
 def test_bytes_in_hand_are_bounded_but_one_file_goes_in(tmp_path, engine, jobs):
     (tmp_path / "out").mkdir()
-    assert len(list(pipeline(jobs, engine, ahead=3, memory=1))) == len(jobs)
+    assert len(list(pipeline(jobs, engine, keep_sharp=False, ahead=3, memory=1))) == len(jobs)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_files_share_batches_where_the_engine_takes_several(tmp_path, tiny_model
 
         first = engine.together
         engine.together = lambda *given: (time.sleep(0.2), first(*given))[1]  # type: ignore[method-assign]
-        done = {outcome.job.source.name: outcome for outcome in pipeline(jobs(), engine, ahead=2)}
+        done = {outcome.job.source.name: outcome for outcome in pipeline(jobs(), engine, keep_sharp=False, ahead=2)}
         assert 1 < max(batches) <= 4
         bad = {name for name, outcome in done.items() if outcome.error}
         assert bad == {"08.tif", "10.tif"}
@@ -163,7 +163,7 @@ def test_files_that_fail_in_the_engine_give_their_bytes_back(tmp_path, engine):
     for index in range(12):
         tifffile.imwrite(tmp_path / "nan" / f"{index}.tif", np.full((64, 64), np.nan, np.float32))
     todo = [Job(path, tmp_path / "out" / path.name) for path in (tmp_path / "nan").iterdir()]
-    done = list(pipeline(todo, engine, ahead=1, memory=6 * 64 * 64 * 4 + 6))
+    done = list(pipeline(todo, engine, keep_sharp=False, ahead=1, memory=6 * 64 * 64 * 4 + 6))
     assert len(done) == 12
     assert all("NaN" in str(outcome.error) for outcome in done)
 
@@ -174,14 +174,14 @@ def test_what_the_jobs_raise_is_raised(engine):
         raise KeyError("jobs")
 
     with pytest.raises(KeyError):
-        list(pipeline(broken(), engine, ahead=2))
+        list(pipeline(broken(), engine, keep_sharp=False, ahead=2))
 
 
 def test_a_stop_leaves_what_is_not_begun_and_writes_what_is_restored(tmp_path, engine, jobs):
     (tmp_path / "out").mkdir()
     stop = threading.Event()
     done = []
-    for outcome in pipeline(jobs, engine, ahead=2, stop=stop.is_set):
+    for outcome in pipeline(jobs, engine, keep_sharp=False, ahead=2, stop=stop.is_set):
         done.append(outcome)
         stop.set()
     assert 1 <= len(done) <= 2 * 2 + engine.settings.together  # at most those that were in hand
@@ -192,7 +192,7 @@ def test_a_stop_leaves_what_is_not_begun_and_writes_what_is_restored(tmp_path, e
 
 def test_leaving_early_ends_the_threads_and_leaves_whole_files(tmp_path, engine, jobs):
     (tmp_path / "out").mkdir()
-    outcomes: Any = pipeline(jobs, engine, ahead=2)
+    outcomes: Any = pipeline(jobs, engine, keep_sharp=False, ahead=2)
     next(outcomes)
     outcomes.close()
     assert not [
@@ -212,7 +212,7 @@ def test_what_a_stream_refuses_is_tried_with_the_whole_engine(tmp_path, tiny_mod
 
     monkeypatch.setattr(Lanes, "run_one", refuses)
     with Engine.load(tiny_model, backend="cpu", threads=2) as engine:
-        done = list(pipeline(jobs, engine, ahead=2))
+        done = list(pipeline(jobs, engine, keep_sharp=False, ahead=2))
         assert [outcome.job.source.name for outcome in done if outcome.error] == ["05.tif"]
         monkeypatch.setattr(Lanes, "run_one", whole)
         for job in (outcome.job for outcome in done if not outcome.error):
@@ -237,7 +237,7 @@ def test_files_share_the_engine_a_stream_each(tmp_path, tiny_model, jobs, monkey
             yield from jobs
             read.set()
 
-        done = list(pipeline(read_first(), engine, ahead=len(jobs)))
+        done = list(pipeline(read_first(), engine, keep_sharp=False, ahead=len(jobs)))
         assert set(taken) == {"defocus-engine-0", "defocus-engine-1"}
         assert [outcome.job.source.name for outcome in done if outcome.error] == ["05.tif"]
         for job in (outcome.job for outcome in done if not outcome.error):
@@ -260,7 +260,7 @@ def test_leaving_early_does_not_wait_for_the_end_of_a_long_file(tmp_path, tiny_m
     monkeypatch.setattr(Lane, "restore", restore)
     jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.tif", "b.tif")]
     with Engine.load(tiny_model, backend="cpu", threads=2) as engine:
-        outcomes = pipeline(jobs, engine, ahead=2)
+        outcomes = pipeline(jobs, engine, keep_sharp=False, ahead=2)
         assert next(outcomes).job == jobs[0]
         outcomes.close()
     assert len(ran) < 1000
@@ -278,7 +278,7 @@ def test_a_thread_that_dies_is_heard_of_although_no_job_comes(tmp_path, engine, 
 
     start = time.monotonic()
     with pytest.raises(SystemError, match="broken"):
-        list(pipeline(endless(), engine, ahead=2))
+        list(pipeline(endless(), engine, keep_sharp=False, ahead=2))
     assert time.monotonic() - start < 20
     heard.set()
 
@@ -307,7 +307,7 @@ def test_pixels_go_as_soon_as_their_file_is_done(tmp_path, engine, monkeypatch, 
 
     gc.disable()
     try:
-        outcomes = pipeline(quiet(), engine, ahead=2)
+        outcomes = pipeline(quiet(), engine, keep_sharp=False, ahead=2)
         outcome = next(outcomes)
         assert (outcome.error is not None) == bad
         end = time.monotonic() + 10

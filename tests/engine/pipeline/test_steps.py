@@ -35,7 +35,7 @@ def source(tmp_path) -> Path:
 
 
 def one(job: Job, engine: Engine):
-    (outcome,) = pipeline([job], engine)
+    (outcome,) = pipeline([job], engine, keep_sharp=False)
     return outcome
 
 
@@ -64,7 +64,7 @@ def test_the_output_says_what_it_was_made_from(tmp_path, engine, source):
     size, mtime_ns = stat_of(source)
     assert account == engine.provenance() | {
         "source": {"name": "stack.tif", "size": size, "mtime_ns": mtime_ns},
-        "only_defocused": True,
+        "only_defocused": False,
         "planes": [report.as_dict() for report in outcome.reports],
     }
 
@@ -77,7 +77,7 @@ def test_jobs_are_taken_one_at_a_time(tmp_path, engine, source):
             taken.append(i)
             yield Job(source, tmp_path / f"{i}.tif")
 
-    outcomes = pipeline(jobs(), engine)
+    outcomes = pipeline(jobs(), engine, keep_sharp=False)
     assert taken == []
     next(outcomes)
     assert taken == [0]
@@ -99,7 +99,7 @@ def test_bad_files_do_not_end_it(tmp_path, engine, source):
     (source.parent / "folder.tif").mkdir()
     names = [*bad, "complex.tif", "long.tif", "nan.tif", "folder.tif", "absent.tif"]
     jobs = [Job(source.parent / name, tmp_path / "out" / name) for name in names]
-    outcomes = list(pipeline([*jobs, Job(source, tmp_path / "out" / "good.tif")], engine))
+    outcomes = list(pipeline([*jobs, Job(source, tmp_path / "out" / "good.tif")], engine, keep_sharp=False))
     assert outcomes[-1].error is None
     for name, outcome in zip(names, outcomes, strict=False):
         assert isinstance(outcome.error, InputError), (name, outcome.error)
@@ -211,7 +211,7 @@ def test_ctrl_c_passes_and_leaves_nothing(tmp_path, engine, source, monkeypatch)
 
 def test_real_files(tmp_path, engine, shared_data):
     sources = sorted((shared_data / "bbbc006" / "defocused_w1_z00").glob("*.tif"))[:2]
-    for outcome in pipeline([Job(path, tmp_path / path.name) for path in sources], engine):
+    for outcome in pipeline([Job(path, tmp_path / path.name) for path in sources], engine, keep_sharp=False):
         assert outcome.error is None
         with tifffile.TiffFile(outcome.job.target) as written, tifffile.TiffFile(outcome.job.source) as read:
             assert written.asarray().shape == read.asarray().shape == (520, 696)

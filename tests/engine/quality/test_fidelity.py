@@ -133,7 +133,7 @@ def test_only_sharp_planes_are_copied():
     result = restored.copy()
     assert [report.copied for report in judge(source, result, "ZYX")] == [False, False, True, False]
     assert np.array_equal(result, restored)
-    reports = judge(source, result, "ZYX", only_defocused=True)
+    reports = judge(source, result, "ZYX", keep_sharp=True)
     assert [report.copied for report in reports] == [True, False, True, True]
     assert np.array_equal(result, np.stack([seen, truth, flat, noise]))
     assert [report.verdict for report in reports] == ["sharp", "explained", "no structure", "no structure"]
@@ -143,7 +143,7 @@ def test_a_plane_that_is_half_out_of_focus_is_not_copied():
     seen, sharp = pair(0, (400, 520))
     source = np.concatenate([seen, pair(12, (400, 520))[0]], axis=1)[:, 260:780]
     result = np.concatenate([sharp, sharp], axis=1)[:, 260:780].copy()
-    (report,) = judge(source, result, "YX", only_defocused=True)
+    (report,) = judge(source, result, "YX", keep_sharp=True)
     assert not report.copied
     assert not np.array_equal(source, result)
 

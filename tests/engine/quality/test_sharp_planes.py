@@ -89,13 +89,13 @@ def test_a_file_of_one_sharp_plane_is_copied_and_done(tmp_path):
     def load() -> Engine:
         return Engine.load("default", backend="cpu")
 
-    (result,) = restore(jobs, card, load, only_defocused=True)
+    (result,) = restore(jobs, card, load, keep_sharp=True)
     assert result.outcome is not None
     assert [report.copied for report in result.outcome.reports] == [True]
     with tifffile.TiffFile(tmp_path / "out" / "a.tif") as tif:
         assert np.array_equal(tif.asarray(), plane)
         assert (tif.pages.first.description, tif.pages.first.software) == ("as it was", "scope 3")
-    (again,) = restore(jobs, card, load, only_defocused=True)
+    (again,) = restore(jobs, card, load, keep_sharp=True)
     assert again.status.value == "skipped"
 
 
@@ -108,7 +108,7 @@ def test_odd_planes_go_through(tmp_path, tiny_model, shape):
         card = read_card(tiny_model)
         jobs = find([tmp_path / "a.tif"], tmp_path / "out")
         load = lambda: Engine.load(tiny_model, backend="cpu")  # noqa: E731
-        (result,) = restore(jobs, card, load, only_defocused=True)
+        (result,) = restore(jobs, card, load, keep_sharp=True)
         assert result.error is None
         assert result.outcome is not None
         assert len(result.outcome.reports) == result.outcome.planes
@@ -133,6 +133,6 @@ def test_real_fields_that_the_model_never_saw(shared_data, pattern):
     field = load_field(path)
     source = np.stack([counts_pair(field, z)[0] for z in (0, 8, 24)])
     with Engine.load("default", backend="cpu") as engine:
-        reports = judge(source, engine(source), "ZYX", only_defocused=True)
+        reports = judge(source, engine(source), "ZYX", keep_sharp=True)
     assert [report.copied for report in reports] == [True, False, False]
     assert all(report.verdict != "doubtful" for report in reports)

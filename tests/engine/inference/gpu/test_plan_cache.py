@@ -191,7 +191,7 @@ def test_one_that_was_built_between_the_look_and_the_lock_is_taken(use, monkeypa
 PROCESS = """
 import sys, time
 from pathlib import Path
-from defocus.engine.backends.engine_cache import EngineCache, EngineKey
+from defocus.engine.inference.backends.tensorrt.plan_cache import EngineCache, EngineKey
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 key = EngineKey("m", "fp16", (), "rtx", "1", "Linux", "card", "SM89", 1)
 def build():

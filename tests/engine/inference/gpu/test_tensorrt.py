@@ -185,9 +185,9 @@ def test_progress_is_told_now_and_then(trt):
 
 def test_the_build_prints_nothing_of_its_own(trt, tiny_half, tmp_path):
     code = f"""
-from defocus.engine.backends import tensorrt as t
-from defocus.engine.backends.tensorrt_recipe import Recipe, usual_profiles
-from defocus.engine.card import read_card
+from defocus.engine.inference.backends.tensorrt import backend as t
+from defocus.engine.inference.backends.tensorrt.config import Recipe, usual_profiles
+from defocus.engine.model.card import read_card
 from pathlib import Path
 path = Path({str(tiny_half)!r})
 t.RTX.build_ahead(path, Recipe(usual_profiles(read_card(path)), capabilities=("SM89",)))
@@ -212,8 +212,8 @@ def test_without_a_driver_it_ends_before_tensorrt_is_loaded(tiny_half, tmp_path)
     code = f"""
 import sys
 from pathlib import Path
-from defocus.engine import backends
-from defocus.engine.card import read_card
+from defocus.engine.inference import backends
+from defocus.engine.model.card import read_card
 path = Path({str(tiny_half)!r})
 for name in ("tensorrt", "rtx"):
     try:
