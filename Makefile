@@ -44,7 +44,9 @@ results: .venv/.develop
 	    --defocused $(DATA)/bbbc006/defocused_w1_z00 -o docs/results/trust.md
 	$(BIN)/python benchmarks/quality/failures.py -o docs/models/default/failures.png
 	[ -f runs/small/suite.json ] || $(SMALL_SUITE)
-	$(BIN)/defocus-evaluate runs/small --weights benchmarks/weights --figure drawn -o docs/results/methods
+	@if [ -d runs/compare/weights ]; then \
+	    $(BIN)/defocus-evaluate runs/small --weights runs/compare/weights --figure drawn -o docs/results/methods; \
+	else echo "the compared methods have no weights here: make compare trains them"; fi
 
 # Every method trained for MINUTES each, then Tables 1 to 3, the figure, the scatter and the cost: runs/compare/methods.md
 MINUTES ?= 3
