@@ -16,7 +16,7 @@ from .._version import __version__
 from .errors import DefocusError
 from .inference.backends import AUTO, NAMES, backend, open_session
 from .inference.backends.onnx_runtime import providers
-from .inference.backends.tensorrt.plan_cache import EngineCache
+from .inference.backends.tensorrt.plan_cache import PlanCache
 from .inference.cpu_count import available_cores
 from .inference.gpu.driver import driver_version, find_gpu, why_no_gpu
 from .model.card import Card, model_path, read_card
@@ -104,9 +104,9 @@ def examine(
         }
     except DefocusError as error:
         about = str(error)
-    reasons = {name: backend(name).why_not() for name in NAMES}
+    reasons = {name: backend(name).unavailable_reason() for name in NAMES}
     trials = list(_trials(path, card, reasons, tell)) if self_test and path and card else []
-    cache = EngineCache()
+    cache = PlanCache()
     return Picture(
         system={
             "defocus": __version__,

@@ -17,7 +17,7 @@ from .._version import __version__
 from ..engine.errors import InputError, MissingExtraError
 from ..engine.files.atomic import commit
 from ..engine.image.normalization import Intensity, measure, to_unit
-from ..engine.image.tiling import up
+from ..engine.image.tiling import round_up
 from ..engine.inference.backends import open_session
 from ..engine.model.card import Card, read_card
 from ..training.evaluation.heldout import counts_pair
@@ -154,7 +154,7 @@ def example(model: Path, card: Card) -> tuple[np.ndarray, np.ndarray, Intensity]
 
 def _least_side(card: Card) -> int:
     """Height and width at least, px: the format wants a core between the halos."""
-    return up(2 * card.halo + LEAST_CORE, card.multiple)
+    return round_up(2 * card.halo + LEAST_CORE, card.multiple)
 
 
 def _licence(card: Card) -> Any:

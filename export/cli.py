@@ -132,9 +132,9 @@ def export(
 
 def _engines(clear: bool) -> None:
     """List or delete what is in the engine cache."""
-    from ..engine.inference.backends.tensorrt.plan_cache import EngineCache
+    from ..engine.inference.backends.tensorrt.plan_cache import PlanCache
 
-    cache = EngineCache(say=typer.echo)
+    cache = PlanCache(say=typer.echo)
     if clear:
         count = cache.clear()
         typer.echo(f"{count} engine{'s' * (count != 1)} deleted from {cache.folder}")

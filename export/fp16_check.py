@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.errors import ModelError
-from ..engine.image.normalization import Intensity, limited, measure, to_unit
+from ..engine.image.normalization import Intensity, clip_with_remainder, measure, to_unit
 from ..engine.model.card import Card
 from ..training.data.fields import list_images, load_field
 from ..training.evaluation.heldout import CAMERA, counts_pair
@@ -89,7 +89,7 @@ def samples(chosen: Iterable[tuple[str, np.ndarray]], card: Card) -> Iterator[Sa
         plane = _middle(plane, card.multiple)
         intensity = measure(plane, card.intensity)
         if not intensity.flat:
-            unit, _ = limited(to_unit(plane, intensity))
+            unit, _ = clip_with_remainder(to_unit(plane, intensity))
             yield Sample(name, np.repeat(unit[None, None], card.channels, axis=1), intensity)
 
 

@@ -14,7 +14,7 @@ from ..engine.files.atomic import output_error
 from ..engine.inference.backends import backend, open_session
 from ..engine.inference.backends.tensorrt.backend import RTX, TENSORRT, TensorRT
 from ..engine.inference.backends.tensorrt.config import Profile, Recipe, usual_profiles
-from ..engine.inference.backends.tensorrt.plan_cache import EngineCache, EngineKey
+from ..engine.inference.backends.tensorrt.plan_cache import PlanCache, PlanKey
 from ..engine.model.card import Card, model_path, read_card
 from .fp16_check import Run
 
@@ -146,7 +146,7 @@ def export_fp16(
     half = to_half(model, kept, half_ends)
     with unproven(out) as candidate:
         save_half(half, card, candidate)
-        for name in ("cpu", *(name for name in _ON_GPU if backend(name).why_not() is None)):
+        for name in ("cpu", *(name for name in _ON_GPU if backend(name).unavailable_reason() is None)):
             opened = open_session(name, candidate, card)
             try:
                 real = list(compare(exact, opened.session.run, card, every))
@@ -161,7 +161,7 @@ def export_fp16(
     )
 
 
-def build_engine(model: Path, texts: Sequence[str], tell: Tell, **settings: object) -> EngineKey:
+def build_engine(model: Path, texts: Sequence[str], tell: Tell, **settings: object) -> PlanKey:
     """Build the TensorRT engine of an FP16 model into the user's cache.
 
     `texts` are profiles (`Profile.parse`), () for the usual ones; `settings` are fields of `Recipe`. TensorRT is taken
@@ -176,7 +176,7 @@ def build_engine(model: Path, texts: Sequence[str], tell: Tell, **settings: obje
     profiles = tuple(Profile.parse(text, card) for text in texts) or usual_profiles(card)
     recipe = replace(Recipe(profiles), **settings)  # type: ignore[arg-type]
     key = _flavour(recipe).build_ahead(model, recipe, say=tell)
-    tell(f"engine {key.digest} of {model.name} is in {EngineCache().folder}")
+    tell(f"engine {key.digest} of {model.name} is in {PlanCache().folder}")
     return key
 
 
@@ -186,7 +186,7 @@ def source_file(source: str) -> Path:
 
 
 def _flavour(recipe: Recipe) -> TensorRT:
-    reasons = {one.name: one.why_not() for one in (TENSORRT, RTX)}
+    reasons = {one.name: one.unavailable_reason() for one in (TENSORRT, RTX)}
     if reasons["tensorrt"] is None:
         return TENSORRT
     installed = "not installed" not in (reasons["rtx"] or "")

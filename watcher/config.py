@@ -14,7 +14,7 @@ from typing import Any
 from ..engine.errors import InputError
 from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.pipeline.steps import MEMORY
-from .discovery.scanner import Pace
+from .discovery.scanner import ScanTiming
 from .queue import Order
 from .settings import WatchSettings, default_out
 
@@ -113,7 +113,7 @@ class Config:
         """What `watch` takes: one for each folder. Raises InputError if there is none."""
         if not self.folders:
             raise InputError("command line", "no folder to watch", "give ACQ, or [[folders]] in the file of --config")
-        pace = Pace(self.settle, self.rescan, self.patience, self.polling)
+        pace = ScanTiming(self.settle, self.rescan, self.patience, self.polling)
         return [
             WatchSettings(
                 Path(folder.acquisition),

@@ -18,13 +18,13 @@ from ..engine.files.atomic import sweep
 from ..engine.inference.engine import Engine
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import pipeline
-from .discovery.channel_assembler import Room
+from .discovery.channel_assembler import ChannelAssembler
 from .discovery.scanner import Arrival, arrivals
-from .folder import Desk
+from .folder import FolderProcessor
 from .health import Health
 from .journal import Entry, Journal
-from .output.lock import Ownership
-from .queue import LENGTH, Line
+from .output.lock import FolderLock
+from .queue import LENGTH, ArrivalQueue
 from .settings import Event, WatchSettings, check_folders
 
 AHEAD = 1  # files read before their turn: more would keep the newest file waiting
@@ -58,20 +58,22 @@ def watch(
         if one.channels is not None:
             one.channels.check(engine.card)
     with ExitStack() as stack:
-        line: Line[tuple[Desk, Arrival]] = Line(watched[0].order, drop=lambda item: item[0].forget(item[1]))
+        line: ArrivalQueue[tuple[FolderProcessor, Arrival]] = ArrivalQueue(
+            watched[0].order, drop=lambda item: item[0].forget(item[1])
+        )
         finders = []
         for one in watched:
-            stack.enter_context(Ownership(one.out))
+            stack.enter_context(FolderLock(one.out))
             journal = stack.enter_context(Journal(one.out))
             if journal.warning:
                 report(Event("warning", text=journal.warning, folder=one.acquisition))
             sweep(one.out)  # what a killed process left half-written
-            desk = Desk(one, engine, journal, report, health)
+            desk = FolderProcessor(one, engine, journal, report, health)
             finders.append(_Finder(one, desk, line, stop, report, health))
         begun()
         for finder in finders:
             finder.start()
-        desks: dict[Path, Desk] = {}
+        desks: dict[Path, FolderProcessor] = {}
 
         def stopped() -> bool:
             health.goes_on()
@@ -94,9 +96,9 @@ def watch(
 
 
 def _jobs(
-    line: Line[tuple[Desk, Arrival]],
+    line: ArrivalQueue[tuple[FolderProcessor, Arrival]],
     finders: Sequence[_Finder],
-    desks: dict[Path, Desk],
+    desks: dict[Path, FolderProcessor],
     stop: threading.Event,
     health: Health,
 ) -> Iterator[Job]:
@@ -106,7 +108,7 @@ def _jobs(
     once, the older might be written last. Files whose output cannot be written to just now are put by, and the other
     folders go on.
     """
-    put_by: dict[Desk, list[Arrival]] = {}
+    put_by: dict[FolderProcessor, list[Arrival]] = {}
     while not stop.is_set():
         health.beat("engine")
         for desk in [desk for desk in put_by if not desk.paused()]:
@@ -125,7 +127,7 @@ def _jobs(
         if stop.is_set():
             break
         queued = len(line) + sum(map(len, put_by.values()))
-        if not desk.has_room(queued + 1):
+        if not desk.has_disk_space(queued + 1):
             waiting = put_by.setdefault(desk, [])
             if len(waiting) < LENGTH:
                 waiting.append(arrival)
@@ -158,8 +160,8 @@ class _Finder(threading.Thread):
     def __init__(
         self,
         settings: WatchSettings,
-        desk: Desk,
-        line: Line[tuple[Desk, Arrival]],
+        desk: FolderProcessor,
+        line: ArrivalQueue[tuple[FolderProcessor, Arrival]],
         stop: threading.Event,
         report: Callable[[Event], None],
         health: Health,
@@ -170,7 +172,7 @@ class _Finder(threading.Thread):
         self._settings, self._line, self._asked, self._report = settings, line, stop, report
         self._health, self._loop = health, f"looking for files in {settings.acquisition}"
         self._over = threading.Event()
-        self._room = Room(settings, desk.card.channels, desk.recall)
+        self._room = ChannelAssembler(settings, desk.card.channels, desk.recall)
         self._told = 0  # how many wait for a partner, as was last reported
 
     @property

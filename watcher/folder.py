@@ -29,7 +29,7 @@ TIDY = 86400.0  # s between two clearings of the journal
 OUTPUT_PAUSE = 5.0  # s after an output could not be written, and between two looks at a disk without room
 
 
-class Desk:
+class FolderProcessor:
     """Decides what becomes of arrivals and outcomes, and keeps the journal."""
 
     def __init__(
@@ -127,7 +127,7 @@ class Desk:
         except OutputError as error:
             self._journal_fails(error)
 
-    def has_room(self, queued: int = 0) -> bool:
+    def has_disk_space(self, queued: int = 0) -> bool:
         """Whether the output is there and its disk has room (promises P8, P9); looked at now and then while not.
 
         Raises OutputError with `once`: nobody would come to mend it.
@@ -152,7 +152,7 @@ class Desk:
 
     def paused(self) -> bool:
         """Whether the output cannot be written to just now, as was found before; called from any thread, often."""
-        return self._next_look > 0 and not self.has_room()
+        return self._next_look > 0 and not self.has_disk_space()
 
     def job(self, arrival: Arrival, queued: int) -> Job | None:
         """The job that an arrival gives; None for a bad file and for one that is done already."""

@@ -19,7 +19,7 @@ class Order(StrEnum):
     NEWEST = "newest"
 
 
-class Line(Generic[T]):
+class ArrivalQueue(Generic[T]):
     """A bounded queue between threads, ordered by a number.
 
     With `OLDEST` the thread that puts waits while it is full. With `NEWEST` the oldest leaves it instead (`drop` is

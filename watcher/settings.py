@@ -13,7 +13,7 @@ from ..engine.model.card import Card
 from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.pipeline.jobs import Outcome
 from ..engine.pipeline.steps import MEMORY
-from .discovery.scanner import Pace
+from .discovery.scanner import ScanTiming
 from .queue import Order
 
 
@@ -25,7 +25,7 @@ class WatchSettings:
     ----------
     acquisition, out : Path
         The folder that is watched, and where corrected files go (subfolders are mirrored).
-    pace : Pace
+    pace : ScanTiming
         Settling, rescan, patience, polling.
     retries : int
         How often a file that cannot be read is tried before it is set aside.
@@ -54,7 +54,7 @@ class WatchSettings:
 
     acquisition: Path
     out: Path
-    pace: Pace = field(default_factory=Pace)
+    pace: ScanTiming = field(default_factory=ScanTiming)
     retries: int = 3
     once: bool = False
     keep_sharp: bool = True

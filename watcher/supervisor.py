@@ -100,8 +100,8 @@ def _watch(config: Config, stop: threading.Event, once: bool, health: Health, st
         from ..engine.inference.engine import Engine
 
         with Engine.load(config.model, config.backend) as engine:
-            if engine.passed_over:
-                reasons = "; ".join(f"{name}: {reason}" for name, reason in engine.passed_over.items())
+            if engine.rejected_backends:
+                reasons = "; ".join(f"{name}: {reason}" for name, reason in engine.rejected_backends.items())
                 shown.say(f"backends not taken: {reasons}")
 
             def begun() -> None:

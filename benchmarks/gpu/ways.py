@@ -118,7 +118,7 @@ class OfCounts(Backend):
 
     def __init__(self, name: str, path: Path) -> None:
         super().__init__(name, path)
-        if not isinstance(self._session, backends.CountsSession) or not self._session.takes_counts(np.dtype(np.uint16)):
+        if not isinstance(self._session, backends.Uint16Session) or not self._session.takes_uint16(np.dtype(np.uint16)):
             self.close()
             raise RuntimeError(self.description)
 
@@ -132,7 +132,7 @@ class OfCounts(Backend):
         return result
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        return self._session.run_counts(self._counts, self._ranges)  # pyright: ignore[reportAttributeAccessIssue]
+        return self._session.run_uint16(self._counts, self._ranges)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class EndToEnd(Way):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from defocus import Engine
-from defocus.engine.quality.assess import judge
+from defocus.engine.quality.assess import assess
 from defocus.engine.quality.report import PlaneReport
 from defocus.training.data.fields import Field, load_field, name_hash
 from defocus.training.evaluation.heldout import CAMERA, OPTICS, counts_pair
@@ -134,7 +134,7 @@ def strangers(engine: Engine, shape: tuple[int, int], count: int = 12) -> Iterat
 
 
 def report(seen: np.ndarray, output: np.ndarray) -> PlaneReport:
-    return judge(seen, output, "YX")[0]
+    return assess(seen, output, "YX")[0]
 
 
 def _taper() -> np.ndarray:

@@ -26,7 +26,7 @@ import onnxruntime as ort
 
 from defocus.benchmarks.report import SHAPE, publish, spread, table
 from defocus.benchmarks.speed.graph_variants import Quantisation, quantised, with_batchnorm, without_transposed
-from defocus.engine.image.tiling import up
+from defocus.engine.image.tiling import round_up
 from defocus.engine.inference.backends.onnx_runtime import CPU
 from defocus.engine.inference.backends.openvino import OPENVINO
 from defocus.engine.inference.cpu_count import available_cores
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     path, card = model_path(), read_card(model_path())
-    rows, columns = (up(side, card.multiple) for side in options.side)
+    rows, columns = (round_up(side, card.multiple) for side in options.side)
     plane = np.random.default_rng(0).uniform(0, 1, (1, card.channels, rows, columns)).astype(np.float32)
     chosen = list(samples(planes(), card))
     exact = onnx_run(path)

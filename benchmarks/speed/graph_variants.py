@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from defocus.engine.image.normalization import limited, measure, to_unit
+from defocus.engine.image.normalization import clip_with_remainder, measure, to_unit
 from defocus.training.data.fields import Field
 from defocus.training.evaluation.heldout import counts_pair
 from defocus.training.physics.specimen import draw_cells, draw_filaments, draw_points
@@ -134,7 +134,7 @@ def calibration(channels: int, rule: Any) -> Iterator[np.ndarray]:
         plane = counts_pair(Field(Path(f"calibration_{seed}.tif"), (1000 * drawn).astype(np.float32)), z)[0]
         if seed == 7:
             plane = (plane // 30 + 97).astype(np.uint16)
-        unit, _ = limited(to_unit(plane, measure(plane, rule)))
+        unit, _ = clip_with_remainder(to_unit(plane, measure(plane, rule)))
         yield np.repeat(unit[None, None], channels, axis=1).astype(np.float32)
 
 

@@ -26,7 +26,7 @@ from defocus.engine.inference.tasks import Image
 from defocus.engine.pipeline.batch import AHEAD
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import pipeline
-from defocus.engine.quality.assess import judge
+from defocus.engine.quality.assess import assess
 from defocus.engine.tiff import read as tiff
 
 
@@ -48,7 +48,7 @@ def repetition(engine: Engine, paths: list[Path], folder: Path) -> dict[str, flo
     _, streams = timed(lambda: engine.together(images))
     _, encode = timed(lambda: [tiff.write(stack, folder / "bare.tif", engine.provenance()) for stack in stacks])
     _, judged = timed(
-        lambda: [judge(stack.data, image, stack.axes, False) for stack, image in zip(stacks, restored, strict=True)]
+        lambda: [assess(stack.data, image, stack.axes, False) for stack, image in zip(stacks, restored, strict=True)]
     )
     found = {
         "decode": decode / count,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .memmap import relax
+from .memmap import drop_resident_pages
 
 _VALUES = 1 << 22  # of a band
 
@@ -23,7 +23,7 @@ def bands(values: np.ndarray) -> Iterator[np.ndarray]:
     for plane in planes(values):
         for top in range(0, plane.shape[0], rows):
             yield plane[top : top + rows]
-            relax(plane)
+            drop_resident_pages(plane)
 
 
 def extremes(values: np.ndarray) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .bands import bands
-from .memmap import relax
+from .memmap import drop_resident_pages
 
 _REACH = 10.0  # times the plane's range, beyond it: the default network draws rings from 20 on
 _FEW = 16  # more of them are a specimen
@@ -74,7 +74,7 @@ def _range(plane: np.ndarray) -> tuple[float, float]:
     """The 1st and the 99th percentile, roughly."""
     step = max(1, math.isqrt(plane.size // _SAMPLE))
     sample = plane[::step, ::step].ravel()
-    relax(plane)
+    drop_resident_pages(plane)
     ends = sample.size // 100, sample.size - 1 - sample.size // 100
     low, high = np.partition(sample, ends)[list(ends)]  # np.percentile takes ten times as long
     return float(low), float(high)

@@ -23,7 +23,7 @@ from ..files.atomic import output_error
 _CHUNK = 1 << 24  # bytes
 _ours: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the maps that `on_disk` made
 
-Place = Callable[[tuple[int, ...], np.dtype], np.ndarray | None]
+Allocator = Callable[[tuple[int, ...], np.dtype], np.ndarray | None]
 
 
 def in_memory(shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -31,7 +31,7 @@ def in_memory(shape: tuple[int, ...], dtype: np.dtype) -> None:
     return
 
 
-class Disk:
+class DiskAllocator:
     """The place for what is too large: images of more than `room` bytes lie on the disk of `folder`; 0: none does."""
 
     def __init__(self, folder: Path, room: int) -> None:
@@ -65,12 +65,12 @@ def on_disk(folder: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
     return array
 
 
-def on_a_disk(array: np.ndarray) -> bool:
+def is_disk_backed(array: np.ndarray) -> bool:
     """Whether an array, or what it is a view of, was made by `on_disk`."""
     return _map(array) is not None
 
 
-def relax(*arrays: np.ndarray) -> None:
+def drop_resident_pages(*arrays: np.ndarray) -> None:
     """Take the pages of arrays that `on_disk` made out of this process; their contents stay.
 
     Does nothing to other arrays: a caller's own map may be private (copy on write) and would lose what was written.

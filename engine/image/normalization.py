@@ -23,7 +23,7 @@ DTYPES = tuple(
 # Beyond this many times the percentiles' distance the brightest pixel is no outlier: the percentiles have missed the
 # specimen (a few beads on black), or the values are no image.
 _REACH = 1e4
-_FEW = 16  # values beyond it that may be hot or dead pixels: they go around the network (`limited`)
+_FEW = 16  # values beyond it that may be hot or dead pixels: they go around the network (`clip_with_remainder`)
 _HELD = 1e30  # times the distance: more than this float32 does not hold with room to spare
 # What a network is given of a value in unit range; the rest goes around it. In half precision the default network
 # overflows at a spot of 1000 (a hot pixel on a dark plane reaches 6500).
@@ -99,7 +99,7 @@ def to_unit(plane: np.ndarray, intensity: Intensity, out: np.ndarray | None = No
     return out
 
 
-def limited(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def clip_with_remainder(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Split float32 in unit range into what a network is given and the rest beyond +-`LIMIT`, to be added afterwards.
 
     The rest is None where there is none, which is nearly always.

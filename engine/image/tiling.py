@@ -64,7 +64,7 @@ def plan(height: int, width: int, tile: int, halo: int, multiple: int = 16) -> l
     return [Tile((*outer_y, *outer_x), (*core_y, *core_x)) for outer_y, core_y in rows for outer_x, core_x in columns]
 
 
-def cut(plane: np.ndarray, tile: Tile, out: np.ndarray | None = None) -> np.ndarray:
+def extract(plane: np.ndarray, tile: Tile, out: np.ndarray | None = None) -> np.ndarray:
     """The pixels that a tile sees: (..., Y, X) to (..., *tile.shape), mirrored beyond the bottom and right edge.
 
     Inside the plane it is a view; beyond its edges `out` (or a new array) takes them. A plane smaller than its padding
@@ -86,35 +86,35 @@ def cut(plane: np.ndarray, tile: Tile, out: np.ndarray | None = None) -> np.ndar
     return out
 
 
-def places(tile: Tile, shape: tuple[int, int], y: int, x: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where in a tile, as `cut` gives it, a pixel of a plane of `shape` shows: rows (n, 1) and columns (m,)."""
+def pixel_positions(tile: Tile, shape: tuple[int, int], y: int, x: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where in a tile, as `extract` gives it, a pixel of a plane of `shape` shows: rows (n, 1) and columns (m,)."""
     top, bottom, left, right = tile.outer
     rows, columns = (_sources(*ends) for ends in ((top, bottom, shape[0]), (left, right, shape[1])))
     return np.flatnonzero(rows == y)[:, None], np.flatnonzero(columns == x)
 
 
-def up(length: int, multiple: int) -> int:
+def round_up(length: int, multiple: int) -> int:
     """`length` rounded up to a multiple."""
     return -(-length // multiple) * multiple
 
 
 def smallest_tile(halo: int, multiple: int) -> int:
     """The least tile that `plan` takes: a core of one multiple between two halos."""
-    return 2 * up(halo, multiple) + multiple
+    return 2 * round_up(halo, multiple) + multiple
 
 
 def _ranges(length: int, tile: int, halo: int, multiple: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Along one axis: ((outer start, stop), (core start, stop)) of each tile."""
     if length < 1:
         raise ValueError(f"a plane of {length} px")
-    halo, tile, padded = up(halo, multiple), tile // multiple * multiple, up(length, multiple)
+    halo, tile, padded = round_up(halo, multiple), tile // multiple * multiple, round_up(length, multiple)
     if padded <= tile:
         return [((0, padded), (0, length))]
     if tile < smallest_tile(halo, multiple):
         raise ValueError(f"a tile of {tile} px leaves no core between halos of {halo} px")
     # As few tiles as possible, then as small as that number allows: two of 712 px rather than two of 1024 for 1040 px.
     count = -(-(padded - 2 * halo) // (tile - 2 * halo))
-    tile = up(-(-(padded - 2 * halo) // count), multiple) + 2 * halo
+    tile = round_up(-(-(padded - 2 * halo) // count), multiple) + 2 * halo
     ranges, start = [], 0
     while start < length:
         outer = min(max(start - halo, 0), padded - tile)

@@ -13,13 +13,13 @@ import numpy as np
 
 from ..._version import __version__
 from ..errors import BackendError, DefocusError, InputError, StoppedError, drop_frames
-from ..image.memmap import relax
+from ..image.memmap import drop_resident_pages
 from ..model.card import DEFAULT, Card, model_path, read_card
-from .backends import AUTO, Opened, open_session
+from .backends import AUTO, OpenedSession, open_session
 from .fallback import Fallback, reopening
 from .options import Settings, settings_for
 from .session_pool import Batch, Lanes
-from .tasks import Image, Portion, Work
+from .tasks import Image, TileTask, Work
 
 
 class Engine:
@@ -43,14 +43,14 @@ class Engine:
         What was given up while running, and why: a line each for a smaller tile or another backend (`fallback`).
     """
 
-    def __init__(self, card: Card, opened: Opened, settings: Settings, fallback: Fallback | None = None) -> None:
+    def __init__(self, card: Card, opened: OpenedSession, settings: Settings, fallback: Fallback | None = None) -> None:
         self.card, self.settings = card, settings
-        self.backend, self.passed_over = opened.name, opened.passed_over
+        self.backend, self.rejected_backends = opened.name, opened.rejected_backends
         self._lanes, self.description = Lanes(opened.session, card.channels), opened.session.description
         self._fallback = fallback
 
     @property
-    def gave_way(self) -> list[str]:
+    def fallbacks(self) -> list[str]:
         return list(self._fallback.steps) if self._fallback else []
 
     @classmethod
@@ -160,7 +160,9 @@ class Engine:
                     if stopped():
                         raise StoppedError(images[0].name, "was left before its end", "start again")
                     self._restore(group, shared)
-                    relax(*(array for work in found if isinstance(work, Work) for array in (work.data, work.result)))
+                    drop_resident_pages(
+                        *(array for work in found if isinstance(work, Work) for array in (work.data, work.result))
+                    )
                 break
             except BackendError as error:
                 if not shared and self._give_way(error):
@@ -200,7 +202,7 @@ class Engine:
     def _batches(self, found: list[Work | DefocusError]) -> Iterator[Batch]:
         """The tiles of all images in batches of one shape; an image that turns out to be bad becomes its error."""
 
-        def portions() -> Iterator[Portion]:
+        def portions() -> Iterator[TileTask]:
             for index, work in enumerate(found):
                 if isinstance(work, Work):
                     try:
@@ -225,7 +227,7 @@ class Engine:
             "model_sha256": self.card.sha256,
             "backend": self.description,
             "settings": asdict(self.settings) | {"intensity": asdict(self.card.intensity)},
-            **({"gave_way": self.gave_way} if self.gave_way else {}),
+            **({"gave_way": self.fallbacks} if self.fallbacks else {}),
         }
 
     def close(self) -> None:
@@ -251,7 +253,7 @@ class Engine:
             return False
         self._lanes.close()
         opened, self.settings = taken
-        self.passed_over = self.passed_over | {self.backend: error.cause}
+        self.rejected_backends = self.rejected_backends | {self.backend: error.cause}
         self.backend, self.description = opened.name, opened.session.description
         self._lanes = Lanes(opened.session, self.card.channels)
         return True

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from ..errors import BackendError, MissingExtraError, OutOfMemoryError
 from ..image.tiling import smallest_tile
 from ..model.card import Card
-from .backends import AUTO, NAMES, Opened, open_session
+from .backends import AUTO, NAMES, OpenedSession, open_session
 
 if TYPE_CHECKING:
     from .options import Settings
 
-Reopen = Callable[[str], Opened]
+Reopen = Callable[[str], OpenedSession]
 
 
 class Fallback:
@@ -61,7 +61,7 @@ class Fallback:
         self.steps.append(f"{error.thing}: {error.cause}; went on with batch {less.batch}, tile {less.tile}")
         return less
 
-    def next(self, current: str, error: BackendError) -> tuple[Opened, Settings] | None:
+    def next(self, current: str, error: BackendError) -> tuple[OpenedSession, Settings] | None:
         """The next backend that opens, with the settings first asked for; None if there is none or it is not ours."""
         if self._asked != AUTO or current not in NAMES:
             return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import InputError
-from ..image.tiling import smallest_tile, up
+from ..image.tiling import round_up, smallest_tile
 from ..model.card import Card
 from .cpu_count import available_cores
 
@@ -72,10 +72,10 @@ def settings_for(
     for word, value, least in (("halo", halo, 0), *least_one):
         if value is not None and value < least:
             raise InputError(f"{word} {value}", "too small", f"use at least {least}")
-    halo = up(card.halo if halo is None else halo, card.multiple)
+    halo = round_up(card.halo if halo is None else halo, card.multiple)
     smallest = smallest_tile(halo, card.multiple)
     if tile is None:
-        tile = up(max(DEFAULT_TILE, 4 * halo), card.multiple)  # less than a quarter of such a tile would be core
+        tile = round_up(max(DEFAULT_TILE, 4 * halo), card.multiple)  # less than a quarter of such a tile would be core
     elif tile < smallest:
         raise InputError(f"tile {tile}", f"leaves no core between halos of {halo} px", f"use at least {smallest}")
     tile = tile // card.multiple * card.multiple

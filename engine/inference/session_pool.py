@@ -15,13 +15,13 @@ from math import isfinite
 import numpy as np
 
 from ..errors import BackendError
-from ..image.normalization import from_unit, limited, to_unit
-from ..image.tiling import cut, places
-from .backends import CountsSession, Session, StreamsSession, not_finite
+from ..image.normalization import clip_with_remainder, from_unit, to_unit
+from ..image.tiling import extract, pixel_positions
+from .backends import Session, StreamsSession, Uint16Session, not_finite
 from .buffer import Buffer
-from .tasks import Portion
+from .tasks import TileTask
 
-Batch = list[Portion]  # of one shape
+Batch = list[TileTask]  # of one shape
 
 
 class Lanes:
@@ -107,7 +107,7 @@ class Lane:
         """Run one batch of tiles and put their cores into place. Raises BackendError when the runtime fails."""
         shape = (len(batch), self.channels, *batch[0].tile.shape)
         session = self.session
-        if isinstance(session, CountsSession) and all(_same_counts(piece, session) for piece in batch):
+        if isinstance(session, Uint16Session) and all(_same_counts(piece, session) for piece in batch):
             self._restore_counts(session, batch, shape)
             return
         units = self._batch.array(shape, np.float32)
@@ -117,7 +117,7 @@ class Lane:
                     unit[channel] = 0
                 else:
                     to_unit(self._cut(piece, channel), intensity, out=unit[channel])
-        units, beyond = limited(units)
+        units, beyond = clip_with_remainder(units)
         restored = session.run(units)
         if restored.shape != units.shape:
             cause = f"gave shape {restored.shape} for {units.shape}"
@@ -136,34 +136,34 @@ class Lane:
                     from_unit(unit[(channel, *tile.source)], intensity, target.dtype, out=target[core])
             _keep_hot(piece)
 
-    def _restore_counts(self, session: CountsSession, batch: Batch, shape: tuple[int, ...]) -> None:
+    def _restore_counts(self, session: Uint16Session, batch: Batch, shape: tuple[int, ...]) -> None:
         """The same where the session converts the counts itself."""
         taken = self._batch.array(shape, np.uint16)
         for counts, piece in zip(taken, batch, strict=True):
             for channel, plane in enumerate(counts):
                 plane[:] = self._cut(piece, channel)
-        restored = session.run_counts(taken, [piece.intensities for piece in batch])
+        restored = session.run_uint16(taken, [piece.intensities for piece in batch])
         for counts, piece in zip(restored, batch, strict=True):
             for plane, target in zip(counts, piece.target, strict=True):
                 target[piece.tile.target] = plane[piece.tile.source]
             _keep_hot(piece)
 
-    def _cut(self, piece: Portion, channel: int) -> np.ndarray:
+    def _cut(self, piece: TileTask, channel: int) -> np.ndarray:
         """The pixels that a tile sees of a channel, hot ones replaced by their neighbours' median; valid until the
         next."""
         plane, tile = piece.source[channel], piece.tile
         room = self._edge.array(tile.shape, plane.dtype)
-        seen = cut(plane, tile, room)
+        seen = extract(plane, tile, room)
         if piece.hot[channel]:
             if seen is not room:
                 np.copyto(room, seen)
             for y, x, median in piece.hot[channel]:
-                room[places(tile, plane.shape, y, x)] = median
+                room[pixel_positions(tile, plane.shape, y, x)] = median
             seen = room
         return seen
 
 
-def _keep_hot(piece: Portion) -> None:
+def _keep_hot(piece: TileTask) -> None:
     """Give the hot pixels of a tile's core back as they were."""
     top, bottom, left, right = piece.tile.core
     for channel, hot in enumerate(piece.hot):
@@ -172,6 +172,6 @@ def _keep_hot(piece: Portion) -> None:
                 piece.target[channel, y, x] = piece.source[channel, y, x]
 
 
-def _same_counts(piece: Portion, session: CountsSession) -> bool:
+def _same_counts(piece: TileTask, session: Uint16Session) -> bool:
     """Whether a piece goes from counts that the session takes to counts of the same kind."""
-    return piece.source.dtype == piece.target.dtype and session.takes_counts(piece.source.dtype)
+    return piece.source.dtype == piece.target.dtype and session.takes_uint16(piece.source.dtype)

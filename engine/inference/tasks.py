@@ -25,7 +25,7 @@ class Image(NamedTuple):
     out: np.ndarray | None = None
 
 
-class Portion(NamedTuple):
+class TileTask(NamedTuple):
     """One tile of one group (C, Y, X), where its core goes, and the intensity and the hot pixels of each channel."""
 
     source: np.ndarray
@@ -58,7 +58,7 @@ class Work:
             as_groups(array, self._axes, card.channels, self.name) for array in (self.data, self.result)
         )
 
-    def portions(self, settings: Settings) -> Iterator[Portion]:
+    def portions(self, settings: Settings) -> Iterator[TileTask]:
         """The tiles of every group (channels, Y, X) that has something to restore; the others are copied.
 
         Raises InputError at a plane that holds no numbers.
@@ -76,7 +76,7 @@ class Work:
                 continue
             hot = tuple(hot_pixels(plane, extremes(plane)) for plane in source[index])
             for tile in tiles:
-                yield Portion(source[index], target[index], intensities, hot, tile)
+                yield TileTask(source[index], target[index], intensities, hot, tile)
 
     def _per_plane(self, group: np.ndarray, index: tuple[int, ...]) -> tuple[Intensity, ...]:
         where = f"{self.name} plane {index}" if len(index) and any(index) else self.name

@@ -14,15 +14,15 @@ import numpy as np
 
 from ..errors import ChangedError, DefocusError, InputError
 from ..image.axes import own_channels
-from ..image.memmap import on_a_disk
+from ..image.memmap import is_disk_backed
 from .jobs import Job, Outcome, version_record
 
 if TYPE_CHECKING:
-    from ..tiff.read import Stack
-    from .steps import Piece
+    from ..tiff.read import TiffImage
+    from .steps import PipelineItem
 
 
-def joined(job: Job, parts: Sequence[Piece]) -> Piece:
+def joined(job: Job, parts: Sequence[PipelineItem]) -> PipelineItem:
     """What was read of a group's files as one piece: its stack has a new first axis C, in the order of channels.
 
     If a file could not be read, or does not go with the others, the piece has the error, and every file its own reason.
@@ -42,7 +42,7 @@ def joined(job: Job, parts: Sequence[Piece]) -> Piece:
         data = np.empty(shape, first.data.dtype)
     for plane, stack in zip(data, stacks, strict=True):
         plane[...] = stack.data
-    held = 0 if on_a_disk(data) else 2 * data.nbytes
+    held = 0 if is_disk_backed(data) else 2 * data.nbytes
     # The parts look into the one array: their pixels are not held twice.
     views = tuple(
         replace(part, stack=replace(stack, data=plane)) for part, stack, plane in zip(parts, stacks, data, strict=True)
@@ -53,7 +53,7 @@ def joined(job: Job, parts: Sequence[Piece]) -> Piece:
     return replace(parts[0], outcome=outcome, stack=stack, parts=views, nbytes=held)
 
 
-def written(piece: Piece, write: Callable[[Piece], Outcome]) -> Outcome:
+def written(piece: PipelineItem, write: Callable[[PipelineItem], Outcome]) -> Outcome:
     """Write a restored group file by file; after an error nothing more is written, and all have it."""
     parts = _split(piece)
     outcomes = [part.outcome for part in parts]
@@ -72,7 +72,7 @@ def without(source: object, partner: DefocusError) -> InputError:
     return InputError(source, cause, "repair that file, and both are done")
 
 
-def _split(piece: Piece) -> list[Piece]:
+def _split(piece: PipelineItem) -> list[PipelineItem]:
     """A restored group as one piece a file, each with its share of the engine's time and the versions of all files."""
     assert piece.restored is not None
     notes = {"channels": [version_record(part.outcome.job.source, part.version) for part in piece.parts]}
@@ -106,7 +106,7 @@ def _blamed(outcome: Outcome, error: DefocusError) -> Outcome:
     return replace(told(outcome), others=tuple(told(other) for other in outcome.others))
 
 
-def _misfit(job: Job, stacks: Sequence[Stack]) -> InputError | None:
+def _misfit(job: Job, stacks: Sequence[TiffImage]) -> InputError | None:
     """Why the stacks cannot be the channels of one image."""
     for one, stack in zip(job.each(), stacks, strict=True):
         if (count := own_channels(stack.axes, stack.data.shape)) > 1:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BackendError
 from .jobs import Job, Outcome
-from .steps import Piece, Stopped, infer_stage, read_stage, write_stage
+from .steps import PipelineItem, Stopped, infer_stage, read_stage, write_stage
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def overlapped(
         except BaseException as error:
             news.put(error)
 
-    def write(piece: Piece) -> None:
+    def write(piece: PipelineItem) -> None:
         try:
             news.put((write_stage(piece, engine, keep_sharp), piece.nbytes))
         except BaseException as error:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ChangedError, DefocusError, InputError
 from ..files.atomic import commit, output_error
-from ..image.memmap import Disk, Place, in_memory, on_a_disk, relax
+from ..image.memmap import Allocator, DiskAllocator, drop_resident_pages, in_memory, is_disk_backed
 from ..inference.tasks import Image
-from ..quality.assess import judge
+from ..quality.assess import assess
 from ..quality.report import summary
 from ..tiff import read as tiff
 from .channel_groups import joined, written
@@ -82,7 +82,7 @@ def process(
 
 
 @dataclass(frozen=True)
-class Piece:
+class PipelineItem:
     """A file on its way: what is known of it, and its pixels as far as it has come. With an error it is carried on.
 
     Of files that belong together `parts` has each, and `stack` their pixels along a new first axis C (see `groups`).
@@ -98,15 +98,15 @@ class Piece:
 
     outcome: Outcome
     version: Stat = (0, 0)
-    stack: tiff.Stack | None = None
+    stack: tiff.TiffImage | None = None
     restored: np.ndarray | None = None
-    place: Place = in_memory
+    place: Allocator = in_memory
     nbytes: int = 0
-    parts: tuple[Piece, ...] = ()
+    parts: tuple[PipelineItem, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def read_stage(job: Job, memory: int = 0) -> Piece:
+def read_stage(job: Job, memory: int = 0) -> PipelineItem:
     """Read a job's file; whatever goes wrong is the outcome's error."""
     if job.others:
         parts = [read_stage(one, memory) for one in job.each()]
@@ -116,7 +116,7 @@ def read_stage(job: Job, memory: int = 0) -> Piece:
         except DefocusError as error:
             return replace(parts[0], outcome=Outcome.of(job).failed(error), stack=None)
     outcome = Outcome(job)
-    place = Disk(job.target.parent, max(1, memory // (2 * _FILES)) if memory else 0)
+    place = DiskAllocator(job.target.parent, max(1, memory // (2 * _FILES)) if memory else 0)
     try:
         with _naming(job.source, "reading"):
             if _same_file(job.source, job.target):
@@ -125,26 +125,26 @@ def read_stage(job: Job, memory: int = 0) -> Piece:
             start = perf_counter()
             try:
                 stack = tiff.read(job.source, place)
-                relax(stack.data)
+                drop_resident_pages(stack.data)
             finally:
                 check_unchanged(job.source, version)  # also if it could not be read: half a file is not a bad file
             outcome.seconds["read"] = perf_counter() - start
     except DefocusError as error:
-        return Piece(replace(outcome, error=error))
+        return PipelineItem(replace(outcome, error=error))
     shape = stack.data.shape
     planes = stack.data.size // max(1, _plane_size(shape, stack.axes))
     outcome = replace(outcome, planes=planes, shape=shape, dtype=stack.data.dtype.name, axes=stack.axes)
-    held = 0 if on_a_disk(stack.data) else 2 * stack.data.nbytes
-    return Piece(outcome, version, stack, place=place, nbytes=held)
+    held = 0 if is_disk_backed(stack.data) else 2 * stack.data.nbytes
+    return PipelineItem(outcome, version, stack, place=place, nbytes=held)
 
 
 def infer_stage(
-    pieces: Sequence[Piece],
+    pieces: Sequence[PipelineItem],
     engine: Engine,
     stop: Stopped = lambda: False,
     shared: bool = False,
     over: Stopped = lambda: False,
-) -> list[Piece]:
+) -> list[PipelineItem]:
     """Run the engine on what was read: several files at once, whose tiles may share batches.
 
     A file in memory is soon done and not left for `stop`; one that lies on disk comes here alone. Both are left once it
@@ -153,7 +153,7 @@ def infer_stage(
     todo = [piece for piece in pieces if piece.stack is not None]
     if not todo:
         return list(pieces)
-    start, done = perf_counter(), dict[int, Piece]()
+    start, done = perf_counter(), dict[int, PipelineItem]()
     try:
         with _naming(todo[0].outcome.job.source, "restoring"):
             images = [_image(piece) for piece in todo]
@@ -171,17 +171,17 @@ def infer_stage(
     return [done.get(id(piece), piece) for piece in pieces]
 
 
-def _image(piece: Piece) -> Image:
+def _image(piece: PipelineItem) -> Image:
     assert piece.stack is not None
     data = piece.stack.data
     return Image(data, piece.stack.axes, piece.outcome.job.name, piece.place(data.shape, data.dtype))
 
 
-def _pixels(piece: Piece) -> int:
+def _pixels(piece: PipelineItem) -> int:
     return 0 if piece.stack is None else piece.stack.data.size
 
 
-def write_stage(piece: Piece, engine: Engine, keep_sharp: bool) -> Outcome:
+def write_stage(piece: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcome:
     """Judge what was restored, write and commit it."""
     stack, restored, outcome = piece.stack, piece.restored, piece.outcome
     job = outcome.job
@@ -192,8 +192,8 @@ def write_stage(piece: Piece, engine: Engine, keep_sharp: bool) -> Outcome:
     try:
         with _naming(job.source, "restoring"):
             start = perf_counter()
-            outcome = replace(outcome, reports=judge(stack.data, restored, stack.axes, keep_sharp))
-            relax(stack.data, restored)
+            outcome = replace(outcome, reports=assess(stack.data, restored, stack.axes, keep_sharp))
+            drop_resident_pages(stack.data, restored)
             outcome.seconds["judge"] = perf_counter() - start
         with _naming(job.target, "writing"):
             account = provenance(engine, job.source, piece.version)

@@ -7,13 +7,13 @@ from collections import deque
 from typing import NamedTuple
 
 from ..inference.options import Settings
-from .steps import Piece
+from .steps import PipelineItem
 
 
 class Turn(NamedTuple):
     """Files that go through the engine together, and whether nothing else does meanwhile."""
 
-    pieces: list[Piece]
+    pieces: list[PipelineItem]
     alone: bool
 
 
@@ -23,12 +23,12 @@ class Turns:
     def __init__(self, threads: int) -> None:
         """`threads` threads take turns."""
         self._most = threads
-        self._waiting: deque[Piece] = deque()
+        self._waiting: deque[PipelineItem] = deque()
         self._running, self._asking = 0, 0
         self._alone = self._complete = self.over = False
         self._changed = threading.Condition()
 
-    def put(self, piece: Piece) -> None:
+    def put(self, piece: PipelineItem) -> None:
         """A file has been read."""
         with self._changed:
             self._waiting.append(piece)
@@ -90,11 +90,11 @@ class Turns:
         return not self._running or not _large(self._waiting[0])
 
 
-def _large(piece: Piece) -> bool:
+def _large(piece: PipelineItem) -> bool:
     """Whether it lies on disk meanwhile: its tiles share the engine by themselves."""
     return piece.stack is not None and not piece.nbytes
 
 
-def _alike(one: Piece, other: Piece) -> bool:
+def _alike(one: PipelineItem, other: PipelineItem) -> bool:
     """Whether two files may share a batch."""
     return one.outcome.shape == other.outcome.shape and bool(one.nbytes) and bool(other.nbytes)

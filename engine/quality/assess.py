@@ -14,7 +14,7 @@ from .focus import focus_score
 from .report import PlaneReport
 
 
-def judge(source: np.ndarray, result: np.ndarray, axes: str, keep_sharp: bool = False) -> tuple[PlaneReport, ...]:
+def assess(source: np.ndarray, result: np.ndarray, axes: str, keep_sharp: bool = False) -> tuple[PlaneReport, ...]:
     """Report on every plane of an image and of its restored one, both of `axes` and one shape, dtype and unit.
 
     Planes come in the order of the axes without Y and X. With `keep_sharp`, planes that are sharp already, or
@@ -23,10 +23,10 @@ def judge(source: np.ndarray, result: np.ndarray, axes: str, keep_sharp: bool = 
     if source.size == 0:
         return ()
     before, after = (as_groups(array, axes, 1)[..., 0, :, :] for array in (source, result))
-    return tuple(_judge(before[index], after[index], keep_sharp) for index in np.ndindex(before.shape[:-2]))
+    return tuple(_assess(before[index], after[index], keep_sharp) for index in np.ndindex(before.shape[:-2]))
 
 
-def _judge(seen: np.ndarray, restored: np.ndarray, keep_sharp: bool) -> PlaneReport:
+def _assess(seen: np.ndarray, restored: np.ndarray, keep_sharp: bool) -> PlaneReport:
     least, most = extremes(seen)
     if least == most:
         return PlaneReport(copied=True)  # the engine gives flat planes back

@@ -33,7 +33,7 @@ def check_whole(path: str | os.PathLike[str]) -> None:
         Missing, unreadable, a folder, empty, not a TIFF, or truncated; the cause says which.
     """
     path = Path(path)
-    with naming(path):
+    with errors_as_input_error(path):
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # opening a pipe would wait for ever
             raise InputError(path, "not a regular file", _NOT_TIFF)
@@ -68,7 +68,7 @@ def open_tiff(path: str | os.PathLike[str], described: bool = True) -> tifffile.
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def errors_as_input_error(path: Path) -> Iterator[None]:
     """Turn whatever reading a TIFF may raise into an InputError that names the file."""
     try:
         yield
@@ -188,7 +188,7 @@ def ends_in_zeros(path: str | os.PathLike[str]) -> bool:
     So does a file that was given its final size before its pixels came. Raises InputError.
     """
     path = Path(path)
-    with naming(path), quiet_tifffile(), open_tiff(path) as tif:
+    with errors_as_input_error(path), quiet_tifffile(), open_tiff(path) as tif:
         page = tif.pages[-1]
         if page.compression != 1 or not page.dataoffsets:
             return False

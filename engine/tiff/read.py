@@ -21,9 +21,9 @@ import numpy as np
 import tifffile
 
 from ..errors import InputError
-from ..image.memmap import Place, in_memory
+from ..image.memmap import Allocator, in_memory
 from ..image.normalization import check_dtype
-from .integrity import check_whole, naming, open_tiff
+from .integrity import check_whole, errors_as_input_error, open_tiff
 from .layout import (
     PROCESSING_SOFTWARE,
     PROVENANCE_TAG,
@@ -41,7 +41,7 @@ __all__ = [
     "PROCESSING_SOFTWARE",
     "PROVENANCE_TAG",
     "Layout",
-    "Stack",
+    "TiffImage",
     "axes_of",
     "check_whole",
     "provenance",
@@ -54,7 +54,7 @@ _BUFFER = 1 << 25  # bytes that tifffile reads ahead of decoding
 
 
 @dataclass(frozen=True)
-class Stack:
+class TiffImage:
     """An image with named axes.
 
     Attributes
@@ -72,7 +72,7 @@ class Stack:
     layout: Layout
 
 
-def read(path: str | os.PathLike[str], place: Place = in_memory) -> Stack:
+def read(path: str | os.PathLike[str], place: Allocator = in_memory) -> TiffImage:
     """Read a whole TIFF: plain, multi-page, ImageJ hyperstack, OME-TIFF; any byte order, BigTIFF, strips or tiles.
 
     Of a pyramid the full resolution is read (and written). Where the description tells of other planes than this very
@@ -82,7 +82,7 @@ def read(path: str | os.PathLike[str], place: Place = in_memory) -> Stack:
     Parameters
     ----------
     place : function (shape, dtype) -> array or None
-        Where the pixels go, such as `scratch.Disk`; None: into a new array in memory.
+        Where the pixels go, such as `scratch.DiskAllocator`; None: into a new array in memory.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def read(path: str | os.PathLike[str], place: Place = in_memory) -> Stack:
     """
     path = Path(path)
     check_whole(path)
-    with naming(path), quiet_tifffile():
+    with errors_as_input_error(path), quiet_tifffile():
         with open_tiff(path) as tif:
             if _described(tif):
                 return _stack(tif, path, place)
@@ -103,7 +103,7 @@ def read(path: str | os.PathLike[str], place: Place = in_memory) -> Stack:
 def axes_of(path: str | os.PathLike[str]) -> tuple[str, tuple[int, ...]]:
     """Axes and shape of what `read` gives, without reading pixels. Raises InputError if it is no whole TIFF."""
     path = Path(path)
-    with naming(path), quiet_tifffile():
+    with errors_as_input_error(path), quiet_tifffile():
         with open_tiff(path) as tif:
             if _described(tif):
                 return tif.series[0].axes, tuple(tif.series[0].shape)
@@ -111,7 +111,7 @@ def axes_of(path: str | os.PathLike[str]) -> tuple[str, tuple[int, ...]]:
             return tif.series[0].axes, tuple(tif.series[0].shape)
 
 
-def write(stack: Stack, path: str | os.PathLike[str], provenance: Mapping[str, object]) -> None:
+def write(stack: TiffImage, path: str | os.PathLike[str], provenance: Mapping[str, object]) -> None:
     """Write a stack with its layout, and `provenance` (JSON-ready) in the first page. Neither syncs nor renames.
 
     Raises
@@ -140,7 +140,7 @@ def write(stack: Stack, path: str | os.PathLike[str], provenance: Mapping[str, o
 def provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What `write` recorded in a file, or None if it was not written by us. Raises InputError as `read` does."""
     path = Path(path)
-    with naming(path), quiet_tifffile(), open_tiff(path) as tif:
+    with errors_as_input_error(path), quiet_tifffile(), open_tiff(path) as tif:
         tag = tif.pages.first.tags.get(PROVENANCE_TAG)
         try:
             record = json.loads(tag.value) if tag is not None else None
@@ -170,7 +170,7 @@ def _described(tif: tifffile.TiffFile) -> bool:
     )
 
 
-def _stack(tif: tifffile.TiffFile, path: Path, place: Place) -> Stack:
+def _stack(tif: tifffile.TiffFile, path: Path, place: Allocator) -> TiffImage:
     images = tif.series
     if len(images) != 1:
         shapes = ", ".join("x".join(map(str, series.shape)) for series in images[:4])
@@ -195,4 +195,4 @@ def _stack(tif: tifffile.TiffFile, path: Path, place: Place) -> Stack:
     data = series.asarray(out=place(layout.shape, layout.dtype), buffersize=_BUFFER)
     if data.shape != layout.shape:
         raise ValueError(f"pixels of shape {data.shape} instead of {layout.shape}")
-    return Stack(np.ascontiguousarray(data.astype(layout.dtype, copy=False)), axes, layout)
+    return TiffImage(np.ascontiguousarray(data.astype(layout.dtype, copy=False)), axes, layout)

@@ -238,7 +238,7 @@ def test_engines_are_built_listed_and_cleared(tiny_model, tmp_path):
     assert "make an FP16 graph with defocus-export --fp16" in full.stderr
 
 
-@pytest.mark.skipif(steps.backend("rtx").why_not() is None, reason="a GPU is here")
+@pytest.mark.skipif(steps.backend("rtx").unavailable_reason() is None, reason="a GPU is here")
 def test_without_a_gpu_the_generation_has_to_be_named(tiny_model):
     pytest.importorskip("tensorrt_rtx", reason='needs TensorRT for RTX: pip install ".[rtx]"')
     with pytest.raises(steps.BackendError, match="name its generation: --capability SM89"):

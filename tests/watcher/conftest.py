@@ -77,7 +77,8 @@ class Configured:
 
     def settings(self, *names: str, more: str = "", model: Path | None = None) -> Configured:
         """Write the file: which folders are watched, with outputs beside them, and `more` lines."""
-        text = f'model = "{(model or self._model).as_posix()}"\nbackend = "cpu"\nall_planes = true\nsettle = 0.1\nrescan = 0.2\n{more}'
+        text = f'model = "{(model or self._model).as_posix()}"\nbackend = "cpu"\nall_planes = true\n'
+        text += f"settle = 0.1\nrescan = 0.2\n{more}"
         for name in names:
             text += f'[[folders]]\nacquisition = "{(self.folder / name).as_posix()}"\n'
         self.config.write_text(text)

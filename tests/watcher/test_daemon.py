@@ -18,15 +18,15 @@ from defocus.engine.pipeline.steps import stat_of
 from defocus.watcher import daemon
 from defocus.watcher import folder as desk
 from defocus.watcher.daemon import watch
-from defocus.watcher.discovery.scanner import Pace
+from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.health import LOOP_STUCK, Health
 from defocus.watcher.journal import Journal, State
-from defocus.watcher.queue import Line
+from defocus.watcher.queue import ArrivalQueue
 from defocus.watcher.settings import Event, WatchSettings, default_out
 
 from .conftest import outputs, wait_for, write_tiff
 
-PACE = Pace(settle=0.1, rescan=0.1, patience=0.3)
+PACE = ScanTiming(settle=0.1, rescan=0.1, patience=0.3)
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_a_long_backlog_is_no_silence(folders, tiny_model, monkeypatch):
     go_on, stop, now, lines = threading.Event(), threading.Event(), [0.0], []
 
     def line(*arguments, **how):
-        lines.append(Line(*arguments, length=2, **how))
+        lines.append(ArrivalQueue(*arguments, length=2, **how))
         return lines[0]
 
     real = Engine.together
@@ -278,7 +278,7 @@ def test_the_journal_forgets_what_is_gone_once_a_day(folders, tiny_model):
         watch(settings, engine, threading.Event())
         time.sleep(1.2)  # the journal's times are whole seconds
         with Journal(folders[1]) as journal:
-            counter = desk.Desk(settings, engine, journal, lambda event: None, Health())
+            counter = desk.FolderProcessor(settings, engine, journal, lambda event: None, Health())
             counter.tidy(0.0)
             assert journal.counts()[State.DONE] == 2
             (folders[0] / "gone.tif").unlink()

@@ -110,13 +110,13 @@ def test_an_output_share_that_is_unmounted_is_not_filled_beneath(share, tmp_path
 def test_once_does_not_wait_for_an_output_that_has_gone(tmp_path, tiny_model):
     from defocus import Engine
     from defocus.engine.errors import OutputError
-    from defocus.watcher.folder import Desk
+    from defocus.watcher.folder import FolderProcessor
     from defocus.watcher.health import Health
     from defocus.watcher.journal import Journal
     from defocus.watcher.settings import WatchSettings
 
     settings = WatchSettings(tmp_path / "acq", tmp_path / "out", once=True, keep_sharp=False)
     with Engine.load(tiny_model, backend="cpu") as engine, Journal(settings.out) as journal:
-        desk = Desk(settings, engine, journal, lambda event: None, Health())
+        desk = FolderProcessor(settings, engine, journal, lambda event: None, Health())
         with pytest.raises(OutputError, match="the output folder has gone; bring it back"):
-            desk.has_room()
+            desk.has_disk_space()

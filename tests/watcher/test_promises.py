@@ -21,11 +21,11 @@ from defocus.engine.errors import InputError, OutputError
 from defocus.engine.tiff import read as tiff
 from defocus.watcher import daemon
 from defocus.watcher import folder as desk
-from defocus.watcher.discovery.scanner import Pace
+from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.health import FILE_STUCK, LOOP_STUCK, Health
 from defocus.watcher.journal import Entry, Journal, State
 from defocus.watcher.output import disk_space as room
-from defocus.watcher.output.lock import Ownership
+from defocus.watcher.output.lock import FolderLock
 from defocus.watcher.service.systemd import tell_systemd, watchdog
 from defocus.watcher.settings import WatchSettings
 
@@ -49,9 +49,9 @@ def test_p13_a_second_daemon_is_refused_and_named(folders, start, tiny_model):
 
 
 def test_p13_holds_within_a_process_too(tmp_path):
-    with Ownership(tmp_path), pytest.raises(InputError, match="another defocus-watch"), Ownership(tmp_path):
+    with FolderLock(tmp_path), pytest.raises(InputError, match="another defocus-watch"), FolderLock(tmp_path):
         pass
-    with Ownership(tmp_path):
+    with FolderLock(tmp_path):
         pass
 
 
@@ -65,7 +65,7 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage())
     monkeypatch.setattr(desk, "OUTPUT_PAUSE", 0.05)
     events, stop, health = [], threading.Event(), Health()
-    settings = WatchSettings(acquisition, out, Pace(0.05, 0.1), min_free_mb=100, keep_sharp=False)
+    settings = WatchSettings(acquisition, out, ScanTiming(0.05, 0.1), min_free_mb=100, keep_sharp=False)
     with Engine.load(tiny_model, backend="cpu") as engine:
         thread = threading.Thread(target=daemon.watch, args=(settings, engine, stop, events.append, health))
         thread.start()
@@ -82,7 +82,7 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
         write_tiff(acquisition / "b.tif")
         with pytest.raises(OutputError, match="only 10 MB free"):
             daemon.watch(
-                WatchSettings(acquisition, out, Pace(0, 0.1), once=True, min_free_mb=100, keep_sharp=False),
+                WatchSettings(acquisition, out, ScanTiming(0, 0.1), once=True, min_free_mb=100, keep_sharp=False),
                 engine,
                 stop.__class__(),
             )

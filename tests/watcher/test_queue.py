@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from defocus.watcher.queue import Line, Order
+from defocus.watcher.queue import ArrivalQueue, Order
 
 
 @pytest.mark.parametrize(("order", "expected"), [(Order.OLDEST, "abcd"), (Order.NEWEST, "dcba")])
 def test_order_is_that_of_the_times(order, expected):
-    line: Line[str] = Line(order)
+    line: ArrivalQueue[str] = ArrivalQueue(order)
     stop = threading.Event()
     for name, written in (("c", 3.0), ("a", 1.0), ("d", 4.0), ("b", 2.0)):
         line.put(name, written, stop)
@@ -21,7 +21,7 @@ def test_order_is_that_of_the_times(order, expected):
 
 
 def test_oldest_waits_while_full_and_gives_up_with_the_stop():
-    line: Line[int] = Line(Order.OLDEST, length=2)
+    line: ArrivalQueue[int] = ArrivalQueue(Order.OLDEST, length=2)
     stop = threading.Event()
     done = []
 
@@ -47,7 +47,7 @@ def test_oldest_waits_while_full_and_gives_up_with_the_stop():
 
 
 def test_what_is_given_back_has_its_place_again_and_never_waits():
-    line: Line[int] = Line(Order.OLDEST, length=2)
+    line: ArrivalQueue[int] = ArrivalQueue(Order.OLDEST, length=2)
     for number in (1, 3):
         line.put(number, number, threading.Event())
     line.back(2, 2.0)
@@ -56,7 +56,7 @@ def test_what_is_given_back_has_its_place_again_and_never_waits():
 
 def test_newest_lets_the_oldest_go_and_tells():
     gone: list[int] = []
-    line: Line[int] = Line(Order.NEWEST, length=3, drop=gone.append)
+    line: ArrivalQueue[int] = ArrivalQueue(Order.NEWEST, length=3, drop=gone.append)
     for number in range(10):
         line.put(number, number, threading.Event())
     assert gone == [0, 1, 2, 3, 4, 5, 6]

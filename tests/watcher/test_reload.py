@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from defocus.watcher.journal import Entry, Journal, State
-from defocus.watcher.output.lock import Ownership
+from defocus.watcher.output.lock import FolderLock
 
 from .conftest import QUICK, Configured, command, needs_sighup, outputs, wait_for, write_tiff
 
@@ -60,7 +60,7 @@ def test_a_reload_while_a_folder_is_away_waits_for_it(daemon):
 @needs_sighup
 def test_a_reload_whose_output_another_daemon_holds_leaves_the_settings_from_before(daemon):
     (daemon.folder / "b").mkdir()
-    with Ownership(daemon.out("b")):
+    with FolderLock(daemon.out("b")):
         daemon.settings("a", "b").reload()
         wait_for(lambda: "going on with the settings from before" in daemon.said())
         watching(daemon, 2)
@@ -74,7 +74,7 @@ def test_a_reload_whose_output_another_daemon_holds_leaves_the_settings_from_bef
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
 def test_systemd_is_not_told_of_a_start_on_an_output_that_another_daemon_holds(folders, tiny_model, tmp_path):
     address = str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link, Ownership(folders[1]):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link, FolderLock(folders[1]):
         link.bind(address)
         link.setblocking(False)
         line = (folders[0], "-o", folders[1], "--model", tiny_model, "--backend", "cpu")

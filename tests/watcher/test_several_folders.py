@@ -15,14 +15,14 @@ import pytest
 from defocus import Engine
 from defocus.watcher import daemon
 from defocus.watcher import folder as desk
-from defocus.watcher.discovery.scanner import Pace
+from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.health import Health
 from defocus.watcher.journal import Journal
 from defocus.watcher.settings import Event, WatchSettings
 
 from .conftest import outputs, wait_for, write_tiff
 
-PACE = Pace(settle=0.05, rescan=0.1, patience=0.3)
+PACE = ScanTiming(settle=0.05, rescan=0.1, patience=0.3)
 
 
 class Two:
@@ -105,9 +105,9 @@ def test_a_folder_without_room_does_not_find_its_files_again_and_again(two, monk
     monkeypatch.setattr(desk, "missing_room", lambda out, least: reasons[-1])
     monkeypatch.setattr(desk, "OUTPUT_PAUSE", 0.05)
     with Engine.load(tiny_model, backend="cpu") as engine, Journal(two.a.out) as journal:
-        one = desk.Desk(two.a, engine, journal, two.events.append, Health())
+        one = desk.FolderProcessor(two.a, engine, journal, two.events.append, Health())
         assert not one.known(Path("a.tif"), (1, 1), False)
-        assert not one.has_room()
+        assert not one.has_disk_space()
         time.sleep(0.1)
         assert one.known(Path("a.tif"), (1, 1), False)
         reasons.append(None)

@@ -36,13 +36,13 @@ class _Waiting:
         return max(arrival.stat[1] for arrival in self.members.values())
 
 
-class Room:
+class ChannelAssembler:
     """Where the files of one folder wait for their partners. Used by one thread."""
 
     def __init__(
         self, settings: WatchSettings, channels: int, recall: Callable[[str, int], list[Arrival]] = lambda *_: []
     ) -> None:
-        """A room for a model of so many `channels`; `recall` gives known files by their paths (see `Desk.recall`)."""
+        """For a model of so many `channels`; `recall` finds known files by path (see `FolderProcessor.recall`)."""
         self._settings, self._pattern, self._channels, self._recall = settings, settings.channels, channels, recall
         self._groups: dict[Group, _Waiting] = {}
         self._seen: set[str] = set()

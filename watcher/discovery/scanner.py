@@ -58,7 +58,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class Pace:
+class ScanTiming:
     """How arrivals are looked for; all in seconds.
 
     Attributes
@@ -79,7 +79,7 @@ def arrivals(
     folder: Path,
     stop: threading.Event,
     known: Callable[[Path, Stat, bool], bool],
-    pace: Pace | None = None,
+    pace: ScanTiming | None = None,
     until: Callable[[], bool] | None = None,
     warn: Callable[[str], None] = lambda text: None,
     beat: Callable[[bool], None] = lambda reachable: None,
@@ -98,9 +98,9 @@ def arrivals(
     beat : function (bool)
         Called each time around, with whether the folder can be reached.
     """
-    pace = pace or Pace()
+    pace = pace or ScanTiming()
     waiting: dict[Path, Waiting] = {}
-    eyes = _Eyes(folder, pace, warn)
+    eyes = FolderWatcher(folder, pace, warn)
     next_scan = time.monotonic()
     try:
         while not stop.is_set():
@@ -145,10 +145,10 @@ def scan(folder: Path, skipped: Callable[[Path, OSError], None] = lambda path, e
                 yield Path(entry.path)
 
 
-class _Eyes:
+class FolderWatcher:
     """Hints and rescans of one folder, and whether it can be reached."""
 
-    def __init__(self, folder: Path, pace: Pace, warn: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, pace: ScanTiming, warn: Callable[[str], None]) -> None:
         self.folder, self.hints, self.reachable = folder, Hints(folder), True
         self._polling, self._warn = pace.polling, warn
         self._told: str | None = None
@@ -231,7 +231,7 @@ def _notice(
         one.closed, one.seen, one.not_before = True, now, 0.0
 
 
-def _ready(folder: Path, waiting: dict[Path, Waiting], pace: Pace) -> Iterator[Arrival]:
+def _ready(folder: Path, waiting: dict[Path, Waiting], pace: ScanTiming) -> Iterator[Arrival]:
     """Look at the files whose time has come; those that are complete or bad leave the waiting."""
     now = time.monotonic()
     found = []

@@ -19,7 +19,7 @@ from ..journal import FOLDER
 LOCK, WHO = "daemon.lock", "daemon.json"
 
 
-class Ownership:
+class FolderLock:
     """Holds an output folder; a context manager.
 
     Raises
@@ -34,7 +34,7 @@ class Ownership:
         self._out = Path(out)
         self._lock = FileLock(self._out / FOLDER / LOCK, timeout=0)
 
-    def __enter__(self) -> Ownership:
+    def __enter__(self) -> FolderLock:
         folder = self._out / FOLDER
         try:
             folder.mkdir(parents=True, exist_ok=True)

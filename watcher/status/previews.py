@@ -8,7 +8,7 @@ import imagecodecs
 import numpy as np
 
 from ...engine.errors import InputError
-from ...engine.tiff.integrity import naming, open_tiff
+from ...engine.tiff.integrity import errors_as_input_error, open_tiff
 from ...engine.tiff.quiet import quiet_tifffile
 
 SIDE = 900  # px at most
@@ -32,7 +32,7 @@ def _png(picture: np.ndarray) -> bytes:
 
 def _plane(path: Path) -> np.ndarray:
     """The middle page of a file, grey, averaged down to `SIDE` px, float32 (Y, X)."""
-    with naming(path), quiet_tifffile(), open_tiff(path) as tif:
+    with errors_as_input_error(path), quiet_tifffile(), open_tiff(path) as tif:
         page = tif.pages[len(tif.pages) // 2]
         if page.size > LARGEST:
             raise InputError(path, "too large for a preview", "look at it in a viewer")

@@ -42,14 +42,14 @@ class Session(Protocol):
 
 
 @runtime_checkable
-class CountsSession(Session, Protocol):
+class Uint16Session(Session, Protocol):
     """A session that can take a camera's counts as they are, and give counts back."""
 
-    def takes_counts(self, dtype: np.dtype) -> bool:
-        """Whether `run_counts` works here for counts of that dtype."""
+    def takes_uint16(self, dtype: np.dtype) -> bool:
+        """Whether `run_uint16` works here for counts of that dtype."""
         ...
 
-    def run_counts(self, batch: np.ndarray, intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
+    def run_uint16(self, batch: np.ndarray, intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
         """Map counts (N, C, H, W) to the same shape and dtype: what `intensity` and `run` give together, bit for bit.
 
         `intensities` has a tuple of C for each of the N; flat channels keep their counts. The result is that of `run`:
@@ -88,7 +88,7 @@ class Backend(Protocol):
         """The word after --backend."""
         ...
 
-    def why_not(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why it cannot run here, in a few words, or None. Changes nothing and opens nothing."""
         ...
 
@@ -130,12 +130,12 @@ def is_installed(package: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedSession:
     """A session, the name of its backend, and why the backends before it were not taken."""
 
     name: str
     session: Session
-    passed_over: dict[str, str] = field(default_factory=dict)
+    rejected_backends: dict[str, str] = field(default_factory=dict)
 
 
 def not_finite(description: str) -> BackendError:
@@ -158,7 +158,7 @@ def backend(name: str) -> Backend:
     return getattr(import_module(f".{module}", __package__), attribute)
 
 
-def open_session(name: str, path: Path, card: Card, threads: int | None = None) -> Opened:
+def open_session(name: str, path: Path, card: Card, threads: int | None = None) -> OpenedSession:
     """Open a model with the backend of that name; "auto" takes the first that really works here.
 
     Raises
@@ -172,23 +172,23 @@ def open_session(name: str, path: Path, card: Card, threads: int | None = None) 
     """
     if name != AUTO:
         chosen = backend(name)
-        reason = chosen.why_not()
+        reason = chosen.unavailable_reason()
         if reason:
             raise BackendError(f"backend {name}", reason, chosen.remedy())
-        return Opened(name, chosen.open(path, card, threads))
-    passed_over: dict[str, str] = {}
+        return OpenedSession(name, chosen.open(path, card, threads))
+    rejected_backends: dict[str, str] = {}
     for candidate in NAMES:
         chosen = backend(candidate)
-        reason = chosen.why_not()
+        reason = chosen.unavailable_reason()
         if reason is None:
             try:
-                return Opened(candidate, chosen.open(path, card, threads), passed_over)
+                return OpenedSession(candidate, chosen.open(path, card, threads), rejected_backends)
             except BackendError as error:
                 reason = error.cause
-        passed_over[candidate] = reason
+        rejected_backends[candidate] = reason
     if not is_installed("onnxruntime"):
         raise MissingExtraError("onnxruntime", "cpu", "running a model")
-    reasons = ", ".join(f"{name}: {reason}" for name, reason in passed_over.items())
+    reasons = ", ".join(f"{name}: {reason}" for name, reason in rejected_backends.items())
     raise BackendError(
         "no backend", f"works here ({reasons})", 'reinstall one: pip install --force-reinstall "defocus[cpu]"'
     )

@@ -30,7 +30,7 @@ def providers() -> list[str]:
         import onnxruntime
 
         return list(onnxruntime.get_available_providers())
-    except Exception:  # a broken install fails with whatever the loader says: `why_not` tells it
+    except Exception:  # a broken install fails with whatever the loader says: `unavailable_reason` tells it
         return []
 
 
@@ -40,7 +40,7 @@ class OnnxRuntime:
     def __init__(self, name: str, provider: str) -> None:
         self.name, self.provider = name, provider
 
-    def why_not(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         if not is_installed("onnxruntime"):
             return "onnxruntime is not installed"
         try:
@@ -56,7 +56,11 @@ class OnnxRuntime:
     def remedy(self) -> str:
         if self.name != "cuda":
             return 'install it with: pip install "defocus[cpu]"'
-        return "install the NVIDIA driver, or use --backend cpu" if self.why_not() == "no NVIDIA driver" else _GPU
+        return (
+            "install the NVIDIA driver, or use --backend cpu"
+            if self.unavailable_reason() == "no NVIDIA driver"
+            else _GPU
+        )
 
     def open(self, path: Path, card: Card, threads: int | None = None) -> OnnxSession | Streamed:
         import onnxruntime

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import BackendError, ModelError, OutOfMemoryError
-from ...image.tiling import up
+from ...image.tiling import round_up
 from ...model.card import Card
 from ..cpu_count import available_cores
 from . import Streamed, is_installed
@@ -28,7 +28,7 @@ class OpenVino:
 
     name = "openvino"
 
-    def why_not(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         if not is_installed("openvino"):
             return "openvino is not installed"
         try:
@@ -126,7 +126,7 @@ def proof_db(exact, fast, card: Card) -> float:  # type: ignore[no-untyped-def]
 
     `exact` and `fast` map float32 (N, C, H, W) to the same. The planes are soft discs with camera noise in unit range.
     """
-    side = up(_PROOF_PX, card.multiple)
+    side = round_up(_PROOF_PX, card.multiple)
     y, x = np.mgrid[:side, :side].astype(np.float32)
     worst = np.inf
     for seed in _PROOF_SEEDS:

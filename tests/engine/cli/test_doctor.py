@@ -47,7 +47,7 @@ def test_for_people_it_says_why_not_and_what_to_do(tiny_model):
     picture = doctor.examine(str(tiny_model))
     text = "\n".join(doctor.lines(picture))
     for name in backends.NAMES:
-        reason = backends.backend(name).why_not()
+        reason = backends.backend(name).unavailable_reason()
         line = next(line for line in text.splitlines() if line.startswith(f"  {name} "))
         assert (reason in line) if reason else line.endswith("works")
     assert "chosen    " in text

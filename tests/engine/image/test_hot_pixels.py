@@ -10,7 +10,7 @@ from defocus.engine.image.bands import extremes
 from defocus.engine.image.hot_pixels import HotPixels, hot_pixels, without
 from defocus.engine.image.normalization import DTYPES, from_unit, to_unit
 from defocus.engine.inference.engine import Engine
-from defocus.engine.quality.assess import judge
+from defocus.engine.quality.assess import assess
 from defocus.training.physics.optics import Camera, Optics, defocus
 from defocus.training.physics.specimen import draw_cells
 
@@ -103,7 +103,7 @@ def test_where_the_session_converts_the_counts_it_is_the_same(tiny_model, plane,
     with Engine.load(tiny_model, "cpu", threads=1) as engine:
         session = type(engine._lanes.session)
 
-        def run_counts(self, batch, intensities):
+        def run_uint16(self, batch, intensities):
             units = [
                 [to_unit(*one) for one in zip(planes, known, strict=True)]
                 for planes, known in zip(batch, intensities, strict=True)
@@ -119,7 +119,7 @@ def test_where_the_session_converts_the_counts_it_is_the_same(tiny_model, plane,
         hot = heated(plane, 65535)
         expected = engine(hot)
         monkeypatch.setattr(session, "takes_counts", lambda self, dtype: dtype == np.uint16, raising=False)
-        monkeypatch.setattr(session, "run_counts", run_counts, raising=False)
+        monkeypatch.setattr(session, "run_counts", run_uint16, raising=False)
         np.testing.assert_array_equal(engine(hot), expected)
 
 
@@ -127,7 +127,7 @@ def test_the_verdict_is_that_of_the_plane_without_them(plane):
     hot = heated(plane, 65535)
     cold = without(hot, (0, 0), hot_in(hot))
     with Engine.load(backend="cpu") as engine:
-        found, expected = (judge(seen, engine(seen), "YX")[0] for seen in (hot, cold))
+        found, expected = (assess(seen, engine(seen), "YX")[0] for seen in (hot, cold))
     assert expected.verdict == "explained"
     assert found.verdict == expected.verdict
     for name in ("focus_in", "focus_out", "fidelity", "worst", "blur_px"):

@@ -15,7 +15,7 @@ import tifffile
 from defocus import Engine
 from defocus.engine.errors import OutputError, StoppedError
 from defocus.engine.image import memmap as scratch
-from defocus.engine.image.memmap import Disk, on_a_disk, on_disk, relax
+from defocus.engine.image.memmap import DiskAllocator, drop_resident_pages, is_disk_backed, on_disk
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import pipeline, process
 
@@ -114,12 +114,12 @@ def test_file_systems_that_cannot_reserve_are_written_to(tmp_path, monkeypatch, 
 def test_arrays_on_disk_are_known_and_keep_what_they_hold(tmp_path):
     array = on_disk(tmp_path, (100, 200), np.dtype(np.float32))
     array[:] = np.arange(200)
-    relax(array, np.zeros(3))
+    drop_resident_pages(array, np.zeros(3))
     assert (array == np.arange(200)).all()
-    assert on_a_disk(array[3:, ::2].T)
-    assert not on_a_disk(np.zeros(3))
+    assert is_disk_backed(array[3:, ::2].T)
+    assert not is_disk_backed(np.zeros(3))
     assert list(tmp_path.iterdir()) == []  # it has no name
-    assert Disk(tmp_path, 0)((10**9, 10**9), np.dtype(np.uint16)) is None  # 0: all in memory
+    assert DiskAllocator(tmp_path, 0)((10**9, 10**9), np.dtype(np.uint16)) is None  # 0: all in memory
 
 
 LIMITED = """

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defocus.engine.image.tiling import Tile, cut, plan, smallest_tile, up
+from defocus.engine.image.tiling import Tile, extract, plan, round_up, smallest_tile
 
 SIZES = [
     (1, 1),
@@ -26,7 +26,7 @@ def test_cores_cover_the_plane_once_and_keep_their_halo(size, tile, halo):
     height, width = size
     tiles = plan(height, width, tile, halo, 16)
     covered = np.zeros(size, int)
-    padded = up(height, 16), up(width, 16)
+    padded = round_up(height, 16), round_up(width, 16)
     for piece in tiles:
         covered[piece.target] += 1
         assert all(edge % 16 == 0 for edge in piece.outer)
@@ -50,7 +50,7 @@ def test_random_sizes_too():
         covered = np.zeros((height, width), int)
         for piece in plan(int(height), int(width), tile, halo, multiple):
             covered[piece.target] += 1
-            assert cut(covered, piece).shape == piece.shape
+            assert extract(covered, piece).shape == piece.shape
             assert np.empty(piece.shape)[piece.source].shape == covered[piece.target].shape
         assert (covered == 1).all()
 
@@ -79,9 +79,9 @@ def test_cut_mirrors_like_numpy(size):
     expected = plane
     for axis in (0, 1):
         pad = [(0, 0), (0, 0)]
-        pad[axis] = (0, up(size[axis], 16) - size[axis])
+        pad[axis] = (0, round_up(size[axis], 16) - size[axis])
         expected = np.pad(expected, pad, mode="reflect" if pad[axis][1] < size[axis] else "edge")
-    assert np.array_equal(cut(plane, tile), expected)
+    assert np.array_equal(extract(plane, tile), expected)
 
 
 def test_cut_pieces_are_pieces_of_the_padded_plane():
@@ -89,7 +89,7 @@ def test_cut_pieces_are_pieces_of_the_padded_plane():
     padded = np.pad(plane, [(0, 0), (0, 10), (0, 7)], mode="reflect")
     for tile in plan(150, 217, 80, 16):
         top, bottom, left, right = tile.outer
-        assert np.array_equal(cut(plane, tile), padded[:, top:bottom, left:right])
+        assert np.array_equal(extract(plane, tile), padded[:, top:bottom, left:right])
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (90, 110), (5, 7), (1, 40), (2, 17, 33)])
@@ -98,7 +98,7 @@ def test_what_a_tile_sees_is_the_padded_plane(shape, tile):
     """Into a given array or a new one; held against numpy's own padding."""
     plane = np.random.default_rng(1).integers(0, 65535, shape, np.uint16)
     height, width = shape[-2:]
-    rows, columns = up(height, 16) - height, up(width, 16) - width
+    rows, columns = round_up(height, 16) - height, round_up(width, 16) - width
     padded = plane
     for axis, length, more in ((-2, height, rows), (-1, width, columns)):
         widths = [(0, 0)] * plane.ndim
@@ -107,5 +107,5 @@ def test_what_a_tile_sees_is_the_padded_plane(shape, tile):
     for one in plan(height, width, tile, 0):
         top, bottom, left, right = one.outer
         room = np.zeros((*shape[:-2], *one.shape), np.uint16)
-        for seen in (cut(plane, one), cut(plane, one, room)):
+        for seen in (extract(plane, one), extract(plane, one, room)):
             assert np.array_equal(seen, padded[..., top:bottom, left:right])

@@ -34,16 +34,16 @@ def test_runs_what_the_graph_says(tiny_model):
 def test_auto_takes_what_works_and_says_why_not_the_others(tiny_model):
     opened = backends.open_session("auto", tiny_model, read_card(tiny_model))
     for name in backends.NAMES[: backends.NAMES.index(opened.name)]:
-        assert opened.passed_over[name]
-    assert opened.name not in opened.passed_over
+        assert opened.rejected_backends[name]
+    assert opened.name not in opened.rejected_backends
 
 
 def test_every_backend_answers_why_not():
     for name in backends.NAMES:
-        reason = backends.backend(name).why_not()
+        reason = backends.backend(name).unavailable_reason()
         assert reason is None or (reason and "\n" not in reason)
         assert backends.backend(name).remedy()
-    assert backends.backend("cpu").why_not() is None
+    assert backends.backend("cpu").unavailable_reason() is None
 
 
 def test_an_unknown_name_lists_the_known():
@@ -51,11 +51,11 @@ def test_an_unknown_name_lists_the_known():
         backends.backend("quantum")
 
 
-@pytest.mark.skipif(ort.CUDA.why_not() is None, reason="CUDA works here")
+@pytest.mark.skipif(ort.CUDA.unavailable_reason() is None, reason="CUDA works here")
 def test_cuda_is_refused_where_it_cannot_run(tiny_model):
     with pytest.raises(BackendError, match=r"backend cuda: .*; .*--backend cpu") as caught:
         backends.open_session("cuda", tiny_model, read_card(tiny_model))
-    assert caught.value.cause == ort.CUDA.why_not()
+    assert caught.value.cause == ort.CUDA.unavailable_reason()
 
 
 def test_a_silent_fall_back_to_the_cpu_is_noticed(tiny_model, monkeypatch):
@@ -74,7 +74,7 @@ def test_a_silent_fall_back_to_the_cpu_is_noticed(tiny_model, monkeypatch):
     monkeypatch.setattr(backends.backend("openvino"), "why_not", lambda: "not installed")
     opened = backends.open_session("auto", tiny_model, read_card(tiny_model))
     assert opened.name == "cpu"
-    assert "fell back" in opened.passed_over["cuda"]
+    assert "fell back" in opened.rejected_backends["cuda"]
 
 
 def test_without_any_runtime_the_install_command_is_named(tiny_model, monkeypatch):
@@ -89,7 +89,7 @@ def test_without_any_runtime_the_install_command_is_named(tiny_model, monkeypatc
 def test_a_module_that_some_loader_left_without_a_spec_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", ModuleType("openvino"))
     assert not backends.is_installed("openvino")
-    assert backends.backend("openvino").why_not() == "openvino is not installed"
+    assert backends.backend("openvino").unavailable_reason() == "openvino is not installed"
 
 
 @pytest.mark.parametrize(

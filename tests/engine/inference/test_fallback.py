@@ -26,7 +26,7 @@ class Card:
         self.most, self.lost_after = most, lost_after
         self.description, self.shapes, self.closed = "Fake card", [], 0
 
-    def why_not(self):
+    def unavailable_reason(self):
         return None
 
     def remedy(self):
@@ -96,7 +96,7 @@ def test_where_no_tile_is_small_enough_the_next_backend_takes_over(place, tiny_m
         assert np.array_equal(engine(image), expected)
         assert engine.backend == "cpu"
         assert engine.settings.tile == 256  # what was asked for: the processor has memory
-        assert engine.passed_over["cuda"] == "out of device memory"
+        assert engine.rejected_backends["cuda"] == "out of device memory"
         assert "CPUExecutionProvider" in engine.provenance()["gave_way"][-1]
         assert "CPUExecutionProvider" in engine.provenance()["backend"]
     assert card.closed == 1
@@ -119,7 +119,7 @@ def test_a_backend_that_was_named_is_not_replaced(place, tiny_model, image):
     with Engine.load(tiny_model, backend="cuda") as engine:
         with pytest.raises(BackendError, match="the GPU is lost"):
             engine(image)
-        assert (engine.backend, engine.gave_way) == ("cuda", [])
+        assert (engine.backend, engine.fallbacks) == ("cuda", [])
 
 
 def test_a_named_backend_still_gets_smaller_tiles(place, tiny_model, image, expected):

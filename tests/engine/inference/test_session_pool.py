@@ -81,7 +81,7 @@ def test_without_memory_for_both_they_go_one_by_one(tiny_model, stack, monkeypat
         monkeypatch.setattr(Lane, "restore", restore)
         assert np.array_equal(engine(stack), expected)
         assert engine.settings.streams == 1
-        assert "no memory for two" in engine.gave_way[0]
+        assert "no memory for two" in engine.fallbacks[0]
 
 
 def test_a_model_that_was_replaced_meanwhile_is_not_opened_again(tiny_model, stack, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from defocus.engine.inference.options import Settings
 from defocus.engine.pipeline.jobs import Job, Outcome
-from defocus.engine.pipeline.steps import Piece
+from defocus.engine.pipeline.steps import PipelineItem
 from defocus.engine.pipeline.turns import Turn, Turns
 
 TWO = Settings(1024, 224, streams=2)
@@ -22,10 +22,10 @@ def turns() -> Turns:
     return Turns(2)
 
 
-def piece(name: str, size: int = 100, shape: tuple[int, int] = (8, 8)) -> Piece:
+def piece(name: str, size: int = 100, shape: tuple[int, int] = (8, 8)) -> PipelineItem:
     """A file that has been read; only whether it has a stack is asked."""
     stack: Any = object()
-    return Piece(Outcome(Job(Path(name), Path("out", name)), planes=1, shape=shape), stack=stack, nbytes=size)
+    return PipelineItem(Outcome(Job(Path(name), Path("out", name)), planes=1, shape=shape), stack=stack, nbytes=size)
 
 
 def names(turn: Turn | None) -> tuple[str, bool]:

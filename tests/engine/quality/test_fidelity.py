@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from defocus.engine.image.normalization import DTYPES
-from defocus.engine.quality.assess import judge
+from defocus.engine.quality.assess import assess
 from defocus.engine.quality.fidelity import fidelity
 from defocus.engine.quality.report import LISTED, PlaneReport, summary
 from defocus.training.physics.optics import Camera, Optics, defocus, transfer
@@ -49,7 +49,7 @@ def test_the_family_of_blurs_is_that_of_the_optics(z):
 def test_wrong_outputs_are_told_from_right_ones(z):
     seen, sharp = pair(z)
     other = pair(z, seed=9)[1]
-    right = judge(seen, sharp, "YX")[0]
+    right = assess(seen, sharp, "YX")[0]
     assert right.doubt is not None
     assert right.doubt < 0.6
     output = sharp.astype(np.float64)
@@ -65,14 +65,14 @@ def test_wrong_outputs_are_told_from_right_ones(z):
         "flat": np.full_like(output, output.mean()),
     }
     for kind, plane in wrong.items():
-        report = judge(seen, plane.round().clip(0, 65535).astype(np.uint16), "YX")[0]
+        report = assess(seen, plane.round().clip(0, 65535).astype(np.uint16), "YX")[0]
         assert report.verdict == "doubtful", (kind, report)
 
 
 def test_noise_cannot_be_judged():
     seen = np.random.default_rng(0).poisson(300, (256, 256)).astype(np.uint16)
     assert fidelity(seen, np.full_like(seen, 300)) is None
-    report = judge(seen, np.full_like(seen, 300), "YX")[0]
+    report = assess(seen, np.full_like(seen, 300), "YX")[0]
     assert report == PlaneReport()
     assert report.verdict == "no structure"
 
@@ -85,7 +85,7 @@ def test_planes_of_every_kind_give_numbers_or_none(dtype):
     for plane in (np.zeros((64, 64)), blob, saturated, blob[:16, :16], blob[:40, :33], blob[:3, :3], blob[:1, :1]):
         for other in (plane, np.zeros_like(plane), plane[::-1]):
             with np.errstate(divide="raise", invalid="raise", over="raise"):
-                (report,) = judge(plane.astype(dtype), other.astype(dtype), "YX")
+                (report,) = assess(plane.astype(dtype), other.astype(dtype), "YX")
             for name in ("focus_in", "focus_out", "fidelity", "worst", "blur_px"):
                 value = getattr(report, name)
                 assert value is None or np.isfinite(value), (name, report)
@@ -105,8 +105,8 @@ def test_large_numbers_do_not_overflow():
 
 def test_a_large_plane_is_judged_by_windows():
     seen, sharp = pair(16, (704, 704))
-    (small,) = judge(seen, sharp, "YX")
-    (report,) = judge(np.tile(seen, (3, 3))[:2048, :2048], np.tile(sharp, (3, 3))[:2048, :2048], "YX")
+    (small,) = assess(seen, sharp, "YX")
+    (report,) = assess(np.tile(seen, (3, 3))[:2048, :2048], np.tile(sharp, (3, 3))[:2048, :2048], "YX")
     assert report.fidelity == pytest.approx(small.fidelity, abs=0.01)
     assert report.blur_px == pytest.approx(small.blur_px, rel=0.05)
     assert report.focus_in == pytest.approx(small.focus_in, rel=0.15)
@@ -115,12 +115,12 @@ def test_a_large_plane_is_judged_by_windows():
 def test_planes_are_reported_in_the_order_of_the_axes():
     planes = [pair(z, (96, 112), seed=z) for z in (0, 8, 16, 24)]
     seen, sharp = (np.stack([one[side] for one in planes]).reshape(2, 2, 96, 112) for side in (0, 1))
-    reports = judge(seen, sharp, "TCYX")
+    reports = assess(seen, sharp, "TCYX")
     assert len(reports) == 4
-    assert list(reports) == [judge(one, truth, "YX")[0] for one, truth in planes]
-    swapped = judge(np.moveaxis(seen, 1, -1), np.moveaxis(sharp, 1, -1), "TYXC")
+    assert list(reports) == [assess(one, truth, "YX")[0] for one, truth in planes]
+    swapped = assess(np.moveaxis(seen, 1, -1), np.moveaxis(sharp, 1, -1), "TYXC")
     assert swapped == reports
-    assert judge(seen[:0], sharp[:0], "TCYX") == ()
+    assert assess(seen[:0], sharp[:0], "TCYX") == ()
 
 
 def test_only_sharp_planes_are_copied():
@@ -131,9 +131,9 @@ def test_only_sharp_planes_are_copied():
     source = np.stack([seen, blurred, flat, noise])
     restored = np.stack([sharp, truth, flat, flat])
     result = restored.copy()
-    assert [report.copied for report in judge(source, result, "ZYX")] == [False, False, True, False]
+    assert [report.copied for report in assess(source, result, "ZYX")] == [False, False, True, False]
     assert np.array_equal(result, restored)
-    reports = judge(source, result, "ZYX", keep_sharp=True)
+    reports = assess(source, result, "ZYX", keep_sharp=True)
     assert [report.copied for report in reports] == [True, False, True, True]
     assert np.array_equal(result, np.stack([seen, truth, flat, noise]))
     assert [report.verdict for report in reports] == ["sharp", "explained", "no structure", "no structure"]
@@ -143,7 +143,7 @@ def test_a_plane_that_is_half_out_of_focus_is_not_copied():
     seen, sharp = pair(0, (400, 520))
     source = np.concatenate([seen, pair(12, (400, 520))[0]], axis=1)[:, 260:780]
     result = np.concatenate([sharp, sharp], axis=1)[:, 260:780].copy()
-    (report,) = judge(source, result, "YX", keep_sharp=True)
+    (report,) = assess(source, result, "YX", keep_sharp=True)
     assert not report.copied
     assert not np.array_equal(source, result)
 

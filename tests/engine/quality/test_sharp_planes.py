@@ -127,12 +127,12 @@ def test_a_report_says_what_a_microscopist_wants_to_read():
 
 @pytest.mark.parametrize("pattern", ["infocus_w2/*_k14_*", "infocus_w1/*_a05_*"])
 def test_real_fields_that_the_model_never_saw(shared_data, pattern):
-    from defocus.engine.quality.assess import judge
+    from defocus.engine.quality.assess import assess
 
     (path,) = (shared_data / "bbbc006").glob(pattern)
     field = load_field(path)
     source = np.stack([counts_pair(field, z)[0] for z in (0, 8, 24)])
     with Engine.load("default", backend="cpu") as engine:
-        reports = judge(source, engine(source), "ZYX", keep_sharp=True)
+        reports = assess(source, engine(source), "ZYX", keep_sharp=True)
     assert [report.copied for report in reports] == [True, False, False]
     assert all(report.verdict != "doubtful" for report in reports)

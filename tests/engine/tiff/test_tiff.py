@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.image.memmap import Disk, on_a_disk
+from defocus.engine.image.memmap import DiskAllocator, is_disk_backed
 from defocus.engine.tiff import read as tiff
 
 RNG = np.random.default_rng(0)
@@ -184,9 +184,9 @@ def test_what_is_read_onto_a_disk_is_the_same(written, tmp_path):
     """Every layout, by way of arrays on disk: the same pixels, the same file, nothing left over."""
     path, _ = written
     (tmp_path / "out").mkdir()
-    usual, large = tiff.read(path), tiff.read(path, Disk(tmp_path / "out", 1))
-    assert on_a_disk(large.data)
-    assert not on_a_disk(usual.data)
+    usual, large = tiff.read(path), tiff.read(path, DiskAllocator(tmp_path / "out", 1))
+    assert is_disk_backed(large.data)
+    assert not is_disk_backed(usual.data)
     np.testing.assert_array_equal(large.data, usual.data)
     assert large.data.dtype == usual.data.dtype
     assert (large.axes, large.layout.shape) == (usual.axes, usual.layout.shape)

@@ -16,16 +16,16 @@ from defocus.engine.files.version import digest
 from defocus.watcher.discovery import scanner as module
 from defocus.watcher.discovery.completeness import State, Waiting, look, suffix_matches
 from defocus.watcher.discovery.fs_events import MOST, Hints
-from defocus.watcher.discovery.scanner import Arrival, Pace, arrivals, scan
+from defocus.watcher.discovery.scanner import Arrival, ScanTiming, arrivals, scan
 
-QUICK = Pace(settle=0.3, rescan=0.2, patience=1.0)
-POLLING = Pace(settle=0.3, rescan=0.2, patience=1.0, polling=True)
+QUICK = ScanTiming(settle=0.3, rescan=0.2, patience=1.0)
+POLLING = ScanTiming(settle=0.3, rescan=0.2, patience=1.0, polling=True)
 
 
 class Collector:
     """Runs `arrivals` in a thread and keeps what it yields, as the daemon does."""
 
-    def __init__(self, folder: Path, pace: Pace) -> None:
+    def __init__(self, folder: Path, pace: ScanTiming) -> None:
         self.found: list[Arrival] = []
         self.warnings: list[str] = []
         self.stop = threading.Event()
@@ -89,7 +89,7 @@ def test_backlog_and_new_files_arrive_once(folder, tmp_path, pace):
 
 def test_a_close_is_believed_at_once(folder, tmp_path):
     content = tiff_bytes(tmp_path)
-    with Collector(folder, Pace(settle=30, rescan=0.5)) as collector:
+    with Collector(folder, ScanTiming(settle=30, rescan=0.5)) as collector:
         time.sleep(0.5)  # the observer is up
         start = time.monotonic()
         (folder / "a.tif").write_bytes(content)
@@ -99,7 +99,7 @@ def test_a_close_is_believed_at_once(folder, tmp_path):
 
 def test_a_rename_into_place_is_believed_at_once(folder, tmp_path):
     (folder / "a.tif.tmp").write_bytes(tiff_bytes(tmp_path))
-    with Collector(folder, Pace(settle=30, rescan=0.5)) as collector:
+    with Collector(folder, ScanTiming(settle=30, rescan=0.5)) as collector:
         time.sleep(0.5)
         (folder / "a.tif.tmp").rename(folder / "a.tif")
         collector.wait(1, 5)

@@ -23,7 +23,7 @@ from ...gpu.driver import REMEDY, Gpu, find_gpu, why_no_gpu
 from .. import is_installed
 from .build import build, make_log
 from .config import Recipe, usual_profiles
-from .plan_cache import EngineCache, EngineKey
+from .plan_cache import PlanCache, PlanKey
 from .precision import engine_precision, require
 from .session import TensorRTSession
 
@@ -44,14 +44,14 @@ class TensorRT:
     def __init__(self, name: str, module: str) -> None:
         self.name, self.module = name, module
 
-    def why_not(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """See `backends.Backend`. CUDA is asked before TensorRT's library is loaded."""
         if not is_installed(self.module):
             return f"{self.module} is not installed"
         return why_no_gpu(self._cuda()) or gpu.why_no_layer() or self._why_no_library()
 
     def remedy(self) -> str:
-        reason = self.why_not()
+        reason = self.unavailable_reason()
         if reason in (None, why_no_gpu(self._cuda())):
             return REMEDY
         return f'install it with: pip install "defocus[{self.name}]", {_OTHER}'
@@ -61,7 +61,7 @@ class TensorRT:
         return self.open_with(path, card, Recipe(usual_profiles(card)))
 
     def open_with(
-        self, path: Path, card: Card, recipe: Recipe, cache: EngineCache | None = None, say: Say = on_stderr
+        self, path: Path, card: Card, recipe: Recipe, cache: PlanCache | None = None, say: Say = on_stderr
     ) -> TensorRTSession:
         """The same with another recipe or cache.
 
@@ -75,7 +75,7 @@ class TensorRT:
         try:
             with device.current():
                 trt = self._load()
-                cache = cache or EngineCache(say=say)
+                cache = cache or PlanCache(say=say)
                 log = make_log(trt)
                 runtime = trt.Runtime(log)
                 key = self.key(trt, card, recipe, card_gpu)
@@ -99,8 +99,8 @@ class TensorRT:
             raise
 
     def build_ahead(
-        self, path: Path, recipe: Recipe | None = None, cache: EngineCache | None = None, say: Say = on_stderr
-    ) -> EngineKey:
+        self, path: Path, recipe: Recipe | None = None, cache: PlanCache | None = None, say: Say = on_stderr
+    ) -> PlanKey:
         """Build a model's engine into the cache without running it.
 
         TensorRT for RTX needs no GPU for it if the recipe names compute capabilities; TensorRT always needs one.
@@ -116,14 +116,14 @@ class TensorRT:
         recipe = recipe or Recipe(usual_profiles(card))
         card_gpu = self._target(recipe)
         trt = self._load()
-        cache = cache or EngineCache(say=say)
+        cache = cache or PlanCache(say=say)
         key = self.key(trt, card, recipe, card_gpu)
         cache.load_or_build(key, lambda: self._build(trt, path, card, recipe, card_gpu, cache, say), lambda data: None)
         return key
 
-    def key(self, trt: Any, card: Card, recipe: Recipe, card_gpu: Gpu) -> EngineKey:
+    def key(self, trt: Any, card: Card, recipe: Recipe, card_gpu: Gpu) -> PlanKey:
         """What the engine of that model, recipe and card is kept under."""
-        return EngineKey(
+        return PlanKey(
             model_sha256=card.sha256,
             precision=recipe.precision,
             profiles=tuple(map(str, recipe.profiles)),
@@ -137,7 +137,7 @@ class TensorRT:
         )
 
     def _build(
-        self, trt: Any, path: Path, card: Card, recipe: Recipe, card_gpu: Gpu, cache: EngineCache, say: Say
+        self, trt: Any, path: Path, card: Card, recipe: Recipe, card_gpu: Gpu, cache: PlanCache, say: Say
     ) -> tuple[bytes, dict[str, Any]]:
         target = f"any {', '.join(recipe.capabilities)}" if card_gpu is _ANY else card_gpu.name
         say(f"building an engine of {path.name} for {target}; this can take minutes, but only once")
@@ -200,7 +200,7 @@ TENSORRT = TensorRT("tensorrt", "tensorrt")
 RTX = TensorRT("rtx", "tensorrt_rtx")
 
 
-def _built_ahead(cache: EngineCache, key: EngineKey) -> EngineKey | None:
+def _built_ahead(cache: PlanCache, key: PlanKey) -> PlanKey | None:
     """The key of an engine that was built without a card, for this one's compute capability among others."""
     for entry in cache.entries():
         other = entry.key
@@ -226,7 +226,7 @@ def _deserialized(trt: Any, runtime: Any, log: Any, data: bytes) -> Any:
     return engine
 
 
-def _contexts(trt: Any, engine: Any, cache: EngineCache, name: str) -> tuple[Callable[[], Any], Callable[[], None]]:
+def _contexts(trt: Any, engine: Any, cache: PlanCache, name: str) -> tuple[Callable[[], Any], Callable[[], None]]:
     """What makes an execution context without memory of its own, and what is to be done when the session closes."""
     if not hasattr(engine, "create_runtime_config") or not hasattr(trt, "CudaGraphStrategy"):
         return lambda: engine.create_execution_context(

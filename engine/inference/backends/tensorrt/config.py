@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ....errors import InputError
-from ....image.tiling import up
+from ....image.tiling import round_up
 from ....model.card import Card
 
 Size = tuple[int, int, int]  # batch, height, width
@@ -60,8 +60,8 @@ class Profile:
 def usual_profiles(card: Card) -> tuple[Profile, ...]:
     """What an engine accepts unless told otherwise: batches of tiles, and whole planes one at a time."""
     least = card.multiple
-    tile, plane = up(max(1024, 4 * card.halo), card.multiple), up(2048, card.multiple)
-    field = (up(520, card.multiple), up(696, card.multiple))
+    tile, plane = round_up(max(1024, 4 * card.halo), card.multiple), round_up(2048, card.multiple)
+    field = (round_up(520, card.multiple), round_up(696, card.multiple))
     return (
         Profile("tiles", (1, least, least), (1, *field), (8, tile, tile)),
         Profile("planes", (1, least, least), (1, plane, plane), (1, plane, plane)),

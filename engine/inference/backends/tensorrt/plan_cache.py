@@ -24,7 +24,7 @@ WAIT = 30 * 60.0  # seconds that one process waits for another's build of the sa
 
 
 @dataclass(frozen=True)
-class EngineKey:
+class PlanKey:
     """What an engine is tied to: two machines or models that differ in any of it never share one.
 
     `profiles` and `options` are text (`tensorrt_build.Profile`, `Recipe.options`), `compute_capability` is "SM89".
@@ -46,7 +46,7 @@ class EngineKey:
         """The file name's stem."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
-    def differs(self, other: EngineKey) -> list[str]:
+    def differs(self, other: PlanKey) -> list[str]:
         """The fields in which another key differs, in words."""
         mine, theirs = asdict(self), asdict(other)
         return [f"{name} {theirs[name]}" for name in mine if mine[name] != theirs[name]]
@@ -56,7 +56,7 @@ class EngineKey:
 class Entry:
     """One engine of the cache: its key, file, size in bytes, and how it was built (`notes`: seconds, precision...)."""
 
-    key: EngineKey
+    key: PlanKey
     path: Path
     size: int
     sha256: str
@@ -83,7 +83,7 @@ def default_folder() -> Path:
     return user_cache_path("defocus", appauthor=False) / "engines"
 
 
-class EngineCache:
+class PlanCache:
     """The engines in one folder, which is made when needed. `say` gets a line where the user should know."""
 
     def __init__(self, folder: Path | None = None, say: Callable[[str], None] = lambda line: None) -> None:
@@ -91,7 +91,7 @@ class EngineCache:
 
     def load_or_build(
         self,
-        key: EngineKey,
+        key: PlanKey,
         build: Callable[[], tuple[bytes, dict[str, Any]]],
         accept: Callable[[bytes], T],
         wait: float = WAIT,
@@ -162,7 +162,7 @@ class EngineCache:
         with suppress(DefocusError, OSError):
             self._write(self.folder / name, data)
 
-    def _accepted(self, key: EngineKey, accept: Callable[[bytes], T]) -> tuple[T] | None:
+    def _accepted(self, key: PlanKey, accept: Callable[[bytes], T]) -> tuple[T] | None:
         """What accept made of the kept engine, or None after saying why it is of no use."""
         path = self.folder / f"{key.digest}.engine"
         entry = _read_sidecar(path.with_suffix(".json"))
@@ -185,7 +185,7 @@ class EngineCache:
             self._say(f"the kept engine {path.name} is stale ({error.cause}): it is built again")
             return None
 
-    def _mark(self, key: EngineKey) -> tuple[int, int] | None:
+    def _mark(self, key: PlanKey) -> tuple[int, int] | None:
         """What changes when an engine is kept anew: its JSON is written last."""
         try:
             found = (self.folder / f"{key.digest}.json").stat()
@@ -193,14 +193,14 @@ class EngineCache:
             return None
         return found.st_ino, found.st_mtime_ns
 
-    def _say_why_new(self, key: EngineKey) -> None:
+    def _say_why_new(self, key: PlanKey) -> None:
         """Where an engine of the same model is kept that differs in little, name what differs."""
         near = [entry.key for entry in self.entries() if entry.key.model_sha256 == key.model_sha256]
         if near:
             closest = min((key.differs(other) for other in near), key=len)
             self._say(f"the kept engine of this model is for {', '.join(closest)}: another is built")
 
-    def _keep(self, key: EngineKey, data: bytes, notes: dict[str, Any]) -> None:
+    def _keep(self, key: PlanKey, data: bytes, notes: dict[str, Any]) -> None:
         path = self.folder / f"{key.digest}.engine"
         sidecar = {
             "key": asdict(key),
@@ -222,7 +222,7 @@ class EngineCache:
             temporary.write_bytes(data)
 
     @contextmanager
-    def _locked(self, key: EngineKey, wait: float) -> Iterator[None]:
+    def _locked(self, key: PlanKey, wait: float) -> Iterator[None]:
         """Hold the lock of one engine."""
         from filelock import FileLock, Timeout
 
@@ -259,6 +259,6 @@ def _read_sidecar(path: Path) -> Entry | None:
         key: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["key"].items()}
         engine = path.with_suffix(".engine")
         size = engine.stat().st_size if engine.exists() else 0
-        return Entry(EngineKey(**key), engine, size, str(fields["sha256"]), str(fields["built"]), dict(fields["notes"]))
+        return Entry(PlanKey(**key), engine, size, str(fields["sha256"]), str(fields["built"]), dict(fields["notes"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

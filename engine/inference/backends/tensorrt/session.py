@@ -30,7 +30,7 @@ from ...gpu import Device, Memory, Stream
 from .. import not_finite
 from .build import out_of_memory
 from .config import Profile, describe
-from .slot import Counts, Floats, Freight, Shape, Slot
+from .slot import Counts, Floats, Shape, Slot, Transfer
 from .uint16 import as_ranges, converter
 
 SHAPES = 3  # of batches that keep their slots: two of a plane's tiles, and one more
@@ -88,8 +88,10 @@ class TensorRTSession:
             self._copy: Stream = device.stream()
             self._compute: Stream = device.stream()
             self._spare.append(self._new_pair())
-            self._counts, why_not = converter(device, self._compute)
-        self.description += ", counts converted on the " + (f"host ({why_not})" if why_not else "device")
+            self._counts, unavailable_reason = converter(device, self._compute)
+        self.description += ", counts converted on the " + (
+            f"host ({unavailable_reason})" if unavailable_reason else "device"
+        )
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """See `backends.Session.run`."""
@@ -97,12 +99,12 @@ class TensorRTSession:
         self._run(Floats(self._device, batch, result))
         return result
 
-    def takes_counts(self, dtype: np.dtype) -> bool:
-        """See `backends.CountsSession.takes_counts`."""
+    def takes_uint16(self, dtype: np.dtype) -> bool:
+        """See `backends.CountsSession.takes_uint16`."""
         return self._counts is not None and dtype.newbyteorder("=") == np.uint16
 
-    def run_counts(self, batch: np.ndarray, intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
-        """See `backends.CountsSession.run_counts`."""
+    def run_uint16(self, batch: np.ndarray, intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
+        """See `backends.CountsSession.run_uint16`."""
         if self._counts is None:
             raise BackendError(self.description, "it takes no counts", "convert them on the host")
         result = self._result.array(batch.shape, np.uint16)
@@ -136,7 +138,7 @@ class TensorRTSession:
         cause = f"a batch of {'x'.join(map(str, shape))} is outside its profiles ({describe(self._profiles)})"
         raise BackendError(self.description, cause, "use another --tile, or build an engine with --profile")
 
-    def _run(self, freight: Freight) -> None:
+    def _run(self, freight: Transfer) -> None:
         """Take a batch through the GPU."""
         if not self._busy.acquire(blocking=False):
             cause = "an execution context serves one thread at a time, and another is using it"
@@ -156,7 +158,7 @@ class TensorRTSession:
         finally:
             self._busy.release()
 
-    def _whole(self, profile: int, freight: Freight) -> None:
+    def _whole(self, profile: int, freight: Transfer) -> None:
         """All parts; after an error nothing is under way, and where memory was short all of it is given back."""
         try:
             self._parts(profile, freight)
@@ -167,7 +169,7 @@ class TensorRTSession:
             self._idle()
             raise
 
-    def _parts(self, index: int, freight: Freight) -> None:
+    def _parts(self, index: int, freight: Transfer) -> None:
         # Two halves at least, so that one's copies run beside the other's computation; none below the profile's least.
         profile, count = self._profiles[index], freight.shape[0]
         size = min(profile.most[0], max(profile.least[0], -(-count // 2)))
@@ -189,13 +191,13 @@ class TensorRTSession:
         for number in range(max(0, last - 1), last + 1):
             self._collect(freight, slots[number % 2], parts[number])
 
-    def _fetch(self, freight: Freight, slot: Slot, part: slice) -> None:
+    def _fetch(self, freight: Transfer, slot: Slot, part: slice) -> None:
         """Let the copy stream bring a slot's result back once it is there."""
         self._copy.wait(slot.computed)
         freight.down(slot, part, self._copy)
         slot.downloaded.record(self._copy)
 
-    def _collect(self, freight: Freight, slot: Slot, part: slice) -> None:
+    def _collect(self, freight: Transfer, slot: Slot, part: slice) -> None:
         slot.downloaded.synchronize()
         freight.collect(slot, part)
 
@@ -220,7 +222,7 @@ class TensorRTSession:
         first, second = (Slot(self._device, context) for context in contexts)
         return first, second
 
-    def _enqueue(self, profile: int, slot: Slot, shape: Shape, freight: Freight) -> None:
+    def _enqueue(self, profile: int, slot: Slot, shape: Shape, freight: Transfer) -> None:
         """Put one part's computation into the compute stream, as a graph from the third time of a shape on."""
         fresh = self._bind(profile, slot, (type(freight), shape))
         if slot.graph is not None:

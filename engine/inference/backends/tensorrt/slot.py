@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...gpu import Device, Graph, Memory, Staging, Stream
-from .uint16 import DeviceCounts, Packet
+from .uint16 import DeviceCounts, Uint16Buffer
 
 Shape = tuple[int, ...]
 
@@ -72,7 +72,7 @@ class Slot:
         self.memory, self.staging = [], []
 
 
-class Freight(Protocol):
+class Transfer(Protocol):
     """A batch and where its result goes; a part of it is a slice of its first axis."""
 
     @property
@@ -143,7 +143,7 @@ class Counts:
         self._device.upload(slot.packet, staged, stream)
 
     def compute(self, slot: Slot, shape: Shape, network: Callable[[], None], stream: Stream) -> None:
-        packet = Packet((shape[0], shape[1], shape[2], shape[3]))
+        packet = Uint16Buffer((shape[0], shape[1], shape[2], shape[3]))
         self._kernels.to_unit(packet, slot.packet, slot.image, stream)
         network()
         self._kernels.to_counts(packet, slot.restored, slot.packet, stream)
@@ -156,6 +156,6 @@ class Counts:
         self.finite = self.finite and not flag[0]
         np.copyto(self._result[part], counts)
 
-    def _packet(self, part: slice) -> Packet:
+    def _packet(self, part: slice) -> Uint16Buffer:
         count, channels, height, width = self._batch[part].shape
-        return Packet((count, channels, height, width))
+        return Uint16Buffer((count, channels, height, width))

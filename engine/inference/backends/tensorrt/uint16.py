@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ....errors import BackendError, first_line
-from ....image.normalization import LIMIT, Intensity, from_unit, limited, to_unit
+from ....image.normalization import LIMIT, Intensity, clip_with_remainder, from_unit, to_unit
 from ... import gpu
 from ...gpu import Device, Kernels, Memory, Stream
 
@@ -36,7 +36,7 @@ _PROOF = (
 
 
 @dataclass(frozen=True)
-class Packet:
+class Uint16Buffer:
     """How counts of a shape (N, C, H, W) travel in one piece, with each plane's range and a flag for the way back.
 
     uint32 flag | float32 (N, C, 2) offsets and scales | uint16 (N, C, H, W) counts
@@ -78,12 +78,12 @@ class DeviceCounts:
             raise BackendError(PTX, str(error.strerror), "install defocus again") from error
         self._kernels: Kernels = device.kernels(text, SIGNATURES)
 
-    def to_unit(self, packet: Packet, at: Memory, unit: Memory, stream: Stream) -> None:
+    def to_unit(self, packet: Uint16Buffer, at: Memory, unit: Memory, stream: Stream) -> None:
         """Put into a stream: the packet's counts to float32 in unit range, +-`LIMIT` at most."""
         ranges, counts = at.pointer + _RANGES_AT, at.pointer + packet.counts_at
         self._launch("counts_to_unit", packet, stream, counts, ranges, unit.pointer)
 
-    def to_counts(self, packet: Packet, restored: Memory, at: Memory, stream: Stream) -> None:
+    def to_counts(self, packet: Uint16Buffer, restored: Memory, at: Memory, stream: Stream) -> None:
         """Put into a stream: what the network gave, with what went around it, to counts in the packet.
 
         Its flag is set if anything in `restored` is NaN or infinite. Flat planes keep their counts.
@@ -94,7 +94,7 @@ class DeviceCounts:
     def free(self) -> None:
         self._kernels.free()
 
-    def _launch(self, name: str, packet: Packet, stream: Stream, *addresses: int) -> None:
+    def _launch(self, name: str, packet: Uint16Buffer, stream: Stream, *addresses: int) -> None:
         grid = -(-packet.pixels // _THREADS), packet.planes
         self._kernels.launch(name, grid, _THREADS, stream, *addresses, packet.pixels, LIMIT)
 
@@ -135,7 +135,7 @@ def proven(device: Device, stream: Stream) -> DeviceCounts:
 
 def _proof(device: Device, stream: Stream, kernels: DeviceCounts) -> Iterator[str]:
     """What is wrong, step by step; "" for a step that is right."""
-    packet = Packet((len(_PROOF), 1, 64, 64))
+    packet = Uint16Buffer((len(_PROOF), 1, 64, 64))
     # Both ends, and every 31st between: the launch has more than one block a plane.
     some = np.r_[:1024, 1024:64512:31, 64512:65536].astype(np.uint16)
     given = np.broadcast_to(some.reshape(packet.shape[2:]), packet.shape)
@@ -182,7 +182,7 @@ def _host_unit(given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for plane, counts, intensity in zip(unit, given, _PROOF, strict=True):
         if not intensity.flat:
             plane[:] = to_unit(counts, intensity)
-    inside, beyond = limited(unit)
+    inside, beyond = clip_with_remainder(unit)
     return inside, np.zeros_like(unit) if beyond is None else beyond
 
 

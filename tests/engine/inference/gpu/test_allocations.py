@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from defocus.engine.image.normalization import Intensity
-from defocus.engine.inference.backends import Opened
+from defocus.engine.inference.backends import OpenedSession
 from defocus.engine.inference.engine import Engine
 from defocus.engine.inference.options import Settings
 from defocus.engine.inference.tasks import Image, Work
@@ -78,7 +78,7 @@ def test_a_session_makes_nothing_anew(gpu, made):
 
     def both():
         made.session.run(floats)
-        made.session.run_counts(counts, ranges)
+        made.session.run_uint16(counts, ranges)
 
     for _ in range(3):
         both()
@@ -114,7 +114,7 @@ class InPlace:
 @pytest.mark.parametrize("way", ["counts", "floats"])
 def test_the_engine_makes_nothing_anew(gpu, made, tiny_model, way):
     session, shape = (made.session, (64, 1, 60, 62)) if way == "counts" else (InPlace(), (2, 1, 520, 696))
-    engine = Engine(read_card(tiny_model), Opened("rtx", session), Settings(1024, 16, batch=64))
+    engine = Engine(read_card(tiny_model), OpenedSession("rtx", session), Settings(1024, 16, batch=64))
     image = np.random.default_rng(0).integers(0, 4000, shape, np.uint16)
     gpu.launch = lambda *arguments: None
     work = Work(Image(image, "TCYX"), engine.card)

@@ -13,9 +13,9 @@ import pytest
 
 from defocus.engine.errors import BackendError, OutOfMemoryError
 from defocus.engine.inference.backends.tensorrt import plan_cache as engine_cache
-from defocus.engine.inference.backends.tensorrt.plan_cache import EngineCache, EngineKey
+from defocus.engine.inference.backends.tensorrt.plan_cache import PlanCache, PlanKey
 
-KEY = EngineKey("ab" * 32, "fp16", ("tiles=1x16x16",), "rtx", "1.7.1", "Linux x86_64", "RTX 4070", "SM89", 46)
+KEY = PlanKey("ab" * 32, "fp16", ("tiles=1x16x16",), "rtx", "1.7.1", "Linux x86_64", "RTX 4070", "SM89", 46)
 
 
 class Use:
@@ -23,7 +23,7 @@ class Use:
 
     def __init__(self, folder: Path):
         self.said: list[str] = []
-        self.cache = EngineCache(folder, self.said.append)
+        self.cache = PlanCache(folder, self.said.append)
         self.builds = 0
 
     def build(self):
@@ -53,7 +53,7 @@ def test_an_engine_is_built_once_and_kept_with_its_account(use):
     assert use.said == []
 
 
-@pytest.mark.parametrize("field", list(EngineKey.__dataclass_fields__))
+@pytest.mark.parametrize("field", list(PlanKey.__dataclass_fields__))
 def test_whatever_differs_makes_another_engine(use, field):
     use.get()
     value = getattr(KEY, field)
@@ -191,14 +191,14 @@ def test_one_that_was_built_between_the_look_and_the_lock_is_taken(use, monkeypa
 PROCESS = """
 import sys, time
 from pathlib import Path
-from defocus.engine.inference.backends.tensorrt.plan_cache import EngineCache, EngineKey
+from defocus.engine.inference.backends.tensorrt.plan_cache import PlanCache, PlanKey
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
-key = EngineKey("m", "fp16", (), "rtx", "1", "Linux", "card", "SM89", 1)
+key = PlanKey("m", "fp16", (), "rtx", "1", "Linux", "card", "SM89", 1)
 def build():
     print("builds", flush=True)
     time.sleep(seconds)
     return b"engine", {}
-print(EngineCache(folder, lambda line: print(line, flush=True)).load_or_build(key, build, bytes), flush=True)
+print(PlanCache(folder, lambda line: print(line, flush=True)).load_or_build(key, build, bytes), flush=True)
 """
 
 
@@ -232,10 +232,10 @@ def test_waiting_has_an_end(tmp_path):
     first = start(tmp_path, 600)
     assert first.stdout is not None
     assert first.stdout.readline() == "builds\n"
-    key = EngineKey("m", "fp16", (), "rtx", "1", "Linux", "card", "SM89", 1)
+    key = PlanKey("m", "fp16", (), "rtx", "1", "Linux", "card", "SM89", 1)
     begun = time.monotonic()
     with pytest.raises(BackendError, match="another process has been building this engine for 0 s"):
-        EngineCache(tmp_path).load_or_build(key, lambda: (b"", {}), bytes, wait=0.3)
+        PlanCache(tmp_path).load_or_build(key, lambda: (b"", {}), bytes, wait=0.3)
     assert time.monotonic() - begun < 30
     first.kill()
     first.communicate(timeout=60)

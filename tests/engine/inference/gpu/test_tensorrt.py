@@ -17,7 +17,7 @@ from defocus.engine.inference import backends
 from defocus.engine.inference.backends.tensorrt import backend as module
 from defocus.engine.inference.backends.tensorrt.build import build, make_progress
 from defocus.engine.inference.backends.tensorrt.config import Profile, Recipe, usual_profiles
-from defocus.engine.inference.backends.tensorrt.plan_cache import EngineCache
+from defocus.engine.inference.backends.tensorrt.plan_cache import PlanCache
 from defocus.engine.inference.backends.tensorrt.precision import Precision, inspected, require
 from defocus.engine.inference.gpu import driver
 from defocus.engine.model.card import model_path, read_card
@@ -61,10 +61,10 @@ def test_the_default_network_builds_in_half_precision_without_a_gpu(trt, default
     key = RTX.build_ahead(
         default_half,
         Recipe(usual_profiles(read_card(default_half)), capabilities=AHEAD),
-        EngineCache(tmp_path),
+        PlanCache(tmp_path),
         said.append,
     )
-    (entry,) = EngineCache(tmp_path).entries()
+    (entry,) = PlanCache(tmp_path).entries()
     assert entry.key == key
     assert entry.size > 2_000_000
     assert entry.notes["half_share"] == 1.0
@@ -81,31 +81,31 @@ def test_an_fp32_graph_asked_for_fp16_is_refused(trt, tiny_model, tmp_path):
     with pytest.raises(
         BackendError, match=r"only 0 of 2 convolutions in half.*; make an FP16 graph with defocus-export"
     ):
-        RTX.build_ahead(tiny_model, small(read_card(tiny_model)), EngineCache(tmp_path))
-    assert EngineCache(tmp_path).entries() == []
+        RTX.build_ahead(tiny_model, small(read_card(tiny_model)), PlanCache(tmp_path))
+    assert PlanCache(tmp_path).entries() == []
     fp32 = small(read_card(tiny_model), precision="fp32")
-    RTX.build_ahead(tiny_model, fp32, EngineCache(tmp_path), lambda line: None)
-    (entry,) = EngineCache(tmp_path).entries()
+    RTX.build_ahead(tiny_model, fp32, PlanCache(tmp_path), lambda line: None)
+    (entry,) = PlanCache(tmp_path).entries()
     assert entry.notes["half_share"] == 0.0
 
 
 def test_fp32_asked_of_an_fp16_graph_is_refused(trt, tiny_half, tmp_path):
     with pytest.raises(BackendError, match="FP32 is asked for, but the graph has 2 of 2 convolutions in half"):
-        RTX.build_ahead(tiny_half, small(read_card(tiny_half), precision="fp32"), EngineCache(tmp_path))
+        RTX.build_ahead(tiny_half, small(read_card(tiny_half), precision="fp32"), PlanCache(tmp_path))
 
 
 def test_half_ends_are_refused(trt, tiny_model, tmp_path):
     """The session hands float32 over: read as float16 it would give rubbish without a word."""
     path = half(tiny_model, tmp_path / "ends.onnx", ends=True)
     with pytest.raises(BackendError, match=r"'image' is HALF, and .*; export it again without --fp16-io"):
-        RTX.build_ahead(path, small(read_card(path)), EngineCache(tmp_path))
-    assert EngineCache(tmp_path).entries() == []
+        RTX.build_ahead(path, small(read_card(path)), PlanCache(tmp_path))
+    assert PlanCache(tmp_path).entries() == []
 
 
 @pytest.mark.parametrize("flag", ["version_compatible", "workspace"])
 def test_flags_are_taken_and_make_another_engine(trt, tiny_half, tmp_path, flag):
     card = read_card(tiny_half)
-    cache = EngineCache(tmp_path)
+    cache = PlanCache(tmp_path)
     plain = RTX.build_ahead(tiny_half, small(card), cache, lambda line: None)
     try:
         other = RTX.build_ahead(tiny_half, small(card, **{flag: 1 << 28 if flag == "workspace" else True}), cache)
@@ -126,11 +126,11 @@ def test_a_workspace_that_is_too_small_is_one_line(trt, default_half):
 def test_an_unknown_card_generation_names_the_known(trt, tiny_half, tmp_path):
     recipe = small(read_card(tiny_half), capabilities=("SM35",))
     with pytest.raises(BackendError, match=r"cannot build for SM35; it knows SM75, .*SM89"):
-        RTX.build_ahead(tiny_half, recipe, EngineCache(tmp_path), lambda line: None)
+        RTX.build_ahead(tiny_half, recipe, PlanCache(tmp_path), lambda line: None)
 
 
 def test_an_engine_built_ahead_is_found_on_its_generation(trt, tiny_half, tmp_path):
-    card, cache = read_card(tiny_half), EngineCache(tmp_path)
+    card, cache = read_card(tiny_half), PlanCache(tmp_path)
     said = []
     key = RTX.build_ahead(tiny_half, small(card), cache, said.append)
     assert "building an engine of tiny_fp16.onnx for any SM89; this" in said[0]
@@ -234,7 +234,7 @@ def test_auto_goes_on_past_what_cannot_run(tiny_half):
     given = np.random.default_rng(0).random((1, 1, 32, 32), np.float32)
     assert opened.session.run(given).shape == given.shape
     for name in backends.NAMES[: backends.NAMES.index(opened.name)]:
-        assert opened.passed_over[name]
+        assert opened.rejected_backends[name]
 
 
 @pytest.mark.parametrize(
@@ -246,13 +246,13 @@ def test_auto_goes_on_past_what_cannot_run(tiny_half):
 )
 def test_why_not_names_the_driver(trt, card, fields, reason, remedy):
     card(**fields)
-    assert RTX.why_not() == reason
+    assert RTX.unavailable_reason() == reason
     assert remedy in RTX.remedy()
 
 
 def test_why_not_names_what_is_not_installed(monkeypatch, card):
     monkeypatch.setattr(module, "is_installed", lambda package: False)
-    assert module.TENSORRT.why_not() == "tensorrt is not installed"
+    assert module.TENSORRT.unavailable_reason() == "tensorrt is not installed"
     assert 'pip install "defocus[tensorrt]"' in module.TENSORRT.remedy()
 
 
@@ -260,7 +260,7 @@ def test_an_old_tensorrt_is_refused(monkeypatch, card):
     monkeypatch.setattr(module, "is_installed", lambda package: True)
     monkeypatch.setattr(module, "import_module", lambda name: SimpleNamespace(__version__="10.13.0.35"))
     monkeypatch.setattr(module.gpu, "why_no_layer", lambda: None)
-    assert module.TENSORRT.why_not() == "tensorrt 10.13.0.35 is too old, 11 is needed"
+    assert module.TENSORRT.unavailable_reason() == "tensorrt 10.13.0.35 is too old, 11 is needed"
 
 
 def test_an_engine_for_another_card_or_of_rubbish_is_not_accepted():

@@ -12,10 +12,17 @@ import numpy as np
 import pytest
 
 from defocus.engine.errors import BackendError
-from defocus.engine.image.normalization import LIMIT, Intensity, from_unit, limited, to_unit
-from defocus.engine.inference.backends import CountsSession, Opened
+from defocus.engine.image.normalization import LIMIT, Intensity, clip_with_remainder, from_unit, to_unit
+from defocus.engine.inference.backends import OpenedSession, Uint16Session
 from defocus.engine.inference.backends.tensorrt import uint16 as device_counts
-from defocus.engine.inference.backends.tensorrt.uint16 import PTX, SIGNATURES, DeviceCounts, Packet, as_ranges, proven
+from defocus.engine.inference.backends.tensorrt.uint16 import (
+    PTX,
+    SIGNATURES,
+    DeviceCounts,
+    Uint16Buffer,
+    as_ranges,
+    proven,
+)
 from defocus.engine.inference.engine import Engine
 from defocus.engine.inference.options import Settings
 from defocus.engine.model.card import read_card
@@ -56,7 +63,7 @@ def test_nvidias_assembler_takes_it_for_every_card():
 
 
 def test_a_packet_holds_its_parts_apart():
-    packet = Packet((3, 2, 4, 5))
+    packet = Uint16Buffer((3, 2, 4, 5))
     memory = np.zeros(packet.nbytes, np.uint8)
     flag, ranges, counts = packet.views(memory)
     flag[:], ranges[:], counts[:] = 0xFFFFFFFF, 1.5, 7
@@ -67,11 +74,11 @@ def test_a_packet_holds_its_parts_apart():
 @pytest.mark.parametrize("offset", [0.0, 99.7, 487.25, 65535.0, -1e4])
 @pytest.mark.parametrize("scale", [0.0, 1 / 3, 1.0, 255.9, 4096.0, 65535.0])
 def test_every_count_in_every_range_as_on_the_host(gpu, device, offset, scale):
-    packet, intensity = Packet((1, 1, 256, 256)), Intensity(offset, scale)
+    packet, intensity = Uint16Buffer((1, 1, 256, 256)), Intensity(offset, scale)
     given = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
     inside, beyond = np.zeros(given.shape, np.float32), None
     if scale:
-        inside, beyond = limited(to_unit(given, intensity))
+        inside, beyond = clip_with_remainder(to_unit(given, intensity))
     with device.current():
         kernels, stream = DeviceCounts(device), device.stream()
         at, unit = device.allocate(packet.nbytes), device.allocate(4 * given.size)
@@ -153,7 +160,7 @@ class HostOnly:
 
 
 def engine(session, model: Path, batch: int = 1, tile: int = 64, halo: int = 16) -> Engine:
-    return Engine(read_card(model), Opened("rtx", session), Settings(tile, halo, batch=batch))
+    return Engine(read_card(model), OpenedSession("rtx", session), Settings(tile, halo, batch=batch))
 
 
 def sharper(given: np.ndarray) -> np.ndarray:
@@ -181,7 +188,7 @@ def specimen(*shape: int) -> np.ndarray:
 def test_the_engine_gives_the_same_as_over_the_host_bit_for_bit(gpu, made, tiny_model, batch):
     made.graph.network = sharper
     image = specimen(4, 90, 110)  # several tiles a plane, mirrored at the edges; planes share batches
-    assert isinstance(made.session, CountsSession)
+    assert isinstance(made.session, Uint16Session)
     for _ in range(3):  # plainly, recorded, and as a graph
         on_device = engine(made.session, tiny_model, batch)(image, "TYX")
     launched = launches(gpu)
@@ -196,7 +203,7 @@ def test_the_engine_gives_the_same_as_over_the_host_bit_for_bit(gpu, made, tiny_
 
 def test_big_endian_counts_are_taken_and_other_types_go_over_the_host(made, tiny_model, monkeypatch):
     with_counts = []
-    original = made.session.run_counts
+    original = made.session.run_uint16
     monkeypatch.setattr(made.session, "run_counts", lambda *given: (with_counts.append(1), original(*given))[1])
     image = specimen(2, 60, 60)
     expected = engine(HostOnly(made.session), tiny_model)(image, "TYX")
@@ -252,9 +259,9 @@ def test_where_the_kernels_cannot_be_used_the_host_converts_and_it_is_told(gpu, 
     assert "counts converted on the host (" in made.session.description
     assert says in made.session.description
     assert "\n" not in made.session.description
-    assert not made.session.takes_counts(np.dtype(np.uint16))
+    assert not made.session.takes_uint16(np.dtype(np.uint16))
     with pytest.raises(BackendError, match="it takes no counts"):
-        made.session.run_counts(np.zeros((1, 1, 16, 16), np.uint16), [(Intensity(0, 1),)])
+        made.session.run_uint16(np.zeros((1, 1, 16, 16), np.uint16), [(Intensity(0, 1),)])
     image = specimen(2, 60, 60)
     restored = engine(made.session, tiny_model)
     assert restored.description == made.session.description  # provenance, defocus-doctor
@@ -265,5 +272,5 @@ def test_where_the_kernels_cannot_be_used_the_host_converts_and_it_is_told(gpu, 
 
 def test_proven_kernels_are_told_too(made):
     assert made.session.description == "TensorRT 11, counts converted on the device"
-    assert made.session.takes_counts(np.dtype(">u2"))
-    assert not made.session.takes_counts(np.dtype(np.int16))
+    assert made.session.takes_uint16(np.dtype(">u2"))
+    assert not made.session.takes_uint16(np.dtype(np.int16))

@@ -13,8 +13,8 @@ import tifffile
 from defocus.engine.pipeline.channel_pattern import Pattern
 from defocus.engine.pipeline.steps import stat_of
 from defocus.watcher.discovery import channel_assembler as partners
-from defocus.watcher.discovery.channel_assembler import Room
-from defocus.watcher.discovery.scanner import Arrival, Pace
+from defocus.watcher.discovery.channel_assembler import ChannelAssembler
+from defocus.watcher.discovery.scanner import Arrival, ScanTiming
 from defocus.watcher.settings import WatchSettings
 
 from ..conftest import write_tiff
@@ -27,8 +27,10 @@ class Folder:
         self.path = root / "acq"
         self.path.mkdir()
         self.known: list[Arrival] = []
-        settings = WatchSettings(self.path, root / "out", Pace(rescan=0.1), channels=Pattern.parse(pattern))
-        self.room = Room(replace(settings, **({"partner_wait": 0.2} | changes)), 2, lambda glob, newest: self.known)
+        settings = WatchSettings(self.path, root / "out", ScanTiming(rescan=0.1), channels=Pattern.parse(pattern))
+        self.room = ChannelAssembler(
+            replace(settings, **({"partner_wait": 0.2} | changes)), 2, lambda glob, newest: self.known
+        )
 
     def file(self, name: str, seen: float = 0.0, **arguments) -> Arrival:
         write_tiff(self.path / name, 1, **arguments)
