@@ -33,7 +33,7 @@ format: .venv/.develop
 	$(BIN)/ruff format .
 
 # The tables and pictures of the default model in docs/, anew from its weights. DATA holds sharp fields of BBBC006 and
-# DSB 2018, and the bead stacks (docs/data.md).
+# DSB 2018, and the bead stacks (docs/guides/data.md).
 DATA ?= ../shared/data
 FIELDS = $(DATA)/bbbc006/infocus_w1 $(DATA)/bbbc006/infocus_w2 $(DATA)/dsb2018/520x696
 
@@ -61,8 +61,8 @@ compare: .venv/.develop
 	    --simulate $(DATA)/dsb2018/520x696=0.32 --simulate $(DATA)/cellprofiler_gfp=0.11 \
 	    --weights runs/compare/weights --figure drawn -o runs/compare
 
-# Every table of docs/performance.md with small numbers, 12 minutes on 2 quiet cores; BENCH is where they go.
-# The environments of the others are made on the first run, which takes some minutes more. docs/performance.md has the
+# Every table of docs/explanation/performance.md with small numbers, 12 minutes on 2 quiet cores; BENCH is where they go.
+# The environments of the others are made on the first run, which takes some minutes more. docs/explanation/performance.md has the
 # commands with the full numbers.
 BENCH ?= runs/bench
 

@@ -85,7 +85,7 @@ def options_of(command: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("command", MODULES)
 def test_the_page_of_commands_has_what_the_parser_takes(command):
-    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^## {command}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     found = {}
     for names, default in re.findall(r"^\| (`-.*?`) \| (.*?) ?\| .+ \|$", section, re.MULTILINE):

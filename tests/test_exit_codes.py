@@ -1,4 +1,4 @@
-"""The exit codes of docs/commands.md, command by command."""
+"""The exit codes of docs/reference/commands.md, command by command."""
 
 from __future__ import annotations
 

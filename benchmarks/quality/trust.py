@@ -273,7 +273,7 @@ def main() -> None:
     lines = [
         "# How far the reports can be trusted",
         "",
-        "What the numbers mean: [docs/trust.md](../trust.md).",
+        "What the numbers mean: [explanation/trust.md](../explanation/trust.md).",
         "",
         "    python benchmarks/quality/trust.py FOLDERS --beads BEADS --defocused DEFOCUSED -o docs/results/trust.md",
         "",

@@ -6,8 +6,8 @@ Drawn planes of 520 x 696, 16-bit, LZW. Each repetition measures, one after the 
 the same files in bare loops (their processor time over the cores is the floor), the pipeline with its stages side by
 side as `defocus-run` drives it, and one stage after the other. Inference goes plane by plane on all threads, and by
 streams side by side; the floor takes what is less in the median. Ratios are of one repetition; their median stands in
-the table. The judging of every plane (focus score and fidelity, docs/trust.md) is no part of the floor: it is shown by
-itself.
+the table. The judging of every plane (focus score and fidelity, docs/explanation/trust.md) is no part of the floor: it
+is shown by itself.
 """
 
 from __future__ import annotations

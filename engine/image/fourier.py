@@ -1,4 +1,4 @@
-"""Fourier transforms of planes. SciPy's: NumPy's take several times as long in float32 (docs/performance.md).
+"""Fourier transforms of planes. SciPy's: NumPy's are several times slower in float32 (docs/explanation/performance.md).
 
 SciPy is imported at the first transform, since it would add a quarter of a second to the start of every command.
 """

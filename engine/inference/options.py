@@ -12,9 +12,9 @@ from .cpu_count import available_cores
 
 DEFAULT_TILE = 1024
 # How many tiles go through a backend together unless told otherwise. On a processor one at a time is fastest
-# (docs/performance.md); on a card several hide the copies and the start of each layer (not measured yet).
+# (docs/explanation/performance.md); on a card several hide the copies and the start of each layer (not measured yet).
 _TOGETHER = {"tensorrt": 4, "rtx": 4, "cuda": 4}
-# How many batches go through a processor side by side: two are faster than one on all cores (docs/performance.md).
+# How many batches go through a processor side by side: two are faster than one on all cores (the same page).
 _STREAMS = {"cpu": 2, "openvino": 2}
 
 

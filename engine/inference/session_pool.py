@@ -1,7 +1,7 @@
 """Lanes: batches of tiles go through the network, one on all threads of a processor, or several side by side.
 
 Side by side they are faster together: a session on many threads waits at each layer for the slowest of them, which is
-the one that shares its core with reading or writing (docs/performance.md).
+the one that shares its core with reading or writing (docs/explanation/performance.md).
 """
 
 from __future__ import annotations

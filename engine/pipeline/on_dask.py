@@ -170,7 +170,7 @@ def _client(where: str, stack: ExitStack) -> Any:
             jobs: Any = stack.enter_context(SLURMCluster())
         except ValueError as error:  # cores and memory have no default
             cause = "Dask's configuration does not say what a job is"
-            remedy = "write jobqueue.slurm.cores and .memory into ~/.config/dask/jobqueue.yaml (docs/pipelines.md)"
+            remedy = "write jobqueue.slurm.cores and .memory to ~/.config/dask/jobqueue.yaml (docs/guides/pipelines.md)"
             raise InputError("--dask slurm", cause, remedy) from error
         jobs.adapt(minimum=1, maximum=MOST_JOBS)
         return stack.enter_context(Client(jobs))

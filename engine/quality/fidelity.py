@@ -28,7 +28,7 @@ REGION_PX = 32  # side of the place whose unexplained share is `worst`: about a 
 _SIDE, _MOST = 768, 4  # windows of a large plane, px
 _PAD = 24  # binned px around a window, mirrored
 _RADII = np.concatenate([[0.0], np.geomspace(0.3, 24.0, 32)])  # equivalent disk radii that are tried, binned px
-_SOFTNESS = (0.15, 0.25, 0.4)  # Gaussian sigma over disk radius: fits NA 0.4 to 0.75 within 1 % (docs/trust.md)
+_SOFTNESS = (0.15, 0.25, 0.4)  # Gaussian sigma over disk radius: within 1 % for NA 0.4 to 0.75
 _RINGS = 512  # a cycle per binned pixel
 _WEAKEST = 0.2  # structure over noise, variances of binned pixels, below which the share explained has no meaning
 

@@ -104,7 +104,7 @@ def save(suite: Suite, folder: Path) -> None:
 def load(folder: Path) -> Suite:
     """Read a suite and verify every pixel. Raises InputError if it is missing, not one, incomplete or changed."""
     if not Path(folder).is_dir():
-        remedy = "give the folder of a suite (docs/data.md says how to build one), or none for drawn specimens"
+        remedy = "give the folder of a suite (docs/guides/data.md says how to build one), or none for drawn specimens"
         raise InputError(folder, "no such folder", remedy)
     index = Path(folder) / INDEX
     try:

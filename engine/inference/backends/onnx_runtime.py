@@ -99,7 +99,7 @@ class OnnxRuntime:
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Threads that spin while they wait take the cores from reading and writing (docs/performance.md).
+        # Threads that spin while they wait take the cores from reading and writing (docs/explanation/performance.md).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_mem_pattern = False  # a plan kept for every shape ever seen would cost memory and gain no time
         # cuDNN's default tries every algorithm anew for each new tile shape.

@@ -1,4 +1,4 @@
-"""The status page in a real browser: Debian's Chromium, headless. Its pictures are those of docs/status.md.
+"""The status page in a real browser: Debian's Chromium, headless. Its pictures are those of docs/guides/status.md.
 
 DEFOCUS_SCREENSHOTS=FOLDER keeps the pictures.
 """
