@@ -86,7 +86,7 @@ def test_in_an_empty_environment_it_asks_for_a_runtime_and_with_one_it_runs(whee
     refused(command("defocus-watch", acquisition, "--once"), 'pip install "defocus[cpu]"')
 
     subprocess.run([*install, f"{wheel}[cpu]"], check=True, capture_output=True)
-    done = command("defocus-watch", acquisition, "--once")
+    done = command("defocus-watch", acquisition, "--once", "--all-planes")
     assert done.returncode == 0, done.stderr
     corrected = tifffile.imread(tmp_path / "acq_corrected" / "a.tif")
     assert (corrected.shape, corrected.dtype) == (image.shape, image.dtype)

@@ -118,8 +118,8 @@ def test_where_the_session_converts_the_counts_it_is_the_same(tiny_model, plane,
 
         hot = heated(plane, 65535)
         expected = engine(hot)
-        monkeypatch.setattr(session, "takes_counts", lambda self, dtype: dtype == np.uint16, raising=False)
-        monkeypatch.setattr(session, "run_counts", run_uint16, raising=False)
+        monkeypatch.setattr(session, "takes_uint16", lambda self, dtype: dtype == np.uint16, raising=False)
+        monkeypatch.setattr(session, "run_uint16", run_uint16, raising=False)
         np.testing.assert_array_equal(engine(hot), expected)
 
 

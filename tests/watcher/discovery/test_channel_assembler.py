@@ -150,7 +150,7 @@ def test_killed_between_the_two_outputs_the_next_start_completes_the_pair(
     write_tiff(acquisition / "a_w2.tif", 2)
     (tmp_path / "suicide.py").write_text(SUICIDE)
     line = [sys.executable, str(tmp_path / "suicide.py"), step, str(call), str(acquisition), "-o", str(out)]
-    line += ["--model", str(tiny_model_2c), "--backend", "cpu", "--channels", PAIRS, "--once", *QUICK]
+    line += ["--model", str(tiny_model_2c), "--backend", "cpu", "--all-planes", "--channels", PAIRS, "--once", *QUICK]
     assert subprocess.run(line, capture_output=True, timeout=60).returncode == -signal.SIGKILL
     committed = {("replace", 0): 0, ("fsync_folder", 0): 1, ("replace", 1): 1}.get((step, call), 2)
     assert len(outputs(out)) == committed

@@ -21,7 +21,7 @@ UUIDS = ("2703a47b-7574-461a-85e2-afc38bc0adae", "9f0a1b2c-0000-4444-8888-00005e
 def test_names_of_bbbc006_over_two_folders_newest_first(tmp_path, tiny_model_2c, expected):
     """Each file has an identifier of its own behind its channel."""
     text = f'model = "{tiny_model_2c.as_posix()}"\nbackend = "cpu"\nsettle = 0.1\nrescan = 0.2\nlog_json = true\n'
-    text += 'order = "newest"\nchannels = "*_w{channel=1,2}{ignore}.tif"\npartner_wait = 1\n'
+    text += 'all_planes = true\norder = "newest"\nchannels = "*_w{channel=1,2}{ignore}.tif"\npartner_wait = 1\n'
     folders = [(tmp_path / f"acq{n}", tmp_path / f"out{n}") for n in range(2)]
     fields = []
     for acquisition, out in folders:

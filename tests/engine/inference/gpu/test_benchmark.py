@@ -70,7 +70,7 @@ def test_the_way_of_counts_holds_the_device_against_the_host(made, monkeypatch):
     counts = (batch * 60000).astype(np.uint16)
     assert np.array_equal(result, 2 * (counts.astype(np.float32) / np.float32(60000)) + 1)
     assert way.run(batch).dtype == np.uint16
-    monkeypatch.setattr(made.session, "run_counts", lambda batch, ranges: batch)
+    monkeypatch.setattr(made.session, "run_uint16", lambda batch, ranges: batch)
     with pytest.raises(RuntimeError, match="differs from the host's in 2048 pixels"):
         way.ready(batch)
 

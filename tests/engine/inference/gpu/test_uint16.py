@@ -46,7 +46,7 @@ def test_the_ptx_declares_what_is_passed():
 
 def test_the_ptx_was_made_of_the_source_beside_it():
     source = hashlib.sha256(PTX.with_suffix(".cu").read_bytes()).hexdigest()
-    assert PTX.read_text(encoding="ascii").startswith(f"// of counts.cu, sha256 {source}\n")
+    assert PTX.read_text(encoding="ascii").startswith(f"// of uint16.cu, sha256 {source}\n")
 
 
 def test_no_operation_of_the_ptx_is_fused_or_approximate():
@@ -204,7 +204,7 @@ def test_the_engine_gives_the_same_as_over_the_host_bit_for_bit(gpu, made, tiny_
 def test_big_endian_counts_are_taken_and_other_types_go_over_the_host(made, tiny_model, monkeypatch):
     with_counts = []
     original = made.session.run_uint16
-    monkeypatch.setattr(made.session, "run_counts", lambda *given: (with_counts.append(1), original(*given))[1])
+    monkeypatch.setattr(made.session, "run_uint16", lambda *given: (with_counts.append(1), original(*given))[1])
     image = specimen(2, 60, 60)
     expected = engine(HostOnly(made.session), tiny_model)(image, "TYX")
     found = engine(made.session, tiny_model)(image.astype(">u2"), "TYX")
