@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
+import unicodedata
+
+_PLAIN = re.compile(r"[ -~]*")
+_JOINERS = "\u200c\u200d"  # of Persian and Indic names, and of emoji: they change no order and end no line
 
 
 class DefocusError(Exception):
@@ -23,12 +28,29 @@ class DefocusError(Exception):
         super().__init__(self.thing, cause, remedy)
 
     def __str__(self) -> str:
-        return printable(" ".join(f"{self.thing}: {self.cause}; {self.remedy}".split()))
+        return one_line(" ".join(f"{self.thing}: {self.cause}; {self.remedy}".split()))
 
 
 def printable(text: str) -> str:
     """Text that can be printed and stored anywhere: bytes of file names that are not UTF-8 are shown as `\\udcXX`."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    """Text as one line that is safe on a terminal, whoever wrote it: the name of a file, a model card, a library.
+
+    Control characters (ESC, BEL, line breaks, C1), line and paragraph separators, marks that change the direction of
+    writing, other invisible characters and what is no Unicode are shown as escapes. Everything else stays, and what
+    has been escaped before.
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in _JOINERS
+    return character.encode("unicode_escape").decode() if hidden else character
 
 
 def first_line(said: BaseException | str) -> str:

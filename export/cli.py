@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from ..engine.cli._app import run
+from ..engine.cli._app import run, say
 
 app = typer.Typer(add_completion=False)
 
@@ -92,7 +92,7 @@ def export(
         made = steps.source_file(source)
     elif model:
         assert out is not None
-        steps.export_fp16(steps.source_file(source), out, None, keep_fp32 or (), fp16_io, images, typer.echo)
+        steps.export_fp16(steps.source_file(source), out, None, keep_fp32 or (), fp16_io, images, say)
         made = out
     else:
         assert out is not None
@@ -107,18 +107,18 @@ def export(
 
             with TemporaryDirectory() as folder:
                 full = Path(folder) / "fp32.onnx"
-                exact = steps.export_fp32(Path(source), full, card_of, images, typer.echo, out)
-                steps.export_fp16(full, out, exact, keep_fp32 or (), fp16_io, images, typer.echo)
+                exact = steps.export_fp32(Path(source), full, card_of, images, say, out)
+                steps.export_fp16(full, out, exact, keep_fp32 or (), fp16_io, images, say)
         else:
             with steps.unproven(out) as candidate:
-                steps.export_fp32(Path(source), candidate, card_of, images, typer.echo, out)
+                steps.export_fp32(Path(source), candidate, card_of, images, say, out)
         made = out
     if tensorrt:
         texts = [text for several in profile or () for text in several.split(",")]
         steps.build_engine(
             made,
             texts,
-            typer.echo,
+            say,
             capabilities=tuple(capability or ()),
             workspace=None if workspace_mib is None else workspace_mib * 2**20,
             hardware_compatible=hardware_compatible,
@@ -127,23 +127,23 @@ def export(
     if bioimageio:
         from .bioimageio import write_package
 
-        write_package(made, bioimageio, typer.echo)
+        write_package(made, bioimageio, say)
 
 
 def _engines(clear: bool) -> None:
     """List or delete what is in the engine cache."""
     from ..engine.inference.backends.tensorrt.plan_cache import PlanCache
 
-    cache = PlanCache(say=typer.echo)
+    cache = PlanCache(say=say)
     if clear:
         count = cache.clear()
-        typer.echo(f"{count} engine{'s' * (count != 1)} deleted from {cache.folder}")
+        say(f"{count} engine{'s' * (count != 1)} deleted from {cache.folder}")
         return
     entries = cache.entries()
     for entry in entries:
-        typer.echo(str(entry))
+        say(str(entry))
     if not entries:
-        typer.echo(f"no engines in {cache.folder}")
+        say(f"no engines in {cache.folder}")
 
 
 def main() -> None:

@@ -217,7 +217,6 @@ def watch(
 
 def _dry_run(config: Config) -> int:
     from ..engine.model.card import model_path, read_card
-    from .display.console import one_line
     from .dry_run import plan
     from .settings import check_folders
 
@@ -227,7 +226,7 @@ def _dry_run(config: Config) -> int:
         if settings.channels is not None:
             settings.channels.check(card)
         for relative, what in plan(settings, card):
-            print(one_line(f"{settings.acquisition / relative}: {what}"))
+            edge.say(f"{settings.acquisition / relative}: {what}")
     return 0
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import DefocusError, is_full
+from ..errors import DefocusError, is_full, one_line
 
 if TYPE_CHECKING:
     import typer
@@ -34,6 +34,14 @@ def run(app: typer.Typer) -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()  # or a disk that is full is told of by the interpreter, with an exit code of its own
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print one line for people, on stdout or stderr: nothing in it can steer the terminal or look like another line.
+
+    Every command prints through it, but for JSON and files that are printed whole.
+    """
+    print(one_line(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 @contextmanager
@@ -86,6 +94,6 @@ def _give_up_stdout() -> None:
 def _leave(message: str, code: int) -> NoReturn:
     name = os.path.basename(sys.argv[0] or "defocus").removesuffix(".exe")
     with suppress(OSError):
-        print(f"{name}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        say(f"{name}: {' '.join(message.split())}", err=True)
     _give_up_stdout()
     raise SystemExit(code) from None

@@ -34,15 +34,15 @@ def doctor(
     The exit code is 1 if no backend can run the model, or if a backend fails the self-test.
     """
     import json as jsonlib
-    import sys
 
     from ..diagnostics import examine, lines
 
-    picture = examine(model, self_test, lambda line: print(line, file=sys.stderr, flush=True))
+    picture = examine(model, self_test, lambda line: edge.say(line, err=True))
     if json:
         print(jsonlib.dumps(picture.to_dict(), default=str))
     else:
-        print("\n".join(lines(picture)))
+        for line in lines(picture):
+            edge.say(line)
     return 0 if picture.healthy else edge.FAILED
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -126,7 +125,7 @@ def run(
         path = str(model_path(model).resolve())
         per = "stack" if per_stack else "plane"
         task = Task(path, card.sha256, backend, tile, halo, per, threads, not all_planes, memory)
-        results = restore_on(dask, jobs, card, task, overwrite, lambda line: print(line, file=sys.stderr))
+        results = restore_on(dask, jobs, card, task, overwrite, lambda line: edge.say(line, err=True))
     else:
         results = restore(jobs, card, load, overwrite, not all_planes, memory)
     results = chain((Result(job, Status.FAILED, None, error) for job, error in refused), results)
@@ -141,6 +140,8 @@ def _show(results: Iterable[Result], total: int, json: bool) -> Counter[str]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ..errors import one_line
+
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     counts: Counter[str] = Counter()
@@ -153,7 +154,7 @@ def _show(results: Iterable[Result], total: int, json: bool) -> Counter[str]:
                 print(result.to_json(), flush=True)
             if result.error:
                 console.print(str(result.error))
-            progress.update(task, advance=1, description=result.job.source.name[-40:])
+            progress.update(task, advance=1, description=one_line(result.job.source.name)[-40:])
     summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
     console.print(f"defocus-run: {summary} in {perf_counter() - start:.1f} s")
     return counts

@@ -9,7 +9,7 @@ import typer
 
 from ..._version import __version__
 from ...engine.cli._app import run
-from ...engine.errors import InputError, MissingExtraError
+from ...engine.errors import InputError, MissingExtraError, one_line
 
 if TYPE_CHECKING:
     from ..data.download import Tell
@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"defocus-data {__version__}")
+        print(f"defocus-data {__version__}")
         raise typer.Exit
 
 
@@ -55,7 +55,13 @@ def bbbc006(
             return lambda there, total: bar.update(task, completed=there, total=total)
 
         fetch_bbbc006(
-            folder, parse_planes(planes), base_url or BASE_URL, checksums, keep_zips, bar.console.print, progress
+            folder,
+            parse_planes(planes),
+            base_url or BASE_URL,
+            checksums,
+            keep_zips,
+            lambda line: bar.console.print(one_line(line), markup=False, highlight=False),
+            progress,
         )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..._version import __version__
-from ...engine.cli._app import run
+from ...engine.cli._app import run, say
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -80,10 +80,10 @@ def evaluate(
             from ..evaluation.bbbc006 import bbbc006_pairs
 
             pairs = list(bbbc006_pairs(bbbc006, distance_um))
-            train_all(wanted, [], (), runs, weights, 60 * minutes, seed, typer.echo, pairs)
+            train_all(wanted, [], (), runs, weights, 60 * minutes, seed, say, pairs)
         elif simulate:
             sources = [Source.parse(text) for text in simulate]
-            train_all(wanted, sources, hold_out or HELD_OUT, runs, weights, 60 * minutes, seed, typer.echo)
+            train_all(wanted, sources, hold_out or HELD_OUT, runs, weights, 60 * minutes, seed, say)
         else:
             raise InputError("--train", "has nothing to train on", "give --simulate FOLDER or --bbbc006 DIR")
     drawn = suites.make("drawn specimens", suites.make_cases(suites.drawn_fields(), DISTANCES_UM))
@@ -104,8 +104,8 @@ def evaluate(
             raise InputError(name, "is no field of the suite", f"choose from {', '.join(owner.fields)}")
         figures.append((owner, field))
     command = shlex.join(["defocus-evaluate", *sys.argv[1:]])
-    report(chosen, methods, out, budgets(weights), command, figures, typer.echo)
-    typer.echo(f"written: {out / 'methods.md'}")
+    report(chosen, methods, out, budgets(weights), command, figures, say)
+    say(f"written: {out / 'methods.md'}")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..._version import __version__
-from ...engine.cli._app import run
+from ...engine.cli._app import run, say
 from ...engine.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ def train(
     from lightning.pytorch.utilities import rank_zero_only
 
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        typer.echo(f"trained: {checkpoint}\nnext: defocus-export {checkpoint} -o model.onnx")
+        say(f"trained: {checkpoint}")
+        say(f"next: defocus-export {checkpoint} -o model.onnx")
 
 
 def recipe_path(text: str) -> Path:

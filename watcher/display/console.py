@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import deque
@@ -13,12 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.status import Status
 
-from ...engine.errors import printable
+from ...engine.errors import one_line
 from ...engine.pipeline.jobs import Outcome
 from ..settings import Event
 
 RATE_WINDOW = 30.0  # s over which the rate is taken
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Live:
@@ -85,11 +83,6 @@ class Live:
 
     def _print(self, text: str) -> None:
         self._console.print(one_line(text))
-
-
-def one_line(text: str) -> str:
-    """Text as one line that can be printed: a line break in a file's name must not look like a line of its own."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), printable(text))
 
 
 def _done(outcome: Outcome | None) -> str:

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ....errors import BackendError, first_line
+from ....errors import BackendError, first_line, one_line
 from ....model.card import Card, read_card
 from ... import gpu
 from ...gpu.driver import REMEDY, Gpu, find_gpu, why_no_gpu
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 def on_stderr(line: str) -> None:
     """Tell the user something that takes long, or that an engine is built anew."""
-    print(f"TensorRT: {line}", file=sys.stderr, flush=True)
+    print(one_line(f"TensorRT: {line}"), file=sys.stderr, flush=True)
 
 
 class TensorRT:
