@@ -198,11 +198,17 @@ def _panel(plane: np.ndarray, label: str, low: float, high: float, crop: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--acq", type=Path, help="replay the TIFFs of this folder instead of drawing specimens")
+    parser.add_argument("--draw", type=Path, metavar="FOLDER", help="only write the drawn specimens to this folder")
     parser.add_argument("--every", type=float, default=1.5, help="seconds between two files")
     parser.add_argument("--picture", type=Path, default=HERE / "before_after.png")
     options = parser.parse_args()
     if options.acq is not None and not options.acq.is_dir():
         sys.exit(f"demo: {options.acq}: no such folder; name one with TIFF files in it")
+    if options.draw is not None:
+        options.draw.mkdir(parents=True, exist_ok=True)
+        for frame in drifting():
+            write(frame, options.draw)
+        return
     acquisition, out = HERE / "acquisition", HERE / "acquisition_corrected"
     for folder in (acquisition, out):
         shutil.rmtree(folder, ignore_errors=True)

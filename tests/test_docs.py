@@ -119,3 +119,28 @@ def test_ci_calls_what_the_readme_says():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "make check" in script
     assert "make test" in script
+
+
+def promises() -> dict[str, list[str]]:
+    """Number of each promise of the page, with the tests that it names."""
+    text = (ROOT / "docs" / "reference" / "promises.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (P\d+) .+\n((?:(?!^## ).*\n)*)", text, re.MULTILINE)
+    return {number: re.findall(r"^- `(\S+)`", section, re.MULTILINE) for number, section in sections}
+
+
+def test_every_promise_is_held_by_tests_that_exist():
+    assert list(promises()) == [f"P{number}" for number in range(1, 14)]
+    for number, tests in promises().items():
+        assert tests, number
+        for test in tests:
+            path, name = test.split("::")
+            assert re.search(rf"^def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), test
+
+
+def test_every_promise_that_is_cited_is_defined():
+    for room in ("engine", "watcher", "tests", "docs"):
+        for path in [*(ROOT / room).rglob("*.py"), *(ROOT / room).rglob("*.md")]:
+            text = path.read_text(encoding="utf-8")
+            cited = re.findall(r"(?<![\w-])P\d+\b", text)
+            cited += [f"P{number}" for number in re.findall(r"^def test_p(\d+)_", text, re.MULTILINE)]
+            assert set(cited) <= set(promises()), path
