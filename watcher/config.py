@@ -16,7 +16,7 @@ from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.pipeline.steps import MEMORY
 from .discovery.scanner import ScanTiming
 from .queue import Order
-from .settings import WatchSettings, default_out
+from .settings import FolderSettings, default_out
 
 _REMEDY = "see defocus-watch --print-config for one that works"
 _BACKSLASH = "write paths with / or in single quotes: in double quotes a backslash is not taken as it is"
@@ -109,13 +109,13 @@ class Config:
         """The same with the `changes` that are not None."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
-    def settings(self, once: bool = False) -> list[WatchSettings]:
+    def settings(self, once: bool = False) -> list[FolderSettings]:
         """What `watch` takes: one for each folder. Raises InputError if there is none."""
         if not self.folders:
             raise InputError("command line", "no folder to watch", "give ACQ, or [[folders]] in the file of --config")
         pace = ScanTiming(self.settle, self.rescan, self.patience, self.polling)
         return [
-            WatchSettings(
+            FolderSettings(
                 Path(folder.acquisition),
                 Path(folder.output) if folder.output else default_out(Path(folder.acquisition)),
                 pace,

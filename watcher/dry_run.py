@@ -14,15 +14,15 @@ from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import stat_of
 from ..engine.tiff.integrity import check_whole
 from .discovery.scanner import scan
-from .journal import Entry, Journal
-from .settings import WatchSettings
+from .journal import Journal, JournalEntry
+from .settings import FolderSettings
 
 
-def plan(settings: WatchSettings, card: Card) -> Iterator[tuple[Path, str]]:
-    """Each TIFF below the folder, by path, and what would become of it: "correct", "done", "left alone" or why not.
+def plan(settings: FolderSettings, card: Card) -> Iterator[tuple[Path, str]]:
+    """Each TIFF below the folder, by path, and what would become of it: "correct", "done", "ignored" or why not.
 
     Of channel files that belong together it is told what each goes with, or what is missing. What the daemon has set
-    aside stays so until it is written anew.
+    quarantined stays so until it is written anew.
 
     Raises
     ------
@@ -45,24 +45,24 @@ def plan(settings: WatchSettings, card: Card) -> Iterator[tuple[Path, str]]:
         if settings.wants(relative, stat[1]):
             jobs.append(Job(path, settings.out / relative, stat))
         else:
-            verdicts[path] = "left alone"
+            verdicts[path] = "ignored"
     if settings.channels is not None:
         jobs, refused = gather(jobs, settings.channels, card.channels)
-        verdicts |= {job.source: f"set aside: {error}" for job, error in refused}
-    aside = {entry.relative: entry for entry in Journal.peek(settings.out) if entry.model == settings.how(card)}
+        verdicts |= {job.source: f"quarantined: {error}" for job, error in refused}
+    quarantined = {entry.relative: entry for entry in Journal.peek(settings.out) if entry.model == settings.how(card)}
     for job in jobs:
-        verdicts |= _known(job, settings, aside) or _verdicts(job, card)
+        verdicts |= _known(job, settings, quarantined) or _verdicts(job, card)
     yield from ((path.relative_to(folder), verdicts[path]) for path in found if path in verdicts)
 
 
-def _known(job: Job, settings: WatchSettings, aside: dict[str, Entry]) -> dict[Path, str]:
-    """The reasons for which a job's files are set aside already; {} if one of them is not, or has changed since."""
+def _known(job: Job, settings: FolderSettings, quarantined: dict[str, JournalEntry]) -> dict[Path, str]:
+    """The reasons for which a job's files are quarantined already; {} if one of them is not, or has changed since."""
     found = {}
     for one in job.each():
-        entry = aside.get(printable(one.source.relative_to(settings.acquisition).as_posix()))
+        entry = quarantined.get(printable(one.source.relative_to(settings.acquisition).as_posix()))
         if entry is None or entry.stat != one.stat:
             return {}
-        found[one.source] = f"set aside: {entry.reason}"
+        found[one.source] = f"quarantined: {entry.reason}"
     return found
 
 
@@ -73,7 +73,7 @@ def _verdicts(job: Job, card: Card) -> dict[Path, str]:
         if is_done(job, card):
             return dict.fromkeys(sources, "done")
     except DefocusError as error:
-        return dict.fromkeys(sources, f"set aside: {error}")
+        return dict.fromkeys(sources, f"quarantined: {error}")
     problems: dict[Path, DefocusError] = {}
     for source in sources:
         try:
@@ -82,6 +82,6 @@ def _verdicts(job: Job, card: Card) -> dict[Path, str]:
             problems[source] = error
     if problems:
         first = next(iter(problems.values()))
-        return {source: f"set aside: {problems.get(source) or without(source, first)}" for source in sources}
+        return {source: f"quarantined: {problems.get(source) or without(source, first)}" for source in sources}
     together = {source: " and ".join(other.name for other in sources if other != source) for source in sources}
     return {source: f"correct, together with {others}" if others else "correct" for source, others in together.items()}

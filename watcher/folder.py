@@ -1,4 +1,4 @@
-"""The desk of one folder: what becomes of arrivals and outcomes, and the journal of it."""
+"""What becomes of arrivals and outcomes, and the journal of it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from ..engine.pipeline.steps import Stat, stat_of
 from ..engine.quality.report import summary
 from ..engine.tiff.integrity import check_whole
 from .discovery.scanner import Arrival
+from .events import WatchEvent
 from .health import Health
-from .journal import Entry, Journal, State
+from .journal import FileState, Journal, JournalEntry
 from .output.disk_space import missing_room
-from .settings import Event, WatchSettings
+from .settings import FolderSettings
 
-TIDY = 86400.0  # s between two clearings of the journal
+PRUNE_INTERVAL = 86400.0  # s between two clearings of the journal
 OUTPUT_PAUSE = 5.0  # s after an output could not be written, and between two looks at a disk without room
 
 
@@ -34,26 +35,26 @@ class FolderProcessor:
 
     def __init__(
         self,
-        settings: WatchSettings,
+        settings: FolderSettings,
         engine: Engine,
         journal: Journal,
-        report: Callable[[Event], None],
+        report: Callable[[WatchEvent], None],
         health: Health,
     ) -> None:
         self.journal, self._health = journal, health
         self._settings, self.card, self._tell = settings, engine.card, report
         self._how = settings.how(engine.card)
-        self._offered: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
-        self._told_of_journal, self._next_tidy = "", -math.inf
+        self._pending: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
+        self._told_of_journal, self._next_prune = "", -math.inf
         self._looking, self._without_room = threading.Lock(), False
         self._next_look = 0.0  # at the output, while it cannot be written to; 0: it can
-        self._in_hand: dict[Path, tuple[list[tuple[Arrival, str]], int]] = {}  # by the first source
+        self._in_progress: dict[Path, tuple[list[tuple[Arrival, str]], int]] = {}  # by the first source
 
-    def known(self, relative: Path, stat: Stat, hinted: bool) -> bool:
+    def needs_nothing(self, relative: Path, stat: Stat, from_event: bool) -> bool:
         """Whether a version needs nothing more; called from the finder's thread."""
-        if self._offered.get(relative) == stat or not self._settings.wants(relative, stat[1]):
+        if self._pending.get(relative) == stat or not self._settings.wants(relative, stat[1]):
             return True
-        if self.paused():
+        if self.output_unavailable():
             return True  # not now: the next rescan asks again
         try:
             entry = self.journal.find(relative)
@@ -61,9 +62,9 @@ class FolderProcessor:
             self._journal_fails(error)
             return True  # not now: the next rescan asks again
         self._journal_works()
-        if entry is None or entry.stat != stat or entry.model != self._how or entry.state is State.FAILED:
+        if entry is None or entry.stat != stat or entry.model != self._how or entry.state is FileState.FAILED:
             return False
-        if not hinted:
+        if not from_event:
             return True
         try:  # the same size and time, but somebody wrote: is it the same content?
             return digest(self._settings.acquisition / relative) == entry.digest
@@ -72,22 +73,22 @@ class FolderProcessor:
 
     def idle(self) -> bool:
         """Whether everything that was found has been settled."""
-        return not self._offered
+        return not self._pending
 
-    def offer(self, arrival: Arrival) -> None:
-        self._offered[arrival.relative] = arrival.stat
+    def mark_pending(self, arrival: Arrival) -> None:
+        self._pending[arrival.relative] = arrival.stat
 
-    def forget(self, arrival: Arrival) -> None:
+    def drop_pending(self, arrival: Arrival) -> None:
         """Leave an arrival to the next rescan."""
         for one in arrival.each():
-            if self._offered.get(one.relative) == one.stat:  # a newer version may have been offered meanwhile
-                del self._offered[one.relative]
+            if self._pending.get(one.relative) == one.stat:  # a newer version may have been offered meanwhile
+                del self._pending[one.relative]
 
-    def recall(self, glob: str, mtime_ns: int) -> list[Arrival]:
+    def find_known(self, glob: str, mtime_ns: int) -> list[Arrival]:
         """The files with such paths that were dealt with and are as they were, so that they will not arrive again.
 
-        `mtime_ns` is that of the file they come along with, for whose sake they are not too old. One that was set aside
-        is looked into: its problem may have been that its partner was missing.
+        `mtime_ns` is that of the file they come along with, for whose sake they are not too old. One that was
+        quarantined is looked into: its problem may have been that its partner was missing.
         """
         found = []
         try:
@@ -98,13 +99,13 @@ class FolderProcessor:
         for entry in entries:
             relative = Path(entry.relative)
             path = self._settings.acquisition / relative
-            if entry.model != self._how or entry.state is State.FAILED or relative in self._offered:
+            if entry.model != self._how or entry.state is FileState.FAILED or relative in self._pending:
                 continue
             problem = None
             try:
                 if stat_of(path) != entry.stat or not self._settings.wants(relative, mtime_ns):
                     continue
-                if entry.state is State.QUARANTINED:
+                if entry.state is FileState.QUARANTINED:
                     check_whole(path)
             except InputError as error:
                 problem = error
@@ -113,15 +114,15 @@ class FolderProcessor:
             found.append(Arrival(path, relative, entry.stat, 0.0, problem, recalled=True))
         return found
 
-    def tidy(self, now: float | None = None) -> None:
+    def prune_journal(self, now: float | None = None) -> None:
         """Once a day, let the journal forget what is long gone; to be called often, and while the folder is reachable.
 
         `now` is monotonic, s.
         """
         now = time.monotonic() if now is None else now
-        if not self._settings.keep_days or now < self._next_tidy:
+        if not self._settings.keep_days or now < self._next_prune:
             return
-        self._next_tidy = now + TIDY
+        self._next_prune = now + PRUNE_INTERVAL
         try:
             self.journal.prune(self._settings.acquisition, self._settings.keep_days)
         except OutputError as error:
@@ -141,16 +142,16 @@ class FolderProcessor:
                 raise OutputError(out, *reason.removeprefix(f"{out}: ").split("; ", 1))
             self._next_look = time.monotonic() + OUTPUT_PAUSE if reason else 0.0
             if reason:
-                self._health.trouble(f"{out} room", reason)
+                self._health.set_problem(f"{out} room", reason)
                 if not self._without_room:
-                    self._say(Event("paused", text=reason, queued=queued))
+                    self._say(WatchEvent("paused", text=reason, queued=queued))
             elif self._without_room:
-                self._health.trouble(f"{out} room", None)
-                self._say(Event("warning", text=f"{out}: can be written to again", queued=queued))
+                self._health.set_problem(f"{out} room", None)
+                self._say(WatchEvent("warning", text=f"{out}: can be written to again", queued=queued))
             self._without_room = bool(reason)
             return not reason
 
-    def paused(self) -> bool:
+    def output_unavailable(self) -> bool:
         """Whether the output cannot be written to just now, as was found before; called from any thread, often."""
         return self._next_look > 0 and not self.has_disk_space()
 
@@ -170,15 +171,15 @@ class FolderProcessor:
             return None
         if done:
             for one, found in members:
-                if not (one.recalled and self._state(one) is State.DONE):
-                    self._record(one, found, State.DONE)
-                    self._say(Event("skipped", one.name, queued=queued))
+                if not (one.recalled and self._state(one) is FileState.DONE):
+                    self._record(one, found, FileState.DONE)
+                    self._say(WatchEvent("skipped", one.name, queued=queued))
             return None
-        self._in_hand[job.source] = (members, queued)
+        self._in_progress[job.source] = (members, queued)
         return job
 
-    def set_aside(self) -> list[Entry]:
-        """The files that are set aside, but those that are gone from the acquisition folder."""
+    def quarantined(self) -> list[JournalEntry]:
+        """The files that are quarantined, but those that are gone from the acquisition folder."""
         there = self._settings.acquisition
         return [
             entry
@@ -187,20 +188,20 @@ class FolderProcessor:
             if "\\udc" in entry.relative or os.path.lexists(there / entry.relative)
         ]
 
-    def settle(self, outcome: Outcome) -> None:
+    def record_outcome(self, outcome: Outcome) -> None:
         """Write down what became of a job."""
-        members, queued = self._in_hand.pop(outcome.job.source)
+        members, queued = self._in_progress.pop(outcome.job.source)
         if isinstance(outcome.error, OutputError):
             # Not the files' fault: nothing is written down, the next rescan finds them again.
-            told = self.paused()  # of the files in hand, only the first has to say it
+            told = self.output_unavailable()  # of the files in progress, only the first has to say it
             if not told:
-                self._say(Event("paused", members[0][0].name, str(outcome.error), queued=queued))
+                self._say(WatchEvent("paused", members[0][0].name, str(outcome.error), queued=queued))
             if self._settings.once:
                 raise outcome.error
             with self._looking:
                 self._next_look = time.monotonic() + OUTPUT_PAUSE
             for arrival, _ in members:
-                self.forget(arrival)
+                self.drop_pending(arrival)
             return
         # Files that belong together are given up together.
         attempts = 1 + max(self._failures(arrival) for arrival, _ in members)
@@ -208,44 +209,44 @@ class FolderProcessor:
             name, error = arrival.name, one.error
             if error is None:
                 latency = time.monotonic() - arrival.seen
-                self._record(arrival, found, State.DONE, report=json.dumps(summary(one.reports)))
-                self._say(Event("done", name, latency=latency, queued=queued, outcome=one))
+                self._record(arrival, found, FileState.DONE, report=json.dumps(summary(one.reports)))
+                self._say(WatchEvent("done", name, latency=latency, queued=queued, outcome=one))
             elif isinstance(error, ChangedError | StoppedError):
                 # Not complete after all, or left for later: it is found again.
-                self.forget(arrival)
+                self.drop_pending(arrival)
             elif attempts >= self._settings.retries or _hopeless(one):
                 self._quarantine(arrival, found, str(error), queued, attempts)
             else:
-                self._record(arrival, found, State.FAILED, attempts, str(error))
-                self._say(Event("retry", name, str(error), queued=queued))
+                self._record(arrival, found, FileState.FAILED, attempts, str(error))
+                self._say(WatchEvent("retry", name, str(error), queued=queued))
 
     def _failures(self, arrival: Arrival) -> int:
         """How often this version has failed so far."""
         entry = self._entry(arrival)
-        failed = entry is not None and (entry.stat, entry.state) == (arrival.stat, State.FAILED)
+        failed = entry is not None and (entry.stat, entry.state) == (arrival.stat, FileState.FAILED)
         return entry.attempts if entry is not None and failed else 0
 
-    def _state(self, arrival: Arrival) -> State | None:
+    def _state(self, arrival: Arrival) -> FileState | None:
         """What the journal says of this version."""
         entry = self._entry(arrival)
         known = entry is not None and (entry.stat, entry.model) == (arrival.stat, self._how)
         return entry.state if entry is not None and known else None
 
     def _quarantine(self, arrival: Arrival, found: str, reason: str, queued: int, attempts: int = 1) -> None:
-        self._record(arrival, found, State.QUARANTINED, attempts, reason)
-        self._say(Event("quarantined", arrival.name, reason, queued=queued))
+        self._record(arrival, found, FileState.QUARANTINED, attempts, reason)
+        self._say(WatchEvent("quarantined", arrival.name, reason, queued=queued))
 
     def _record(
-        self, arrival: Arrival, found: str, state: State, attempts: int = 1, reason: str = "", report: str = ""
+        self, arrival: Arrival, found: str, state: FileState, attempts: int = 1, reason: str = "", report: str = ""
     ) -> None:
         try:
-            entry = Entry(arrival.name, arrival.stat, found, self._how, state, attempts, reason, report)
+            entry = JournalEntry(arrival.name, arrival.stat, found, self._how, state, attempts, reason, report)
             self.journal.record(entry)
         except OutputError as error:  # a full disk: the journal keeps it and tries again
             self._journal_fails(error)
-        self.forget(arrival)
+        self.drop_pending(arrival)
 
-    def _entry(self, arrival: Arrival) -> Entry | None:
+    def _entry(self, arrival: Arrival) -> JournalEntry | None:
         """What the journal knows of a path; None also while it cannot be read."""
         try:
             return self.journal.find(arrival.relative)
@@ -257,17 +258,17 @@ class FolderProcessor:
         """Told once until it works again. Raises with `once`: nobody would come to mend it."""
         if self._settings.once:
             raise error
-        self._health.trouble(str(self.journal.path), str(error))
+        self._health.set_problem(str(self.journal.path), str(error))
         if self._told_of_journal != str(error):
             self._told_of_journal = str(error)
-            self._say(Event("warning", text=str(error)))
+            self._say(WatchEvent("warning", text=str(error)))
 
     def _journal_works(self) -> None:
         if self._told_of_journal and not self.journal.behind:
             self._told_of_journal = ""
-            self._health.trouble(str(self.journal.path), None)
+            self._health.set_problem(str(self.journal.path), None)
 
-    def _say(self, event: Event) -> None:
+    def _say(self, event: WatchEvent) -> None:
         self._tell(replace(event, folder=self._settings.acquisition))
 
     def _done_before(self, job: Job, arrival: Arrival) -> bool:

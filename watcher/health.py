@@ -17,51 +17,51 @@ class Health:
         self._clock, self._lock = clock, threading.Lock()
         self._beats: dict[str, float] = {}
         self._files: dict[str, float] = {}
-        self._troubles: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
 
     def reset(self) -> None:
         """A new stretch begins: what was known of the loops, files and folders of the last one is forgotten."""
         with self._lock:
-            self._beats, self._files, self._troubles = {}, {}, {}
+            self._beats, self._files, self._problems = {}, {}, {}
 
-    def beat(self, loop: str) -> None:
+    def heartbeat(self, loop: str) -> None:
         """A loop has come around."""
         with self._lock:
             self._beats[loop] = self._clock()
 
-    def ended(self, loop: str) -> None:
+    def loop_finished(self, loop: str) -> None:
         """A loop has ended as it should."""
         with self._lock:
             self._beats.pop(loop, None)
 
-    def begins(self, name: str) -> None:
-        """A file is in hand."""
+    def file_started(self, name: str) -> None:
+        """A file is in progress."""
         with self._lock:
             self._files[name] = self._clock()
 
-    def goes_on(self) -> None:
-        """The files in hand take long, but there is progress."""
+    def file_progress(self) -> None:
+        """The files in progress take long, but there is progress."""
         with self._lock:
             self._files = dict.fromkeys(self._files, self._clock())
 
-    def ends(self, name: str) -> None:
+    def file_finished(self, name: str) -> None:
         """It is done."""
         with self._lock:
             self._files.pop(name, None)
 
-    def trouble(self, thing: str, text: str | None) -> None:
+    def set_problem(self, thing: str, text: str | None) -> None:
         """Something is wrong with a thing (a folder out of reach, a full disk) until told None."""
         with self._lock:
             if text is None:
-                self._troubles.pop(thing, None)
+                self._problems.pop(thing, None)
             else:
-                self._troubles[thing] = text
+                self._problems[thing] = text
 
     def problems(self) -> list[str]:
         """What is wrong now, a line each; empty if all is well."""
         now = self._clock()
         with self._lock:
-            found = list(self._troubles.values())
+            found = list(self._problems.values())
             busy = dict(self._files)
             for loop, last in self._beats.items():
                 # The engine's loop does not come around while it has its hands full.
@@ -69,11 +69,11 @@ class Health:
                     found.append(f"{loop}: no sign of life for {now - last:.0f} s")
             for name, since in busy.items():
                 if now - since > FILE_STUCK:
-                    found.append(f"{name}: in hand for {now - since:.0f} s")
+                    found.append(f"{name}: in progress for {now - since:.0f} s")
         return found
 
     def stuck(self) -> bool:
         """Whether a loop hangs: then only a restart helps. A missing share or a full disk heal by themselves."""
         with self._lock:
-            troubles = len(self._troubles)
-        return len(self.problems()) > troubles
+            lasting = len(self._problems)
+        return len(self.problems()) > lasting

@@ -43,21 +43,21 @@ _QUARANTINED = f"{_KNOWN} WHERE state = ? ORDER BY relative"
 _RECENT = "SELECT relative, updated, report FROM files WHERE state = ? ORDER BY updated DESC, relative LIMIT ?"
 
 
-class State(StrEnum):
+class FileState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     QUARANTINED = "quarantined"
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """What the journal knows of a path."""
 
     relative: str
     stat: Stat
     digest: str
     model: str
-    state: State
+    state: FileState
     attempts: int = 0
     reason: str = ""
     report: str = ""
@@ -81,7 +81,7 @@ class Journal:
         self.path = Path(out) / FOLDER / NAME
         self.warning: str | None = None
         self._lock = threading.Lock()
-        self._unwritten: dict[str, Entry] = {}
+        self._unwritten: dict[str, JournalEntry] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = self._open()
@@ -95,7 +95,7 @@ class Journal:
         """Whether something could not be written down yet."""
         return bool(self._unwritten)
 
-    def find(self, relative: Path) -> Entry | None:
+    def find(self, relative: Path) -> JournalEntry | None:
         """What is known of a path below the acquisition folder; what could not be written before is written now."""
         entry = self._unwritten.get(printable(relative.as_posix()))
         with suppress(OutputError):  # at the first that still cannot be written
@@ -107,13 +107,13 @@ class Journal:
             row = connection.execute(f"{_KNOWN} WHERE relative = ?", (printable(relative.as_posix()),)).fetchone()
         return _entry(row) if row else None
 
-    def like(self, glob: str) -> list[Entry]:
+    def like(self, glob: str) -> list[JournalEntry]:
         """What is known of the paths that look like this, with SQLite's `*`, `?` and `[...]`."""
         with self._used() as connection:
             rows = connection.execute(f"{_KNOWN} WHERE relative GLOB ? ORDER BY relative", (glob,)).fetchall()
         return [_entry(row) for row in rows]
 
-    def record(self, entry: Entry) -> None:
+    def record(self, entry: JournalEntry) -> None:
         """Write down what became of a version, in place of what was known of its path.
 
         If it cannot be written (OutputError) it is kept in memory, and tried again when any path is asked for.
@@ -127,10 +127,10 @@ class Journal:
             )
         self._unwritten.pop(entry.relative, None)
 
-    def quarantined(self) -> list[Entry]:
-        """The files that are set aside, by path."""
+    def quarantined(self) -> list[JournalEntry]:
+        """The files that are quarantined, by path."""
         with self._used() as connection:
-            rows = connection.execute(_QUARANTINED, (State.QUARANTINED.value,)).fetchall()
+            rows = connection.execute(_QUARANTINED, (FileState.QUARANTINED.value,)).fetchall()
         return [_entry(row) for row in rows]
 
     def forget(self, relative: str) -> bool:
@@ -155,20 +155,20 @@ class Journal:
         return len(gone)
 
     @staticmethod
-    def peek(out: Path) -> list[Entry]:
-        """The files that are set aside below `out`, without opening its journal for writing; [] if there is none."""
-        return [_entry(row) for row in _peek(out, _QUARANTINED, (State.QUARANTINED.value,))]
+    def peek(out: Path) -> list[JournalEntry]:
+        """The files that are quarantined below `out`, without opening its journal for writing; [] if there is none."""
+        return [_entry(row) for row in _peek(out, _QUARANTINED, (FileState.QUARANTINED.value,))]
 
     @staticmethod
     def peek_recent(out: Path, count: int) -> list[tuple[str, str, str]]:
         """The files that were done last, newest first: (relative, time in UTC, report as JSON), as `peek` does."""
-        return _peek(out, _RECENT, (State.DONE.value, count))
+        return _peek(out, _RECENT, (FileState.DONE.value, count))
 
-    def counts(self) -> dict[State, int]:
+    def counts(self) -> dict[FileState, int]:
         """How many paths are in each state."""
         with self._used() as connection:
             rows = dict(connection.execute("SELECT state, COUNT(*) FROM files GROUP BY state").fetchall())
-        return {state: rows.get(state.value, 0) for state in State}
+        return {state: rows.get(state.value, 0) for state in FileState}
 
     def close(self) -> None:
         with self._lock:
@@ -250,6 +250,6 @@ def _peek(out: Path, query: str, parameters: tuple) -> list[tuple]:
         return []  # busy or damaged: the daemon itself tells
 
 
-def _entry(row: tuple) -> Entry:
+def _entry(row: tuple) -> JournalEntry:
     relative, size, mtime_ns, digest, model, state, attempts, reason, report = row
-    return Entry(relative, (size, mtime_ns), digest, model, State(state), attempts, reason, report)
+    return JournalEntry(relative, (size, mtime_ns), digest, model, FileState(state), attempts, reason, report)

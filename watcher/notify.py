@@ -17,7 +17,7 @@ from typing import Any
 
 from ..engine.errors import InputError, MissingExtraError
 from .config import Config
-from .settings import Event
+from .events import WatchEvent
 
 PAUSE = 600.0  # s between two messages about the same thing
 _WINDOWS = os.name == "nt"
@@ -64,7 +64,7 @@ class Notifier:
             tellers.append(by_url(config.notify_url))
         return cls(tellers, config.drift_px, say)
 
-    def see(self, event: Event) -> None:
+    def see(self, event: WatchEvent) -> None:
         """Judge an event; never waits."""
         if not self._tellers:
             return
@@ -91,7 +91,7 @@ class Notifier:
             return  # it is a daemon thread: the end of the process does not wait for a dead server
         self._thread.join(LIMIT)
 
-    def _message(self, kind: str, event: Event, text: str) -> None:
+    def _message(self, kind: str, event: WatchEvent, text: str) -> None:
         now = time.monotonic()
         if kind in self._told and now - self._told[kind] < self._pause:
             self._unsaid[kind] = self._unsaid.get(kind, 0) + 1

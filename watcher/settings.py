@@ -1,4 +1,4 @@
-"""What is watched and how, what happened, and the folders that cannot work."""
+"""What is watched and how, and the folders that cannot work."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 from ..engine.errors import InputError
 from ..engine.model.card import Card
 from ..engine.pipeline.channel_pattern import Pattern
-from ..engine.pipeline.jobs import Outcome
 from ..engine.pipeline.steps import MEMORY
 from .discovery.scanner import ScanTiming
 from .queue import Order
 
 
 @dataclass(frozen=True)
-class WatchSettings:
+class FolderSettings:
     """What to watch and how.
 
     Attributes
@@ -28,7 +27,7 @@ class WatchSettings:
     pace : ScanTiming
         Settling, rescan, patience, polling.
     retries : int
-        How often a file that cannot be read is tried before it is set aside.
+        How often a file that cannot be read is tried before it is quarantined.
     once : bool
         End when everything that is there has been dealt with.
     keep_sharp : bool
@@ -39,7 +38,7 @@ class WatchSettings:
         Patterns (`*_w1*`, `plate2/*`) of paths below the folder, or of names: only those included (all if there are
         none) and not excluded are corrected.
     max_age : float
-        Files that were last written more seconds ago than this are left alone; 0: none.
+        Files that were last written more seconds ago than this are ignored; 0: none.
     min_free_mb : float
         Nothing is written while the output's disk has less room than this; 0: not looked at.
     keep_days : float
@@ -49,7 +48,7 @@ class WatchSettings:
     channels : Pattern or None
         Which files of one channel each go together through a model of several channels.
     partner_wait : float
-        s that a channel file waits for its partners before it is set aside.
+        s that a channel file waits for its partners before it is quarantined.
     """
 
     acquisition: Path
@@ -82,46 +81,13 @@ class WatchSettings:
         return card.sha256 + (f" {self.channels.text}" if self.channels else "")
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something that happened, for whoever shows it.
-
-    Attributes
-    ----------
-    kind : "done", "skipped", "retry", "quarantined", "paused", "waiting" or "warning"
-    relative : str
-        The file concerned, below the acquisition folder.
-    text : str
-        The reason, in a line.
-    latency : float
-        s from the close of the file to its corrected file.
-    queued : int
-        Files found and not yet taken.
-    waiting : int
-        With "waiting", which comes when it changes: files of the folder that wait for a partner (see `partners`).
-    outcome : Outcome or None
-        With "done": stages' times and what is known of each plane.
-    folder : Path or None
-        The acquisition folder.
-    """
-
-    kind: str
-    relative: str = ""
-    text: str = ""
-    latency: float = 0.0
-    queued: int = 0
-    waiting: int = 0
-    outcome: Outcome | None = None
-    folder: Path | None = None
-
-
 def default_out(acquisition: Path) -> Path:
     """`ACQ_corrected` beside ACQ."""
     resolved = acquisition.resolve()
     return resolved.with_name(f"{resolved.name}_corrected")
 
 
-def check_folders(watched: Sequence[WatchSettings]) -> None:
+def check_folders(watched: Sequence[FolderSettings]) -> None:
     """Refuse folders that cannot work (promise P1), before anything is made.
 
     Raises
@@ -132,7 +98,7 @@ def check_folders(watched: Sequence[WatchSettings]) -> None:
     """
     for one in watched:
         _check_acquisition(one.acquisition)
-    taken: dict[Path, WatchSettings] = {}
+    taken: dict[Path, FolderSettings] = {}
     for one in watched:
         other = taken.setdefault(one.out.resolve(), one)
         if other is not one:
@@ -153,7 +119,7 @@ def _check_acquisition(acquisition: Path) -> None:
         raise InputError(acquisition, f"cannot be read ({error.strerror})", "check its permissions") from error
 
 
-def _refuse_shared(one: WatchSettings, other: WatchSettings) -> None:
+def _refuse_shared(one: FolderSettings, other: FolderSettings) -> None:
     """Two folders with the same output: their files of one name would take each other's place."""
     if one.acquisition.resolve() == other.acquisition.resolve():
         raise InputError(other.acquisition, "is given twice", "give each folder once")

@@ -12,9 +12,10 @@ from ..engine.model.card import model_path, read_card
 from .config import Config
 from .daemon import watch as watch_folders
 from .display.json_log import JsonLog
+from .events import WatchEvent
 from .health import Health
 from .service.systemd import tell_systemd, watchdog
-from .settings import Event, check_folders
+from .settings import check_folders
 
 AGAIN = 5.0  # s between two tries to start with settings that had started before
 
@@ -53,7 +54,7 @@ def run(
                     continue
                 if told != str(error):
                     told = str(error)
-                    health.trouble("start", told)
+                    health.set_problem("start", told)
                     _shown(config).say(f"{error}; trying again")
                 if not stop.wait(AGAIN):
                     continue
@@ -112,21 +113,21 @@ def _watch(config: Config, stop: threading.Event, once: bool, health: Health, st
                     shown.say(f"{folders}, model {engine.card.name}, {engine.description}")
                 tell_systemd("READY=1")
                 started.set()
-                health.trouble("start", None)
+                health.set_problem("start", None)
 
-            def report(event: Event) -> None:
+            def report(event: WatchEvent) -> None:
                 shown.show(event)
                 notifier.see(event)
                 if page is not None:
                     page.see(event)
 
             with shown.running():
-                aside = watch_folders(watched, engine, stop, report, health, begun)
-    if aside:
-        shown.say(f"set aside ({len(aside)}):")
-        for entry in aside:
+                quarantined = watch_folders(watched, engine, stop, report, health, begun)
+    if quarantined:
+        shown.say(f"quarantined ({len(quarantined)}):")
+        for entry in quarantined:
             shown.say(f"  {entry.relative}: {entry.reason}")
-    return edge.FAILED if once and aside else 0
+    return edge.FAILED if once and quarantined else 0
 
 
 def _shown(config: Config):  # type: ignore[no-untyped-def]

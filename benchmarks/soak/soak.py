@@ -5,8 +5,8 @@
 Writers of seven kinds (load.py) fill an acquisition folder. SIGKILL ends the daemon now and then; it is started anew,
 as by a service manager. Calls of the operating system fail or hang for some seconds (tests/helpers/faults.c, where
 there is a C compiler). What is looked at meanwhile: memory, file descriptors, queue, /healthz, latency. At the end
-(proof.py): no file lost or doubled, every output equal to what the engine makes of its input, every bad file set aside
-with a reason, no file of the acquisition folder touched. The exit code is 1 if any of that does not hold.
+(proof.py): no file lost or doubled, every output equal to what the engine makes of its input, every bad file
+quarantined with a reason, no file of the acquisition folder touched. The exit code is 1 if any of that does not hold.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def table(
         ("model, cores", f"{options.model}, backend {options.backend}, {available_cores()} cores"),
         ("SIGKILL and restart; starts that ended by themselves", f"{kills}; {daemon.ends}"),
         ("faults met, about 6 s each", faults),
-        ("files in the end", f"{len(load.files)}: {states['done']} corrected, {states['quarantined']} set aside"),
+        ("files in the end", f"{len(load.files)}: {states['done']} corrected, {states['quarantined']} quarantined"),
         ("lost, doubled, changed or otherwise wrong", str(len(bad))),
         ("latency as the daemon counts it, p50, p95", f"{quantile(own, 0.5):.2f} s, {quantile(own, 0.95):.2f} s"),
         (

@@ -31,7 +31,7 @@ def test_p5_a_slow_writer_is_never_taken_early(folders, start, tmp_path):
     wait_for(lambda: outputs(out) == ["slow.tif"])
     assert tiff.read(out / "slow.tif").data.shape == image.shape
     assert watching.stop() == 0
-    assert "set aside" not in watching.said()
+    assert "quarantined" not in watching.said()
 
 
 def test_p5_a_growing_stack_ends_with_all_its_pages(folders, start):
@@ -64,7 +64,7 @@ def test_p7_bad_files_are_set_aside_with_their_reason_and_the_rest_goes_on(folde
     assert found == {"good.tif": "done"} | dict.fromkeys(
         ["cut.tif", "text.tif", "empty.tif", "complex.tif", "nan.tif"], "quarantined"
     )
-    listed = watching.said().split("set aside (5):")[1]
+    listed = watching.said().split("quarantined (5):")[1]
     for name, reason in {
         "cut.tif": "truncated",
         "text.tif": "not a TIFF",
@@ -81,7 +81,7 @@ def test_p7_a_repaired_file_is_a_new_version(folders, start):
     acquisition, out = folders
     (acquisition / "a.tif").write_text("broken")
     watching = start(*QUICK).ready()
-    wait_for(lambda: "set aside" in watching.said())
+    wait_for(lambda: "quarantined" in watching.said())
     write_tiff(acquisition / "a.tif", 1)
     wait_for(lambda: outputs(out) == ["a.tif"])
     wait_for(lambda: states(out) == {"a.tif": "done"})

@@ -16,13 +16,14 @@ from defocus.engine.errors import BackendError, ChangedError, DefocusError, Outp
 from defocus.engine.pipeline import steps as pipeline_module
 from defocus.engine.pipeline.steps import stat_of
 from defocus.watcher import daemon
-from defocus.watcher import folder as desk
+from defocus.watcher import folder as processor
 from defocus.watcher.daemon import watch
 from defocus.watcher.discovery.scanner import ScanTiming
+from defocus.watcher.events import WatchEvent
 from defocus.watcher.health import LOOP_STUCK, Health
-from defocus.watcher.journal import Journal, State
+from defocus.watcher.journal import FileState, Journal
 from defocus.watcher.queue import ArrivalQueue
-from defocus.watcher.settings import Event, WatchSettings, default_out
+from defocus.watcher.settings import FolderSettings, default_out
 
 from .conftest import outputs, wait_for, write_tiff
 
@@ -31,14 +32,14 @@ PACE = ScanTiming(settle=0.1, rescan=0.1, patience=0.3)
 
 @pytest.fixture
 def run(folders, tiny_model):
-    """Run the daemon over what is in the folder; return what it reported and what it set aside."""
+    """Run the daemon over what is in the folder; return what it reported and what it quarantined."""
 
     def go(**changes):
-        events: list[Event] = []
+        events: list[WatchEvent] = []
         with Engine.load(tiny_model, backend="cpu") as engine:
-            settings = WatchSettings(*folders, **({"pace": PACE, "once": True} | changes), keep_sharp=False)
-            aside = watch(settings, engine, threading.Event(), events.append)
-        return events, aside
+            settings = FolderSettings(*folders, **({"pace": PACE, "once": True} | changes), keep_sharp=False)
+            quarantined = watch(settings, engine, threading.Event(), events.append)
+        return events, quarantined
 
     return go
 
@@ -56,9 +57,9 @@ def failing(monkeypatch, errors):
 def test_a_failure_is_tried_again(folders, run, monkeypatch):
     write_tiff(folders[0] / "a.tif")
     failing(monkeypatch, [BackendError("gpu", "hiccup", "wait"), BackendError("gpu", "hiccup", "wait")])
-    events, aside = run()
+    events, quarantined = run()
     assert [event.kind for event in events] == ["retry", "retry", "done"]
-    assert aside == []
+    assert quarantined == []
     assert outputs(folders[1]) == ["a.tif"]
 
 
@@ -71,10 +72,12 @@ def test_tries_are_bounded(folders, run, monkeypatch):
         return [error if Path(str(image.name)).name == "a.tif" else real(self, [image], *rest)[0] for image in images]
 
     monkeypatch.setattr(Engine, "together", together)
-    events, aside = run(retries=3)
+    events, quarantined = run(retries=3)
     assert [event.kind for event in events if event.relative == "a.tif"] == ["retry", "retry", "quarantined"]
-    assert [(entry.relative, entry.attempts, entry.state) for entry in aside] == [("a.tif", 3, State.QUARANTINED)]
-    assert "always this" in aside[0].reason
+    assert [(entry.relative, entry.attempts, entry.state) for entry in quarantined] == [
+        ("a.tif", 3, FileState.QUARANTINED)
+    ]
+    assert "always this" in quarantined[0].reason
     assert outputs(folders[1]) == ["b.tif"]
 
 
@@ -83,10 +86,10 @@ def test_pixels_that_cannot_be_used_are_not_tried_again(folders, run, shape):
     image = np.ones(shape, np.float32)
     image[..., 5, 5] = np.nan
     tifffile.imwrite(folders[0] / "nan.tif", image, photometric="minisblack")
-    events, aside = run(retries=3)
+    events, quarantined = run(retries=3)
     assert [event.kind for event in events] == ["quarantined"]
-    assert [(entry.relative, entry.attempts) for entry in aside] == [("nan.tif", 1)]
-    assert "holds NaN values; replace them" in aside[0].reason
+    assert [(entry.relative, entry.attempts) for entry in quarantined] == [("nan.tif", 1)]
+    assert "holds NaN values; replace them" in quarantined[0].reason
 
 
 def test_a_file_that_was_set_aside_and_is_gone_is_not_told_again(folders, run):
@@ -110,15 +113,15 @@ def test_a_file_that_changed_while_read_is_no_failure(folders, run, monkeypatch)
         real(path, version)
 
     monkeypatch.setattr(pipeline_module, "check_unchanged", check)
-    events, aside = run()
+    events, quarantined = run()
     assert [event.kind for event in events] == ["done"]
-    assert aside == []
+    assert quarantined == []
 
 
 def test_a_full_disk_pauses_and_sets_nothing_aside(folders, tiny_model, monkeypatch):
     write_tiff(folders[0] / "a.tif")
     failing(monkeypatch, [OutputError("out", "the disk is full", "free some space")])
-    monkeypatch.setattr(desk, "OUTPUT_PAUSE", 0.05)
+    monkeypatch.setattr(processor, "OUTPUT_PAUSE", 0.05)
     stop, events = threading.Event(), []
 
     def report(event):
@@ -127,9 +130,9 @@ def test_a_full_disk_pauses_and_sets_nothing_aside(folders, tiny_model, monkeypa
             stop.set()
 
     with Engine.load(tiny_model, backend="cpu") as engine:
-        aside = watch(WatchSettings(*folders, pace=PACE, keep_sharp=False), engine, stop, report)
+        quarantined = watch(FolderSettings(*folders, pace=PACE, keep_sharp=False), engine, stop, report)
     assert [event.kind for event in events] == ["paused", "done"]
-    assert aside == []
+    assert quarantined == []
 
 
 def test_with_once_a_full_disk_ends_it(folders, run, monkeypatch):
@@ -174,10 +177,10 @@ def test_a_long_backlog_is_no_silence(folders, tiny_model, monkeypatch):
 
     real = Engine.together
     monkeypatch.setattr(Engine, "together", lambda *arguments: go_on.wait(30) and real(*arguments))
-    monkeypatch.setattr(daemon, "Line", line)
+    monkeypatch.setattr(daemon, "ArrivalQueue", line)
     health = Health(lambda: now[0])
     with Engine.load(tiny_model, backend="cpu") as engine:
-        settings = WatchSettings(*folders, pace=PACE, keep_sharp=False)
+        settings = FolderSettings(*folders, pace=PACE, keep_sharp=False)
         thread = threading.Thread(target=watch, args=(settings, engine, stop, lambda event: None, health))
         thread.start()
         wait_for(lambda: lines and len(lines[0]) == 2)
@@ -197,8 +200,10 @@ def test_another_model_makes_everything_anew(folders, run, make_model, tmp_path)
     assert run()[0] == []  # known, not even looked at
     other = make_model(tmp_path / "other.onnx", name="other")
     with Engine.load(other, backend="cpu") as engine:
-        events: list[Event] = []
-        watch(WatchSettings(*folders, pace=PACE, once=True, keep_sharp=False), engine, threading.Event(), events.append)
+        events: list[WatchEvent] = []
+        watch(
+            FolderSettings(*folders, pace=PACE, once=True, keep_sharp=False), engine, threading.Event(), events.append
+        )
     assert [event.kind for event in events] == ["done"]
 
 
@@ -227,15 +232,15 @@ def test_of_two_versions_in_a_row_the_newer_one_is_there_at_the_end(folders, tin
 
     writer = threading.Thread(target=rewrite)
     writer.start()
-    done: list[Event] = []
+    done: list[WatchEvent] = []
 
-    def told(event: Event) -> None:
+    def told(event: WatchEvent) -> None:
         done.append(event)
         if len([one for one in done if one.kind == "done"]) == 2:
             stop.set()
 
     with Engine.load(tiny_model, backend="cpu") as engine:
-        watch(WatchSettings(*folders, pace=PACE, keep_sharp=False), engine, stop, told)
+        watch(FolderSettings(*folders, pace=PACE, keep_sharp=False), engine, stop, told)
         writer.join()
         expected = engine(tifffile.imread(source))
     np.testing.assert_array_equal(tifffile.imread(folders[1] / "a.tif"), expected)
@@ -260,11 +265,11 @@ def test_a_stop_leaves_a_large_file_for_the_next_start(folders, tiny_model):
             whole(group, shared)
 
         engine._restore = counted  # type: ignore[method-assign]
-        watch(WatchSettings(*folders, pace=PACE, memory=1000, keep_sharp=False), engine, stop)
+        watch(FolderSettings(*folders, pace=PACE, memory=1000, keep_sharp=False), engine, stop)
         assert len(runs) == 3
         assert outputs(folders[1]) == []
         engine._restore = whole  # type: ignore[method-assign]
-        watch(WatchSettings(*folders, pace=PACE, memory=1000, once=True, keep_sharp=False), engine, threading.Event())
+        watch(FolderSettings(*folders, pace=PACE, memory=1000, once=True, keep_sharp=False), engine, threading.Event())
         expected = engine(image)
     np.testing.assert_array_equal(tifffile.imread(folders[1] / "large.tif"), expected)
 
@@ -273,17 +278,17 @@ def test_the_journal_forgets_what_is_gone_once_a_day(folders, tiny_model):
     """A daemon that runs for months is not started anew to have its journal cleared."""
     write_tiff(folders[0] / "gone.tif")
     write_tiff(folders[0] / "there.tif", 1)
-    settings = WatchSettings(*folders, pace=PACE, once=True, keep_days=1e-6, keep_sharp=False)
+    settings = FolderSettings(*folders, pace=PACE, once=True, keep_days=1e-6, keep_sharp=False)
     with Engine.load(tiny_model, backend="cpu") as engine:
         watch(settings, engine, threading.Event())
         time.sleep(1.2)  # the journal's times are whole seconds
         with Journal(folders[1]) as journal:
-            counter = desk.FolderProcessor(settings, engine, journal, lambda event: None, Health())
-            counter.tidy(0.0)
-            assert journal.counts()[State.DONE] == 2
+            counter = processor.FolderProcessor(settings, engine, journal, lambda event: None, Health())
+            counter.prune_journal(0.0)
+            assert journal.counts()[FileState.DONE] == 2
             (folders[0] / "gone.tif").unlink()
-            counter.tidy(desk.TIDY - 1)
-            assert journal.counts()[State.DONE] == 2
-            counter.tidy(desk.TIDY)
-            assert journal.counts()[State.DONE] == 1
+            counter.prune_journal(processor.PRUNE_INTERVAL - 1)
+            assert journal.counts()[FileState.DONE] == 2
+            counter.prune_journal(processor.PRUNE_INTERVAL)
+            assert journal.counts()[FileState.DONE] == 1
             assert journal.find(Path("there.tif")) is not None

@@ -38,7 +38,7 @@ def test_what_was_set_aside_stays_so_until_it_changes(folders, start, said):
     assert states(out) == {"good.tif": "done", "nan.tif": "quarantined", "mended.tif": "quarantined"}
     write_tiff(acquisition / "mended.tif", 1)
     found = said()
-    assert found["nan.tif"].startswith("set aside: ")
+    assert found["nan.tif"].startswith("quarantined: ")
     assert "holds NaN values" in found["nan.tif"]
     assert (found["good.tif"], found["mended.tif"]) == ("done", "correct")
 

@@ -1,6 +1,6 @@
 """EIO, EBUSY, ENOSPC and hanging calls, injected into the real process by the shim of faults.py.
 
-Each fault begins while defocus-watch runs, and ends; then every file must be corrected, or set aside with its reason.
+Each fault begins while defocus-watch runs, and ends; then every file must be corrected, or quarantined with its reason.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def test_inputs_that_can_never_be_read_are_set_aside_with_the_reason(folders, be
         time.sleep(0.6)
         for name, (_, number, _) in rules.items():  # one line, however often it is looked at
             (said,) = lines(watching, name)
-            assert said.startswith(f"set aside: {acquisition / name}: cannot be read ({os.strerror(number)})"), said
+            assert said.startswith(f"quarantined: {acquisition / name}: cannot be read ({os.strerror(number)})"), said
     # The disk is mended, the files still have their old size and time: they are asked for.
     for name in rules:
         retry = {"folder": 0, "file": name}
@@ -163,7 +163,7 @@ def test_an_input_that_fails_only_when_its_pixels_are_read_is_tried_three_times(
         write_tiff(acquisition / "a.tif", 1, (700, 700))
         wait_for(lambda: states(out).get("a.tif") == "quarantined")
     said = lines(watching, "a.tif")
-    assert [line.partition(": ")[0] for line in said] == ["will try again", "will try again", "set aside"], said
+    assert [line.partition(": ")[0] for line in said] == ["will try again", "will try again", "quarantined"], said
     assert all("cannot be read (Input/output error)" in line for line in said), said
     assert watching.stop() == 0
 

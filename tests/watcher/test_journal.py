@@ -9,33 +9,37 @@ from pathlib import Path
 import pytest
 
 from defocus.engine.errors import OutputError
-from defocus.watcher.journal import Entry, Journal, State
+from defocus.watcher.journal import FileState, Journal, JournalEntry
 
 
-def entry(name: str = "a/b.tif", state: State = State.DONE, **changes) -> Entry:
-    return Entry(**({"relative": name, "stat": (10, 20), "digest": "d", "model": "m", "state": state} | changes))
+def entry(name: str = "a/b.tif", state: FileState = FileState.DONE, **changes) -> JournalEntry:
+    return JournalEntry(**({"relative": name, "stat": (10, 20), "digest": "d", "model": "m", "state": state} | changes))
 
 
 def test_what_is_recorded_is_found_after_a_restart(tmp_path):
     with Journal(tmp_path) as journal:
         journal.record(entry())
-        journal.record(entry("c.tif", State.QUARANTINED, attempts=3, reason="truncated; write it again"))
+        journal.record(entry("c.tif", FileState.QUARANTINED, attempts=3, reason="truncated; write it again"))
     with Journal(tmp_path) as journal:
         assert journal.warning is None
         assert journal.find(Path("a/b.tif")) == entry()
         assert journal.find(Path("missing.tif")) is None
-        (aside,) = journal.quarantined()
-        assert (aside.relative, aside.attempts, aside.reason) == ("c.tif", 3, "truncated; write it again")
-        assert journal.counts() == {State.DONE: 1, State.FAILED: 0, State.QUARANTINED: 1}
+        (quarantined,) = journal.quarantined()
+        assert (quarantined.relative, quarantined.attempts, quarantined.reason) == (
+            "c.tif",
+            3,
+            "truncated; write it again",
+        )
+        assert journal.counts() == {FileState.DONE: 1, FileState.FAILED: 0, FileState.QUARANTINED: 1}
 
 
 def test_a_new_version_takes_the_place_of_the_old(tmp_path):
     with Journal(tmp_path) as journal:
-        journal.record(entry(state=State.QUARANTINED))
+        journal.record(entry(state=FileState.QUARANTINED))
         journal.record(entry(stat=(11, 21)))
         found = journal.find(Path("a/b.tif"))
         assert found is not None
-        assert (found.stat, found.state) == ((11, 21), State.DONE)
+        assert (found.stat, found.state) == ((11, 21), FileState.DONE)
         assert journal.quarantined() == []
 
 
@@ -57,7 +61,7 @@ def test_it_serves_two_threads(tmp_path):
         for thread in threads:
             thread.join()
         assert errors == []
-        assert journal.counts()[State.DONE] == 100
+        assert journal.counts()[FileState.DONE] == 100
 
 
 @pytest.mark.parametrize("damage", ["text", "middle", "newer"])

@@ -1,5 +1,5 @@
 """A Hypothesis state machine: whatever is done to the acquisition folder, and however often the daemon is killed, in
-the end every file is corrected once, as it last was, or set aside.
+the end every file is corrected once, as it last was, or quarantined.
 
 In `make test` a few short runs; by `make soak` long ones. Where a tmpfs can be mounted the output lies on one of 3 MB,
 which is filled to the brim and emptied again.

@@ -113,10 +113,10 @@ def test_once_does_not_wait_for_an_output_that_has_gone(tmp_path, tiny_model):
     from defocus.watcher.folder import FolderProcessor
     from defocus.watcher.health import Health
     from defocus.watcher.journal import Journal
-    from defocus.watcher.settings import WatchSettings
+    from defocus.watcher.settings import FolderSettings
 
-    settings = WatchSettings(tmp_path / "acq", tmp_path / "out", once=True, keep_sharp=False)
+    settings = FolderSettings(tmp_path / "acq", tmp_path / "out", once=True, keep_sharp=False)
     with Engine.load(tiny_model, backend="cpu") as engine, Journal(settings.out) as journal:
-        desk = FolderProcessor(settings, engine, journal, lambda event: None, Health())
+        processor = FolderProcessor(settings, engine, journal, lambda event: None, Health())
         with pytest.raises(OutputError, match="the output folder has gone; bring it back"):
-            desk.has_disk_space()
+            processor.has_disk_space()

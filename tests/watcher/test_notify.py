@@ -16,15 +16,15 @@ from defocus.engine.errors import InputError, MissingExtraError
 from defocus.engine.pipeline.jobs import Job, Outcome
 from defocus.engine.quality.report import PlaneReport
 from defocus.watcher import notify
+from defocus.watcher.events import WatchEvent
 from defocus.watcher.notify import RECENT, Notifier, by_command, by_url
-from defocus.watcher.settings import Event
 
 from .conftest import wait_for
 
 
-def done(blur: float | None) -> Event:
+def done(blur: float | None) -> WatchEvent:
     outcome = Outcome(Job(Path("a"), Path("b")), reports=(PlaneReport(blur_px=blur),))
-    return Event("done", "a.tif", outcome=outcome, folder=Path("/acq"))
+    return WatchEvent("done", "a.tif", outcome=outcome, folder=Path("/acq"))
 
 
 def test_drift_is_told_once_it_lasts():
@@ -47,9 +47,9 @@ def test_many_failures_are_two_messages():
     told = []
     with Notifier([told.append], pause=0.2) as notifier:
         for number in range(50):
-            notifier.see(Event("quarantined", f"{number}.tif", "truncated"))
+            notifier.see(WatchEvent("quarantined", f"{number}.tif", "truncated"))
         time.sleep(0.25)
-        notifier.see(Event("quarantined", "last.tif", "truncated"))
+        notifier.see(WatchEvent("quarantined", "last.tif", "truncated"))
     assert [message["file"] for message in told] == ["0.tif", "last.tif"]
     assert "(and 49 more since the last message)" in told[1]["text"]
 
@@ -58,7 +58,7 @@ def test_a_command_gets_json_on_its_stdin(tmp_path):
     script = tmp_path / "tell.py"
     script.write_text(f"import sys; open({str(tmp_path / 'said')!r}, 'w').write(sys.stdin.read())")
     with Notifier([by_command(f'"{sys.executable}" "{script}"')]) as notifier:
-        notifier.see(Event("quarantined", "x y.tif", "truncated"))
+        notifier.see(WatchEvent("quarantined", "x y.tif", "truncated"))
     assert json.loads((tmp_path / "said").read_text())["file"] == "x y.tif"
     with pytest.raises(InputError, match="cannot be read"):
         by_command('"unclosed')
@@ -86,7 +86,7 @@ def test_a_command_of_windows_keeps_its_backslashes(monkeypatch, command, argume
 def test_a_command_that_fails_is_a_line_and_no_more():
     said = []
     with Notifier([by_command("false"), by_command("no-such-program-anywhere")], say=said.append) as notifier:
-        notifier.see(Event("quarantined", "x.tif", "truncated"))
+        notifier.see(WatchEvent("quarantined", "x.tif", "truncated"))
     assert len(said) == 2
     assert all(line.startswith("nobody could be told") and "\n" not in line for line in said)
 
@@ -107,7 +107,7 @@ def test_a_server_is_told():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         with Notifier([by_url(f"http://127.0.0.1:{server.server_port}/hook")]) as notifier:
-            notifier.see(Event("quarantined", "x.tif", "truncated"))
+            notifier.see(WatchEvent("quarantined", "x.tif", "truncated"))
     finally:
         server.shutdown()
         server.server_close()
@@ -120,7 +120,7 @@ def test_seeing_never_waits():
     notifier._thread.start()
     start = time.monotonic()
     for number in range(500):
-        notifier.see(Event("quarantined", f"{number}.tif", "truncated"))
+        notifier.see(WatchEvent("quarantined", f"{number}.tif", "truncated"))
     assert time.monotonic() - start < 1
     hold.set()
     notifier.__exit__(None, None, None)

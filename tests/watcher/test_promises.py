@@ -23,11 +23,11 @@ from defocus.watcher import daemon
 from defocus.watcher import folder as desk
 from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.health import FILE_STUCK, LOOP_STUCK, Health
-from defocus.watcher.journal import Entry, Journal, State
+from defocus.watcher.journal import FileState, Journal, JournalEntry
 from defocus.watcher.output import disk_space as room
 from defocus.watcher.output.lock import FolderLock
 from defocus.watcher.service.systemd import tell_systemd, watchdog
-from defocus.watcher.settings import WatchSettings
+from defocus.watcher.settings import FolderSettings
 
 from .conftest import Configured, needs_sighup, outputs, wait_for, write_tiff
 
@@ -65,7 +65,7 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage())
     monkeypatch.setattr(desk, "OUTPUT_PAUSE", 0.05)
     events, stop, health = [], threading.Event(), Health()
-    settings = WatchSettings(acquisition, out, ScanTiming(0.05, 0.1), min_free_mb=100, keep_sharp=False)
+    settings = FolderSettings(acquisition, out, ScanTiming(0.05, 0.1), min_free_mb=100, keep_sharp=False)
     with Engine.load(tiny_model, backend="cpu") as engine:
         thread = threading.Thread(target=daemon.watch, args=(settings, engine, stop, events.append, health))
         thread.start()
@@ -82,7 +82,7 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
         write_tiff(acquisition / "b.tif")
         with pytest.raises(OutputError, match="only 10 MB free"):
             daemon.watch(
-                WatchSettings(acquisition, out, ScanTiming(0, 0.1), once=True, min_free_mb=100, keep_sharp=False),
+                FolderSettings(acquisition, out, ScanTiming(0, 0.1), once=True, min_free_mb=100, keep_sharp=False),
                 engine,
                 stop.__class__(),
             )
@@ -149,8 +149,8 @@ def test_dry_run_tells_and_changes_nothing(folders, start):
     assert done.process.wait(30) == 0
     said = done.said()
     assert "a.tif: correct" in said
-    assert "b_w2.tif: left alone" in said
-    assert "bad.tif: set aside: " in said
+    assert "b_w2.tif: ignored" in said
+    assert "bad.tif: quarantined: " in said
     assert not out.exists() or list(out.iterdir()) == []
 
 
@@ -252,25 +252,25 @@ def test_a_daemon_that_hangs_pings_no_more(monkeypatch, tmp_path):
 def test_health_tells_what_hangs():
     now = [0.0]
     health = Health(lambda: now[0])
-    health.beat("engine")
-    health.beat("finder")
+    health.heartbeat("engine")
+    health.heartbeat("finder")
     assert health.problems() == []
     now[0] = LOOP_STUCK + 1
-    health.beat("finder")
+    health.heartbeat("finder")
     assert health.problems() == [f"engine: no sign of life for {LOOP_STUCK + 1:.0f} s"]
     assert health.stuck()
-    health.begins("big.tif")
+    health.file_started("big.tif")
     assert health.problems() == []  # the engine's loop is busy with a file
     now[0] += FILE_STUCK + 1
-    health.beat("finder")
-    assert health.problems() == [f"big.tif: in hand for {FILE_STUCK + 1:.0f} s"]
-    health.ends("big.tif")
-    health.beat("engine")
-    health.trouble("share", "the share is gone")
+    health.heartbeat("finder")
+    assert health.problems() == [f"big.tif: in progress for {FILE_STUCK + 1:.0f} s"]
+    health.file_finished("big.tif")
+    health.heartbeat("engine")
+    health.set_problem("share", "the share is gone")
     assert health.problems() == ["the share is gone"]
     assert not health.stuck()  # no restart brings it back
-    health.trouble("share", None)
-    health.ended("finder")
+    health.set_problem("share", None)
+    health.loop_finished("finder")
     assert health.problems() == []
 
 
@@ -280,7 +280,7 @@ def test_the_journal_forgets_what_is_gone_and_keeps_what_is_there(tmp_path):
     (acquisition / "here.tif").write_bytes(b"x")
     with Journal(tmp_path / "out") as journal:
         for name in ("here.tif", "gone.tif"):
-            journal.record(Entry(name, (1, 1), "d", "m", State.DONE))
+            journal.record(JournalEntry(name, (1, 1), "d", "m", FileState.DONE))
         assert journal.prune(acquisition, 1) == 0  # too young
         assert journal.prune(acquisition, -1) == 1
         assert journal.find(Path("here.tif")) is not None

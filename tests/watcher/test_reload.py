@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from defocus.watcher.journal import Entry, Journal, State
+from defocus.watcher.journal import FileState, Journal, JournalEntry
 from defocus.watcher.output.lock import FolderLock
 
 from .conftest import QUICK, Configured, command, needs_sighup, outputs, wait_for, write_tiff
@@ -113,7 +113,7 @@ def test_a_pipe_and_a_hidden_folder_are_left_alone(folders, start):
     wait_for(lambda: outputs(out) == ["b.tif"])
     assert watching.stop() == 0
     assert outputs(out) == ["b.tif"]
-    assert "set aside" not in watching.said()
+    assert "quarantined" not in watching.said()
 
 
 def test_an_output_folder_that_another_daemon_has_taken_is_left_to_it(folders, start):
@@ -144,7 +144,7 @@ def test_a_log_of_another_code_page_does_not_end_it(folders, start):
 def test_the_journal_is_tidied_while_it_watches(folders, start):
     _, out = folders
     with Journal(out) as journal:
-        journal.record(Entry("gone.tif", (1, 1), "d", "m", State.DONE))
+        journal.record(JournalEntry("gone.tif", (1, 1), "d", "m", FileState.DONE))
         journal._connection.execute("UPDATE files SET updated = '2020-01-01T00:00:00+00:00'")
         journal._connection.commit()
     watching = start(*QUICK, "--keep-days", "1").ready()

@@ -14,11 +14,12 @@ import pytest
 
 from defocus import Engine
 from defocus.watcher import daemon
-from defocus.watcher import folder as desk
+from defocus.watcher import folder as processor
 from defocus.watcher.discovery.scanner import ScanTiming
+from defocus.watcher.events import WatchEvent
 from defocus.watcher.health import Health
 from defocus.watcher.journal import Journal
-from defocus.watcher.settings import Event, WatchSettings
+from defocus.watcher.settings import FolderSettings
 
 from .conftest import outputs, wait_for, write_tiff
 
@@ -29,10 +30,10 @@ class Two:
     """The folders `a` and `b`, watched by one daemon in a thread of its own."""
 
     def __init__(self, root: Path, engine: Engine) -> None:
-        self.a, self.b = (WatchSettings(root / name, root / f"{name}_out", PACE, keep_sharp=False) for name in "ab")
+        self.a, self.b = (FolderSettings(root / name, root / f"{name}_out", PACE, keep_sharp=False) for name in "ab")
         for one in (self.a, self.b):
             one.acquisition.mkdir()
-        self.events: list[Event] = []
+        self.events: list[WatchEvent] = []
         self.health, self._engine, self._stop = Health(), engine, threading.Event()
 
     @contextmanager
@@ -63,8 +64,8 @@ def two(tmp_path, tiny_model) -> Iterator[Two]:
 def test_a_folder_without_room_holds_up_no_other(two, monkeypatch, length):
     full = {two.a.out}
     reason = f"{two.a.out}: only 1 MB free, waiting for 200 MB; make room"
-    monkeypatch.setattr(desk, "missing_room", lambda out, least: reason if out in full else None)
-    monkeypatch.setattr(desk, "OUTPUT_PAUSE", 0.2)
+    monkeypatch.setattr(processor, "missing_room", lambda out, least: reason if out in full else None)
+    monkeypatch.setattr(processor, "OUTPUT_PAUSE", 0.2)
     monkeypatch.setattr(daemon, "LENGTH", length)
     names = [f"{number}.tif" for number in range(5)]
     for number, name in enumerate(names):
@@ -86,7 +87,7 @@ def test_a_folder_without_room_holds_up_no_other(two, monkeypatch, length):
 
 
 def test_a_folder_whose_output_cannot_be_written_holds_up_no_other(two, monkeypatch):
-    monkeypatch.setattr(desk, "OUTPUT_PAUSE", 60.0)
+    monkeypatch.setattr(processor, "OUTPUT_PAUSE", 60.0)
     (two.a.acquisition / "sub").mkdir()
     two.a.out.mkdir()
     (two.a.out / "sub").write_text("a file in the place of a folder")
@@ -102,14 +103,14 @@ def test_a_folder_whose_output_cannot_be_written_holds_up_no_other(two, monkeypa
 
 def test_a_folder_without_room_does_not_find_its_files_again_and_again(two, monkeypatch, tiny_model):
     reasons: list[str | None] = [f"{two.a.out}: only 1 MB free, waiting for 200 MB; make room"]
-    monkeypatch.setattr(desk, "missing_room", lambda out, least: reasons[-1])
-    monkeypatch.setattr(desk, "OUTPUT_PAUSE", 0.05)
+    monkeypatch.setattr(processor, "missing_room", lambda out, least: reasons[-1])
+    monkeypatch.setattr(processor, "OUTPUT_PAUSE", 0.05)
     with Engine.load(tiny_model, backend="cpu") as engine, Journal(two.a.out) as journal:
-        one = desk.FolderProcessor(two.a, engine, journal, two.events.append, Health())
-        assert not one.known(Path("a.tif"), (1, 1), False)
+        one = processor.FolderProcessor(two.a, engine, journal, two.events.append, Health())
+        assert not one.needs_nothing(Path("a.tif"), (1, 1), False)
         assert not one.has_disk_space()
         time.sleep(0.1)
-        assert one.known(Path("a.tif"), (1, 1), False)
+        assert one.needs_nothing(Path("a.tif"), (1, 1), False)
         reasons.append(None)
-        wait_for(lambda: not one.known(Path("a.tif"), (1, 1), False), 2)
+        wait_for(lambda: not one.needs_nothing(Path("a.tif"), (1, 1), False), 2)
     assert [event.kind for event in two.events] == ["paused", "warning"]

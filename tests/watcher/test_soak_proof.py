@@ -66,4 +66,4 @@ def test_a_short_soak(tmp_path, tiny_model):
     done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\| lost, doubled, changed or otherwise wrong \| 0 \|", done.stdout)
-    assert re.search(r"\| files in the end \| \d+: [1-9]\d* corrected, [1-9]\d* set aside \|", done.stdout)
+    assert re.search(r"\| files in the end \| \d+: [1-9]\d* corrected, [1-9]\d* quarantined \|", done.stdout)

@@ -1,9 +1,9 @@
 """Partners: channel files wait here for the files that they belong together with.
 
 Between the arrivals of a folder and the line. A file whose partners are all there leaves at once, with them; one whose
-partner does not come is set aside after a while, with what is missing, and joins its partner when that comes later.
-Partners that were dealt with before (done, then one of them written anew; set aside, waiting) do not arrive again: the
-journal is asked for them.
+partner does not come is quarantined after a while, with what is missing, and joins its partner when that comes later.
+Partners that were dealt with before (done, then one of them written anew; quarantined, waiting) do not arrive again:
+the journal is asked for them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...engine.errors import InputError
 from ...engine.pipeline.channel_groups import without
 from ...engine.pipeline.channel_pattern import Pattern, fits, lone, too_many, twice
 from ...engine.pipeline.steps import stat_of
-from ..settings import WatchSettings
+from ..settings import FolderSettings
 from .scanner import Arrival, scan
 
 Group = tuple[str, ...]
@@ -40,9 +40,9 @@ class ChannelAssembler:
     """Where the files of one folder wait for their partners. Used by one thread."""
 
     def __init__(
-        self, settings: WatchSettings, channels: int, recall: Callable[[str, int], list[Arrival]] = lambda *_: []
+        self, settings: FolderSettings, channels: int, recall: Callable[[str, int], list[Arrival]] = lambda *_: []
     ) -> None:
-        """For a model of so many `channels`; `recall` finds known files by path (see `FolderProcessor.recall`)."""
+        """For a model of so many `channels`; `recall` finds known files by path (see `FolderProcessor.find_known`)."""
         self._settings, self._pattern, self._channels, self._recall = settings, settings.channels, channels, recall
         self._groups: dict[Group, _Waiting] = {}
         self._seen: set[str] = set()
@@ -87,7 +87,7 @@ class ChannelAssembler:
         return gone + self._leaving(place.group, place.channel)
 
     def overdue(self) -> list[Arrival]:
-        """What goes on without anything having come: with partners that the journal now knows, or set aside.
+        """What goes on without anything having come: with partners that the journal now knows, or quarantined.
 
         To be called often, and only while the folder can be reached; it looks every few seconds.
         """

@@ -17,7 +17,7 @@ from ...engine.pipeline.steps import Stat, stat_of
 from ...engine.tiff.integrity import check_whole, ends_in_zeros
 
 
-class State(Enum):
+class Completeness(Enum):
     """What a look at a waiting file says."""
 
     WAITING = "waiting"
@@ -27,7 +27,7 @@ class State(Enum):
 
 
 @dataclass
-class Waiting:
+class PendingFile:
     """A file that may be complete.
 
     Attributes
@@ -67,7 +67,7 @@ class Waiting:
         self.not_before = now + max(settle, 0.1)
 
 
-def look(path: Path, waiting: Waiting, now: float, settle: float, patience: float) -> State:
+def look(path: Path, waiting: PendingFile, now: float, settle: float, patience: float) -> Completeness:
     """Look at a file whose time has come, and update `waiting`.
 
     Parameters
@@ -82,12 +82,12 @@ def look(path: Path, waiting: Waiting, now: float, settle: float, patience: floa
     try:
         stat = stat_of(path)
     except OSError:
-        return State.GONE
+        return Completeness.GONE
     if stat != waiting.stat:
         waiting.changed(stat, now)
-        return State.WAITING
+        return Completeness.WAITING
     if not waiting.closed and now - waiting.since < settle:
-        return State.WAITING
+        return Completeness.WAITING
     long = max(patience, settle)
     try:
         check_whole(path)
@@ -95,15 +95,15 @@ def look(path: Path, waiting: Waiting, now: float, settle: float, patience: floa
         # pixels that end in zeros are believed only after our whole patience.
         if not waiting.closed and now - waiting.since < long and ends_in_zeros(path):
             waiting.retry(now, settle)
-            return State.WAITING
+            return Completeness.WAITING
     except InputError as problem:
         # Also a file that another program holds open without sharing, as cameras' software on Windows does.
         waiting.problem, waiting.closed = problem, False
         if now - waiting.since >= long:
-            return State.BAD
+            return Completeness.BAD
         waiting.retry(now, settle)
-        return State.WAITING
-    return State.COMPLETE
+        return Completeness.WAITING
+    return Completeness.COMPLETE
 
 
 def suffix_matches(name: str) -> bool:

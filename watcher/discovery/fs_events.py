@@ -1,4 +1,4 @@
-"""Hints: what the operating system tells of changes in the acquisition folder, through watchdog (promise P4).
+"""What the operating system tells of changes in the acquisition folder, through watchdog (promise P4).
 
 They only make us look sooner. If the observer cannot start, dies, overflows or keeps silent, as on network shares,
 the periodic rescan finds everything all the same.
@@ -19,11 +19,11 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 
 from .completeness import suffix_matches
 
-MOST = 10_000  # hints that are kept; of more, the oldest are dropped and left to the rescan
+MOST = 10_000  # events that are kept; of more, the oldest are dropped and left to the rescan
 
 
 @dataclass(frozen=True)
-class Hint:
+class FileEvent:
     """Something happened to a file; `closed` when its writer closed it or it was moved here whole."""
 
     path: Path
@@ -31,11 +31,11 @@ class Hint:
     time: float  # monotonic
 
 
-class Hints(FileSystemEventHandler):
-    """Collects hints from watchdog's thread; `take` and `wait` serve ours."""
+class FileEvents(FileSystemEventHandler):
+    """Collects events from watchdog's thread; `take` and `wait` serve ours."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._queue = folder, deque[Hint](maxlen=MOST)
+        self._folder, self._queue = folder, deque[FileEvent](maxlen=MOST)
         self._wake = threading.Event()
         self._observer: Any = None
 
@@ -65,15 +65,15 @@ class Hints(FileSystemEventHandler):
                 observer.stop()
                 observer.join(5)
 
-    def take(self) -> list[Hint]:
-        """The hints that have come since, one a file: its last time, and whether it was closed meanwhile."""
+    def take(self) -> list[FileEvent]:
+        """The events that have come since, one a file: its last time, and whether it was closed meanwhile."""
         self._wake.clear()
-        taken: dict[Path, Hint] = {}
+        taken: dict[Path, FileEvent] = {}
         with suppress(IndexError):
             while True:
-                hint = self._queue.popleft()
-                before = taken.get(hint.path)
-                taken[hint.path] = hint if before is None else replace(hint, closed=hint.closed or before.closed)
+                event = self._queue.popleft()
+                before = taken.get(event.path)
+                taken[event.path] = event if before is None else replace(event, closed=event.closed or before.closed)
         return list(taken.values())
 
     def wait(self, seconds: float) -> None:
@@ -89,5 +89,5 @@ class Hints(FileSystemEventHandler):
         moved = event.event_type == "moved"
         path = Path(os.fsdecode(event.dest_path if moved else event.src_path))
         if suffix_matches(path.name):
-            self._queue.append(Hint(path, moved or event.event_type == "closed", time.monotonic()))
+            self._queue.append(FileEvent(path, moved or event.event_type == "closed", time.monotonic()))
             self._wake.set()

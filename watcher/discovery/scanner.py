@@ -1,6 +1,6 @@
 """Arrivals: a generator of the files in an acquisition folder that are complete and not yet dealt with.
 
-Hints make it quick, a periodic rescan makes it sure (promise P4). Nothing in the folder is ever changed (P1).
+Events make it quick, a periodic rescan makes it sure (promise P4). Nothing in the folder is ever changed (P1).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ...engine.errors import InputError, printable
 from ...engine.pipeline.steps import Stat, stat_of
-from .completeness import State, Waiting, is_file, is_folder, look, suffix_matches
-from .fs_events import Hints
+from .completeness import Completeness, PendingFile, is_file, is_folder, look, suffix_matches
+from .fs_events import FileEvents
 
 LONGEST_WAIT = 0.5  # s until `stop` is looked at again
 
@@ -65,7 +65,7 @@ class ScanTiming:
     ----------
     settle : how long a file must be unchanged where the system does not tell of its close.
     rescan : time between two looks at the whole folder.
-    patience : how long an unchanged file may be broken before it is set aside.
+    patience : how long an unchanged file may be broken before it is quarantined.
     polling : rescans only, without the system's events, for network shares that send none.
     """
 
@@ -88,8 +88,8 @@ def arrivals(
 
     Parameters
     ----------
-    known : function (relative path, stat, hinted) -> bool
-        Whether this version has been yielded or dealt with. `hinted` says that the system told of a change, so that
+    known : function (relative path, stat, from_event) -> bool
+        Whether this version has been yielded or dealt with. `from_event` says that the system told of a change, so that
         the content may be another although the stat is the same.
     until : function () -> bool, optional
         Asked before each rescan; if it says yes and the rescan finds nothing that is not known, that is the end.
@@ -99,27 +99,27 @@ def arrivals(
         Called each time around, with whether the folder can be reached.
     """
     pace = pace or ScanTiming()
-    waiting: dict[Path, Waiting] = {}
-    eyes = FolderWatcher(folder, pace, warn)
+    waiting: dict[Path, PendingFile] = {}
+    watcher = FolderWatcher(folder, pace, warn)
     next_scan = time.monotonic()
     try:
         while not stop.is_set():
-            for hint in eyes.hints.take():
-                _notice(folder, hint.path, waiting, known, hint.time, hint.closed, hinted=True)
+            for event in watcher.events.take():
+                _notice(folder, event.path, waiting, known, event.time, event.closed, from_event=True)
             now = time.monotonic()
             if now >= next_scan:
                 may_end = until is not None and until()
-                for path in eyes.scan():
-                    _notice(folder, path, waiting, known, time.monotonic(), closed=False, hinted=False)
-                if may_end and eyes.reachable and not waiting:
+                for path in watcher.scan():
+                    _notice(folder, path, waiting, known, time.monotonic(), closed=False, from_event=False)
+                if may_end and watcher.reachable and not waiting:
                     return
                 next_scan = now + pace.rescan
-            beat(eyes.reachable)
+            beat(watcher.reachable)
             yield from _ready(folder, waiting, pace)
             due = min((one.due(pace.settle) for one in waiting.values()), default=next_scan)
-            eyes.hints.wait(min(max(due, now + 0.02), next_scan, now + LONGEST_WAIT) - time.monotonic())
+            watcher.events.wait(min(max(due, now + 0.02), next_scan, now + LONGEST_WAIT) - time.monotonic())
     finally:
-        eyes.hints.stop()
+        watcher.events.stop()
 
 
 def scan(folder: Path, skipped: Callable[[Path, OSError], None] = lambda path, error: None) -> Iterator[Path]:
@@ -146,10 +146,10 @@ def scan(folder: Path, skipped: Callable[[Path, OSError], None] = lambda path, e
 
 
 class FolderWatcher:
-    """Hints and rescans of one folder, and whether it can be reached."""
+    """Events and rescans of one folder, and whether it can be reached."""
 
     def __init__(self, folder: Path, pace: ScanTiming, warn: Callable[[str], None]) -> None:
-        self.folder, self.hints, self.reachable = folder, Hints(folder), True
+        self.folder, self.events, self.reachable = folder, FileEvents(folder), True
         self._polling, self._warn = pace.polling, warn
         self._told: str | None = None
         self._mounted = False
@@ -166,7 +166,7 @@ class FolderWatcher:
             if self.reachable:
                 self._warn(f"{self.folder}: cannot be reached ({error.strerror}); waiting for it to come back")
             self.reachable = False
-            self.hints.stop()  # it watches a folder that is not there any more
+            self.events.stop()  # it watches a folder that is not there any more
             return []
         if not self.reachable:
             self._warn(f"{self.folder}: is back")
@@ -181,7 +181,7 @@ class FolderWatcher:
             raise OSError(errno.ENODEV, "no longer mounted")
         self._mounted = mounted
         if self._identity not in (None, (there.st_dev, there.st_ino)):
-            self.hints.stop()  # another folder is in its place; the observer sees the old one
+            self.events.stop()  # another folder is in its place; the observer sees the old one
         self._identity = there.st_dev, there.st_ino
         before, self._skipped = self._skipped, {}
         found = list(scan(self.folder, self._skipped.__setitem__))
@@ -192,9 +192,9 @@ class FolderWatcher:
 
     def _observe(self) -> bool:
         """Start the observer if it does not run; whether it was started."""
-        if self._polling or self.hints.alive():
+        if self._polling or self.events.alive():
             return False
-        reason = self.hints.start()
+        reason = self.events.start()
         if reason and reason != self._told:
             self._warn(f"{self.folder}: the system does not tell of new files ({reason}); looking every rescan")
         self._told = reason
@@ -204,26 +204,26 @@ class FolderWatcher:
 def _notice(
     folder: Path,
     path: Path,
-    waiting: dict[Path, Waiting],
+    waiting: dict[Path, PendingFile],
     known: Callable[[Path, Stat, bool], bool],
     now: float,
     closed: bool,
-    hinted: bool,
+    from_event: bool,
 ) -> None:
-    """Start or go on waiting for a file that was hinted at or found; what `scan` would not find is nothing of ours."""
+    """Start or go on waiting for a file that was told of or found; what `scan` would not find is nothing of ours."""
     try:
         stat = stat_of(path)
         relative = path.relative_to(folder)
     except (OSError, ValueError):
         waiting.pop(path, None)
         return
-    if hinted and (not path.is_file() or any(part.startswith(".") for part in relative.parts[:-1])):
+    if from_event and (not path.is_file() or any(part.startswith(".") for part in relative.parts[:-1])):
         waiting.pop(path, None)
         return
     one = waiting.get(path)
     if one is None:
-        if not known(relative, stat, hinted):
-            waiting[path] = Waiting(stat, since=now, seen=now, closed=closed)
+        if not known(relative, stat, from_event):
+            waiting[path] = PendingFile(stat, since=now, seen=now, closed=closed)
         return
     if stat != one.stat:
         one.changed(stat, now)
@@ -231,7 +231,7 @@ def _notice(
         one.closed, one.seen, one.not_before = True, now, 0.0
 
 
-def _ready(folder: Path, waiting: dict[Path, Waiting], pace: ScanTiming) -> Iterator[Arrival]:
+def _ready(folder: Path, waiting: dict[Path, PendingFile], pace: ScanTiming) -> Iterator[Arrival]:
     """Look at the files whose time has come; those that are complete or bad leave the waiting."""
     now = time.monotonic()
     found = []
@@ -239,10 +239,10 @@ def _ready(folder: Path, waiting: dict[Path, Waiting], pace: ScanTiming) -> Iter
         if one.due(pace.settle) > now:
             continue
         state = look(path, one, now, pace.settle, pace.patience)
-        if state is State.WAITING:
+        if state is Completeness.WAITING:
             continue
         del waiting[path]
-        if state is not State.GONE:
-            problem = one.problem if state is State.BAD else None
+        if state is not Completeness.GONE:
+            problem = one.problem if state is Completeness.BAD else None
             found.append(Arrival(path, path.relative_to(folder), one.stat, one.seen, problem))
     yield from sorted(found, key=lambda arrival: (arrival.stat[1], arrival.relative))

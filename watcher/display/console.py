@@ -14,7 +14,7 @@ from rich.status import Status
 
 from ...engine.errors import one_line
 from ...engine.pipeline.jobs import Outcome
-from ..settings import Event
+from ..events import WatchEvent
 
 RATE_WINDOW = 30.0  # s over which the rate is taken
 
@@ -28,7 +28,7 @@ class Live:
         self._lock = threading.Lock()
         self._status: Status | None = None
         self._done: deque[float] = deque(maxlen=1000)
-        self._count = self._set_aside = self._queued = 0
+        self._count = self._quarantined = self._queued = 0
         self._waiting: dict[Path | None, int] = {}
         self._latency = 0.0
 
@@ -42,7 +42,7 @@ class Live:
             yield
         self._status = None
 
-    def show(self, event: Event) -> None:
+    def show(self, event: WatchEvent) -> None:
         """Count an event and print or refresh what is shown of it."""
         with self._lock:
             self._queued = event.queued if event.kind != "warning" else self._queued
@@ -53,8 +53,8 @@ class Live:
                 if self._status is None:
                     self._print(f"{event.relative}: {_done(event.outcome)} in {event.latency:.2f} s")
             elif event.kind == "quarantined":
-                self._set_aside += 1
-                self._print(f"set aside: {event.text}")
+                self._quarantined += 1
+                self._print(f"quarantined: {event.text}")
             elif event.kind == "retry":
                 self._print(f"will try again: {event.text}")
             elif event.kind == "paused":
@@ -67,14 +67,14 @@ class Live:
                 self._status.update(self.line())
 
     def line(self) -> str:
-        """The live line: queue, done, rate, last latency, waiting for a partner, set aside."""
+        """The live line: queue, done, rate, last latency, waiting for a partner, quarantined."""
         now = time.monotonic()
         recent = [moment for moment in self._done if now - moment < RATE_WINDOW]
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
         text = f"queue {self._queued}  done {self._count}  {rate:.1f} files/s  last latency {self._latency:.2f} s"
         if waiting := sum(self._waiting.values()):
             text += f"  waiting for a partner {waiting}"
-        return f"{text}  set aside {self._set_aside}" if self._set_aside else text
+        return f"{text}  quarantined {self._quarantined}" if self._quarantined else text
 
     def say(self, text: str) -> None:
         """Print a line of its own."""

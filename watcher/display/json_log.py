@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from ...engine.quality.report import summary
-from ..settings import Event
+from ..events import WatchEvent
 
 
 class JsonLog:
@@ -25,7 +25,7 @@ class JsonLog:
         """For the sake of `Live`, which shows a line meanwhile."""
         yield
 
-    def show(self, event: Event) -> None:
+    def show(self, event: WatchEvent) -> None:
         """Write an event: time, event, and whichever of folder, file, text, latency, queued, seconds, planes it has."""
         if event.kind == "waiting":  # as often as files come; a partner that stays away is told of as "quarantined"
             return

@@ -25,7 +25,7 @@ def metrics(state: State) -> str:
     outcomes = [(_labels(outcome=kind), state.counts[kind]) for kind in ("done", "skipped", "retry", "quarantined")]
     family("files_total", "counter", "Files dealt with.", *outcomes)
     reasons = [(_labels(reason=kind), count) for kind, count in sorted(state.failed.items())]
-    family("failed_files_total", "counter", "Files set aside, by reason.", *reasons)
+    family("failed_files_total", "counter", "Files quarantined, by reason.", *reasons)
     family("read_bytes_total", "counter", "Bytes of the files that were corrected.", ("", state.bytes))
     family("latency_seconds", "histogram", "From the close of a file to its corrected file.")
     lines.extend(_histogram("latency_seconds", state.latency))

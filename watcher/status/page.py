@@ -10,8 +10,9 @@ from types import TracebackType
 from ...engine.errors import InputError
 from ...engine.inference.engine import Engine
 from ..config import Config
+from ..events import WatchEvent
 from ..health import Health
-from ..settings import Event, WatchSettings
+from ..settings import FolderSettings
 from .server import Server, serve
 from .statistics import State
 
@@ -37,7 +38,7 @@ class Page:
         )
 
     @classmethod
-    def of(cls, config: Config, folders: Sequence[WatchSettings], health: Health) -> Page | None:
+    def of(cls, config: Config, folders: Sequence[FolderSettings], health: Health) -> Page | None:
         """The page that the settings ask for; None if they ask for none.
 
         Raises
@@ -59,7 +60,7 @@ class Page:
         """The model is loaded."""
         self._state.begin(engine)
 
-    def see(self, event: Event) -> None:
+    def see(self, event: WatchEvent) -> None:
         """Take an event in."""
         self._state.see(event)
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from ...engine.inference.engine import Engine
 from ...engine.inference.gpu.driver import find_gpu, why_no_gpu
+from ..events import WatchEvent
 from ..health import Health
 from ..journal import Journal
-from ..settings import Event, WatchSettings
+from ..settings import FolderSettings
 
 HISTORY = 2000  # files of the focus plot
 RATE_WINDOW = 60.0  # s
@@ -55,7 +56,7 @@ class Histogram:
 class State:
     """Events in, a picture out. Its methods may be called from any thread."""
 
-    def __init__(self, folders: Sequence[WatchSettings], health: Health) -> None:
+    def __init__(self, folders: Sequence[FolderSettings], health: Health) -> None:
         self.folders, self.health = tuple(folders), health
         self._begun = time.monotonic()
         self.phase, self.model, self.backend = "starting", "", ""
@@ -80,7 +81,7 @@ class State:
         with self._lock:
             self.phase, self.model, self.backend = "watching", engine.card.name, engine.description
 
-    def see(self, event: Event) -> None:
+    def see(self, event: WatchEvent) -> None:
         """Take an event in."""
         with self._lock:
             if event.kind == "waiting":
@@ -151,7 +152,7 @@ class State:
             }
 
     def failures(self) -> list[dict[str, Any]]:
-        """The files that are set aside, of all folders."""
+        """The files that are quarantined, of all folders."""
         with self._lock:
             events = sum(self.counts.values())
             if self._aside is not None and self._aside[0] == events:
@@ -166,7 +167,7 @@ class State:
         return found
 
     def retry(self, folder: int, relative: str) -> bool:
-        """Forget that a file was set aside, so that the next rescan takes it; whether it was. Raises OutputError."""
+        """Forget that a file was quarantined, so that the next rescan takes it; whether it was. Raises OutputError."""
         out, found = self.folders[folder].out, False
         if relative in {entry.relative for entry in Journal.peek(out)}:  # a damaged journal is left to the daemon
             with Journal(out) as journal:
@@ -206,7 +207,7 @@ def _quantile(ordered: list[float], share: float) -> float | None:
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3) if ordered else None
 
 
-def _folder(one: WatchSettings) -> dict[str, Any]:
+def _folder(one: FolderSettings) -> dict[str, Any]:
     try:
         free = shutil.disk_usage(one.out).free
     except OSError:

@@ -15,7 +15,7 @@ from defocus.engine.pipeline.steps import stat_of
 from defocus.watcher.discovery import channel_assembler as partners
 from defocus.watcher.discovery.channel_assembler import ChannelAssembler
 from defocus.watcher.discovery.scanner import Arrival, ScanTiming
-from defocus.watcher.settings import WatchSettings
+from defocus.watcher.settings import FolderSettings
 
 from ..conftest import write_tiff
 
@@ -27,7 +27,7 @@ class Folder:
         self.path = root / "acq"
         self.path.mkdir()
         self.known: list[Arrival] = []
-        settings = WatchSettings(self.path, root / "out", ScanTiming(rescan=0.1), channels=Pattern.parse(pattern))
+        settings = FolderSettings(self.path, root / "out", ScanTiming(rescan=0.1), channels=Pattern.parse(pattern))
         self.room = ChannelAssembler(
             replace(settings, **({"partner_wait": 0.2} | changes)), 2, lambda glob, newest: self.known
         )

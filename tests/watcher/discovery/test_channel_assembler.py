@@ -49,7 +49,7 @@ def test_one_that_comes_late_is_waited_for(folders, pairs, expected):
     wait_for(lambda: outputs(out) == ["a_w1.tif", "a_w2.tif"])
     assert watching.stop() == 0
     check_pair(folders, expected, "a_w1.tif", "a_w2.tif")
-    assert "set aside" not in watching.said()
+    assert "quarantined" not in watching.said()
 
 
 def test_one_that_never_comes_is_named_and_when_it_comes_both_are_done(folders, pairs, expected):
@@ -59,7 +59,7 @@ def test_one_that_never_comes_is_named_and_when_it_comes_both_are_done(folders, 
     write_tiff(acquisition / "b_w1.tif", 3)
     write_tiff(acquisition / "b_w2.tif", 4)
     before = time.monotonic()
-    wait_for(lambda: "set aside" in watching.said())
+    wait_for(lambda: "quarantined" in watching.said())
     assert time.monotonic() - before > 0.9
     reason = f"{acquisition / 'a_w1.tif'}: waited 1 s in vain for channel 2 (a_w2.tif); it is corrected when that file"
     assert reason in watching.said()
@@ -189,7 +189,7 @@ def test_killed_at_random_moments_pairs_end_as_in_a_clean_run(folders, pairs, ex
 
 
 def test_a_retry_on_the_page_takes_the_pair_again(folders, pairs, expected):
-    """Somebody else's file is in the place of one output: both are set aside, and both are done at the retry of one."""
+    """Somebody else's file is in the place of one output: both are quarantined, and done at the retry of one."""
     acquisition, out = folders
     port = free_port()
     pairs("--status", str(port)).ready()
@@ -215,7 +215,7 @@ def test_the_page_tells_what_is_missing(folders, pairs):
     (failure,) = state(port)["failures"]
     assert "in vain for 1 more channel (b_w*.tif)" in failure["reason"]
     assert 'defocus_failed_files_total{reason="no_partner"} 1' in ask(port, "/metrics")[2].decode()
-    # Try again: it waits once more, and is set aside once more.
+    # Try again: it waits once more, and is quarantined once more.
     ask(port, "/api/retry", {"folder": 0, "file": "b_w1.tif"}, X_Defocus=state(port)["csrf"])
     wait_for(lambda: state(port)["failed"] == 0)
     wait_for(lambda: state(port)["failed"] == 1)

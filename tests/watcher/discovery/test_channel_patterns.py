@@ -45,7 +45,7 @@ def test_names_of_bbbc006_over_two_folders_newest_first(tmp_path, tiny_model_2c,
     pair = fields[0][1]
     assert f"{folders[0][0] / pair[0]}: correct, together with {pair[1]}" in plan.stdout
     lack = "cannot be corrected without channel 1 (mcf-z-stacks-03212011_d02_s2_w1*.tif)"
-    assert f"{folders[0][0] / alone}: set aside: {folders[0][0] / alone}: {lack}" in plan.stdout
+    assert f"{folders[0][0] / alone}: quarantined: {folders[0][0] / alone}: {lack}" in plan.stdout
     assert not folders[0][1].exists()
     done = subprocess.run([*line, "--once"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done.stderr
@@ -55,9 +55,9 @@ def test_names_of_bbbc006_over_two_folders_newest_first(tmp_path, tiny_model_2c,
     )
     for where, pair in fields:
         check_pair(where, expected, *pair)
-    (aside,) = [event for event in events if event["event"] == "quarantined"]
-    assert aside["file"] == alone
-    assert lack in aside["text"]
+    (quarantined,) = [event for event in events if event["event"] == "quarantined"]
+    assert quarantined["file"] == alone
+    assert lack in quarantined["text"]
 
 
 def test_files_that_go_alone(folders, pairs, expected):

@@ -14,8 +14,8 @@ import tifffile
 
 from defocus.engine.files.version import digest
 from defocus.watcher.discovery import scanner as module
-from defocus.watcher.discovery.completeness import State, Waiting, look, suffix_matches
-from defocus.watcher.discovery.fs_events import MOST, Hints
+from defocus.watcher.discovery.completeness import Completeness, PendingFile, look, suffix_matches
+from defocus.watcher.discovery.fs_events import MOST, FileEvents
 from defocus.watcher.discovery.scanner import Arrival, ScanTiming, arrivals, scan
 
 QUICK = ScanTiming(settle=0.3, rescan=0.2, patience=1.0)
@@ -31,7 +31,7 @@ class Collector:
         self.stop = threading.Event()
         self.versions: set[tuple[Path, tuple[int, int]]] = set()
 
-        def known(relative, stat, hinted):
+        def known(relative, stat, from_event):
             return (relative, stat) in self.versions
 
         def run():
@@ -173,7 +173,7 @@ def test_a_rewritten_file_arrives_again(folder, tmp_path):
 
 
 def test_the_rescan_finds_what_no_event_told(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(Hints, "on_any_event", lambda self, event: None)
+    monkeypatch.setattr(FileEvents, "on_any_event", lambda self, event: None)
     with Collector(folder, QUICK) as collector:
         time.sleep(0.4)
         (folder / "a.tif").write_bytes(tiff_bytes(tmp_path))
@@ -181,7 +181,7 @@ def test_the_rescan_finds_what_no_event_told(folder, tmp_path, monkeypatch):
 
 
 def test_an_observer_that_cannot_start_is_told_and_done_without(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(Hints, "start", lambda self: "inotify watch limit reached")
+    monkeypatch.setattr(FileEvents, "start", lambda self: "inotify watch limit reached")
     (folder / "a.tif").write_bytes(tiff_bytes(tmp_path))
     with Collector(folder, QUICK) as collector:
         collector.wait(1)
@@ -205,22 +205,22 @@ def test_no_inotify_instance_left_means_rescans_and_a_line(folder, tmp_path, mon
 
 
 def test_an_observer_that_dies_is_started_again(folder, tmp_path):
-    hints = Hints(folder)
-    assert hints.start() is None
-    assert hints.alive()
-    hints._observer.stop()
-    hints._observer.join(5)
-    assert not hints.alive()
-    assert hints.start() is None
+    events = FileEvents(folder)
+    assert events.start() is None
+    assert events.alive()
+    events._observer.stop()
+    events._observer.join(5)
+    assert not events.alive()
+    assert events.start() is None
     (folder / "a.tif").write_bytes(b"x")
-    hints.wait(5)
-    assert {hint.path.name for hint in hints.take()} == {"a.tif"}
-    hints.stop()
+    events.wait(5)
+    assert {event.path.name for event in events.take()} == {"a.tif"}
+    events.stop()
 
 
 def test_hints_are_bounded():
-    hints = Hints(Path("acq"))
-    assert hints._queue.maxlen == MOST
+    events = FileEvents(Path("acq"))
+    assert events._queue.maxlen == MOST
 
 
 def test_a_folder_that_vanishes_and_returns(folder, tmp_path):
@@ -245,7 +245,9 @@ def test_until_ends_it(folder, tmp_path):
     (folder / "a.tif").write_bytes(tiff_bytes(tmp_path))
     seen: set[Path] = set()
     found = []
-    for arrival in arrivals(folder, threading.Event(), lambda path, stat, hinted: path in seen, QUICK, lambda: True):
+    for arrival in arrivals(
+        folder, threading.Event(), lambda path, stat, from_event: path in seen, QUICK, lambda: True
+    ):
         seen.add(arrival.relative)
         found.append(arrival.relative.name)
     assert found == ["a.tif"]
@@ -296,13 +298,13 @@ def test_stability_is_measured_by_our_own_clock(folder, tmp_path):
     for when in (1, int(time.time()) + 10**6):
         os.utime(path, (when, when))
         stat = module.stat_of(path)
-        assert look(path, Waiting(stat, since=0.0, seen=0.0), 1.0, 2.0, 30.0) is State.WAITING
-        assert look(path, Waiting(stat, since=0.0, seen=0.0), 2.0, 2.0, 30.0) is State.COMPLETE
-    changed = Waiting((1, 1), since=0.0, seen=0.0, closed=True)
-    assert look(path, changed, 5.0, 2.0, 30.0) is State.WAITING
+        assert look(path, PendingFile(stat, since=0.0, seen=0.0), 1.0, 2.0, 30.0) is Completeness.WAITING
+        assert look(path, PendingFile(stat, since=0.0, seen=0.0), 2.0, 2.0, 30.0) is Completeness.COMPLETE
+    changed = PendingFile((1, 1), since=0.0, seen=0.0, closed=True)
+    assert look(path, changed, 5.0, 2.0, 30.0) is Completeness.WAITING
     assert (changed.since, changed.closed) == (5.0, False)
     path.unlink()
-    assert look(path, changed, 5.0, 2.0, 30.0) is State.GONE
+    assert look(path, changed, 5.0, 2.0, 30.0) is Completeness.GONE
 
 
 def test_a_digest_sees_head_tail_and_size(tmp_path):

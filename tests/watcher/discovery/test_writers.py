@@ -110,7 +110,7 @@ def test_an_acquisition_that_is_killed_leaves_what_it_has_or_a_reason(folders, s
         check(watching, tiny_model, ["a.ome.tif", "next.tif"])
     else:
         assert outputs(out) == ["next.tif"]
-        assert "set aside: " in watching.said()
+        assert "quarantined: " in watching.said()
 
 
 def copy_as_over_smb(source: Path, target: Path, pause: float, long_pause: float = 0.0) -> None:
@@ -149,7 +149,7 @@ def test_a_copy_over_smb_that_is_only_seen_by_polling(folders, start, tiny_model
 def test_growing_over_two_minutes_and_pausing_for_one(folders, start, tiny_model, tmp_path):
     """Two daemons look on, one by events and one by polling, both with the usual times but for a short settling.
 
-    The pause is longer than their patience of 30 s: the file is set aside meanwhile, and corrected when it is whole.
+    The pause is longer than their patience of 30 s: the file is quarantined meanwhile, and corrected when it is whole.
     """
     acquisition, out = folders
     write_tiff(tmp_path / "source.tif", 1, (300, 400))

@@ -15,10 +15,9 @@ import pytest
 from defocus.engine.errors import InputError
 from defocus.engine.quality.report import PlaneReport
 from defocus.watcher.config import Config, Folder
+from defocus.watcher.events import WatchEvent
 from defocus.watcher.health import Health
-from defocus.watcher.journal import Entry, Journal
-from defocus.watcher.journal import State as JournalState
-from defocus.watcher.settings import Event
+from defocus.watcher.journal import FileState, Journal, JournalEntry
 from defocus.watcher.status.metrics import metrics
 from defocus.watcher.status.page import Page
 from defocus.watcher.status.server import ASSETS
@@ -112,7 +111,7 @@ def test_a_retry_takes_the_file_again(folders, start):
     wait_for(lambda: state(port)["failed"] == 1)
     somebody.unlink()
     time.sleep(0.5)
-    assert outputs(out) == []  # set aside is set aside
+    assert outputs(out) == []  # quarantined is quarantined
     answer = ask(port, "/api/retry", {"folder": 0, "file": "b.tif"}, X_Defocus=state(port)["csrf"])
     assert (answer[0], json.loads(answer[2])) == (200, {"retried": True})
     wait_for(lambda: outputs(out) == ["b.tif"])
@@ -165,13 +164,13 @@ def test_a_restart_remembers_the_focus_and_what_was_set_aside(tmp_path):
     with Journal(tmp_path / "out") as journal:
         for index in range(3):
             report = json.dumps([PlaneReport(focus_in=0.1, blur_px=float(index)).as_dict()])
-            journal.record(Entry(f"{index}.tif", (1, 1), "d", "m", JournalState.DONE, report=report))
-        journal.record(Entry("bad.tif", (1, 1), "d", "m", JournalState.QUARANTINED, reason="truncated"))
+            journal.record(JournalEntry(f"{index}.tif", (1, 1), "d", "m", FileState.DONE, report=report))
+        journal.record(JournalEntry("bad.tif", (1, 1), "d", "m", FileState.QUARANTINED, reason="truncated"))
     seen = State(settings, Health())
     assert sorted(point["blur_px"] for point in seen.picture()["focus"]) == [0.0, 1.0, 2.0]
     assert seen.picture()["failures"] == [{"folder": 0, "file": "bad.tif", "reason": "truncated"}]
-    seen.see(Event("quarantined", "b.tif", "b.tif: not a TIFF", folder=tmp_path / "acq"))
-    seen.see(Event("paused", text="the disk is full", queued=7))
+    seen.see(WatchEvent("quarantined", "b.tif", "b.tif: not a TIFF", folder=tmp_path / "acq"))
+    seen.see(WatchEvent("paused", text="the disk is full", queued=7))
     picture = seen.picture()
     assert (picture["queue"], picture["message"], seen.failed["not_tiff"]) == (7, "the disk is full", 1)
     text = metrics(seen)
@@ -185,7 +184,9 @@ def test_of_many_files_that_are_set_aside_the_page_shows_some_and_counts_all(tmp
     settings = Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),)).settings()
     with Journal(tmp_path / "out") as journal:
         for index in range(SHOWN_FAILURES + 5):
-            journal.record(Entry(f"{index:03d}.tif", (1, 1), "d", "m", JournalState.QUARANTINED, reason="truncated"))
+            journal.record(
+                JournalEntry(f"{index:03d}.tif", (1, 1), "d", "m", FileState.QUARANTINED, reason="truncated")
+            )
     seen = State(settings, Health())
     assert seen.picture()["failed"] == SHOWN_FAILURES + 5
     assert [one["file"] for one in seen.picture()["failures"]] == [f"{i:03d}.tif" for i in range(SHOWN_FAILURES)]
