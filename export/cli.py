@@ -76,9 +76,9 @@ def export(
             return
     if source is None:
         raise typer.BadParameter("give a checkpoint, an ONNX file or default")
-    from . import workflow as steps
+    from . import workflow
 
-    model = steps.is_model(source)
+    model = workflow.is_model(source)
     if not model and out is None:
         raise typer.BadParameter("a checkpoint needs -o FILE.onnx")
     if model and not (fp16 or tensorrt or bioimageio):
@@ -89,10 +89,10 @@ def export(
         raise typer.BadParameter("--keep-fp32 and --fp16-io belong to --fp16")
     made: Path | None = None
     if model and not fp16:
-        made = steps.source_file(source)
+        made = workflow.source_file(source)
     elif model:
         assert out is not None
-        steps.export_fp16(steps.source_file(source), out, None, keep_fp32 or (), fp16_io, images, say)
+        workflow.export_fp16(workflow.source_file(source), out, None, keep_fp32 or (), fp16_io, images, say)
         made = out
     else:
         assert out is not None
@@ -107,15 +107,15 @@ def export(
 
             with TemporaryDirectory() as folder:
                 full = Path(folder) / "fp32.onnx"
-                exact = steps.export_fp32(Path(source), full, card_of, images, say, out)
-                steps.export_fp16(full, out, exact, keep_fp32 or (), fp16_io, images, say)
+                exact = workflow.export_fp32(Path(source), full, card_of, images, say, out)
+                workflow.export_fp16(full, out, exact, keep_fp32 or (), fp16_io, images, say)
         else:
-            with steps.unproven(out) as candidate:
-                steps.export_fp32(Path(source), candidate, card_of, images, say, out)
+            with workflow.unproven(out) as candidate:
+                workflow.export_fp32(Path(source), candidate, card_of, images, say, out)
         made = out
     if tensorrt:
         texts = [text for several in profile or () for text in several.split(",")]
-        steps.build_engine(
+        workflow.build_engine(
             made,
             texts,
             say,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._version import __version__
-from ..engine.cli import _app as edge
+from ..engine.cli import _app
 from ..engine.cli.run import SHARP
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _dry_run(config: Config) -> int:
         if settings.channels is not None:
             settings.channels.check(card)
         for relative, what in plan(settings, card):
-            edge.say(f"{settings.acquisition / relative}: {what}")
+            _app.say(f"{settings.acquisition / relative}: {what}")
     return 0
 
 
@@ -257,7 +257,7 @@ class _Signals:
 
 def main() -> None:
     """The entry point."""
-    edge.run(app)
+    _app.run(app)
 
 
 if __name__ == "__main__":

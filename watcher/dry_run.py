@@ -12,7 +12,7 @@ from ..engine.pipeline.channel_groups import without
 from ..engine.pipeline.channel_pattern import gather
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import stat_of
-from ..engine.tiff.integrity import check_whole
+from ..engine.tiff.integrity import check_complete
 from .discovery.scanner import scan
 from .journal import Journal, JournalEntry
 from .settings import FolderSettings
@@ -77,7 +77,7 @@ def _verdicts(job: Job, card: Card) -> dict[Path, str]:
     problems: dict[Path, DefocusError] = {}
     for source in sources:
         try:
-            check_whole(source)
+            check_complete(source)
         except InputError as error:
             problems[source] = error
     if problems:

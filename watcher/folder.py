@@ -18,7 +18,7 @@ from ..engine.pipeline.batch import is_done
 from ..engine.pipeline.jobs import Job, Outcome
 from ..engine.pipeline.steps import Stat, stat_of
 from ..engine.quality.report import summary
-from ..engine.tiff.integrity import check_whole
+from ..engine.tiff.integrity import check_complete
 from .discovery.scanner import Arrival
 from .events import WatchEvent
 from .health import Health
@@ -106,7 +106,7 @@ class FolderProcessor:
                 if stat_of(path) != entry.stat or not self._settings.wants(relative, mtime_ns):
                     continue
                 if entry.state is FileState.QUARANTINED:
-                    check_whole(path)
+                    check_complete(path)
             except InputError as error:
                 problem = error
             except OSError:

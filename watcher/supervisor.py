@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from ..engine.cli import _app as edge
+from ..engine.cli import _app
 from ..engine.errors import DefocusError
 from ..engine.model.card import model_path, read_card
 from .config import Config
@@ -127,7 +127,7 @@ def _watch(config: Config, stop: threading.Event, once: bool, health: Health, st
         shown.say(f"quarantined ({len(quarantined)}):")
         for entry in quarantined:
             shown.say(f"  {entry.relative}: {entry.reason}")
-    return edge.FAILED if once and quarantined else 0
+    return _app.FAILED if once and quarantined else 0
 
 
 def _shown(config: Config):  # type: ignore[no-untyped-def]

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from defocus import Engine, __version__
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 from defocus.training.evaluation.metrics import psnr
 
 DISTANCES_UM = (5, 10, 15, 20, 25)
@@ -33,7 +33,7 @@ def read_stacks(folder: Path) -> dict[str, dict[float, np.ndarray]]:
     stacks: dict[str, dict[float, np.ndarray]] = defaultdict(dict)
     for row in rows:
         stacks[f"{row['field']}_{row['wavelength_slot']}"][float(row["z_position_um"])] = np.squeeze(
-            tiff.read(folder / row["file"]).data
+            read_tiff(folder / row["file"]).data
         )
     by_distance = {}
     for name, planes in stacks.items():

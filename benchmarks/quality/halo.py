@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from defocus import Engine
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 
 HALOS = (16, 32, 64, 96, 128, 160, 192, 224, 256)
 SIDE = 1408
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--planes", type=int, default=3)
     options = parser.parse_args()
-    planes = [large(tiff.read(path).data) for path in sorted(options.folder.glob("*.tif"))[: options.planes]]
+    planes = [large(read_tiff(path).data) for path in sorted(options.folder.glob("*.tif"))[: options.planes]]
     # Stretched to the whole of 16 bits: a count is then as small as it can be.
     planes = [((p - p.min()) * (65535.0 / (int(p.max()) - int(p.min())))).astype(np.uint16) for p in planes]
     with Engine.load(options.model, backend="cpu", tile=SIDE) as engine:

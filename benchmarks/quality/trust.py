@@ -40,7 +40,7 @@ from defocus.engine.quality.report import (
     SHARP_WORST,
     PlaneReport,
 )
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 from defocus.training.data.fields import Field, list_images, load_field
 from defocus.training.evaluation.heldout import CAMERA, HELD_OUT, OPTICS, held_out_files
 
@@ -203,7 +203,7 @@ def _figures(reports: Sequence[PlaneReport]) -> str:
 def real_lines(engine: Engine, beads: Path | None, folder: Path | None) -> Iterator[str]:
     groups: dict[str, list[PlaneReport]] = {}
     if folder:
-        planes = [np.squeeze(tiff.read(path).data) for path in list_images(folder)]
+        planes = [np.squeeze(read_tiff(path).data) for path in list_images(folder)]
         groups[folder.name] = [report(plane, engine(plane)) for plane in planes]
     if beads:
         from beads import read_stacks

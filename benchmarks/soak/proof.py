@@ -14,7 +14,7 @@ from defocus import Engine
 from defocus.benchmarks.soak.load import Written
 from defocus.engine.errors import DefocusError
 from defocus.engine.files.atomic import PREFIX
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 from defocus.watcher.journal import FOLDER, NAME
 
 
@@ -86,8 +86,8 @@ def _pixels(acquisition: Path, out: Path, names: list[str], model: str, backend:
     with Engine.load(model, backend) as engine:
         for name in names:
             try:
-                stack = tiff.read(acquisition / name)
-                if not np.array_equal(tiff.read(out / name).data, engine(stack.data, stack.axes)):
+                stack = read_tiff(acquisition / name)
+                if not np.array_equal(read_tiff(out / name).data, engine(stack.data, stack.axes)):
                     found.append(f"other pixels: {name}")
             except DefocusError as error:
                 found.append(f"cannot be compared: {error}")

@@ -26,7 +26,7 @@ import tifffile
 
 from defocus import Engine, __version__
 from defocus.engine.files.atomic import commit
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff, write_tiff
 from defocus.training.physics.optics import Camera, Optics, defocus
 from defocus.training.physics.specimen import draw_cells
 
@@ -44,10 +44,10 @@ def draw(folder: Path, count: int) -> list[Path]:
 def bare(source: Path, target: Path, engine: Engine) -> float:
     """Seconds that read, inference and write take and nothing else."""
     start = time.perf_counter()
-    stack = tiff.read(source)
+    stack = read_tiff(source)
     restored = engine(stack.data, stack.axes)
     with commit(target) as temporary:
-        tiff.write(replace(stack, data=restored), temporary, engine.provenance())
+        write_tiff(replace(stack, data=restored), temporary, engine.provenance())
     return time.perf_counter() - start
 
 

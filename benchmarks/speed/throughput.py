@@ -27,7 +27,7 @@ from defocus.engine.pipeline.batch import AHEAD
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import pipeline
 from defocus.engine.quality.assess import assess
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff, write_tiff
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -39,14 +39,14 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 def repetition(engine: Engine, paths: list[Path], folder: Path) -> dict[str, float]:
     """Seconds a file of everything that is compared."""
-    stacks = [tiff.read(path) for path in paths]
+    stacks = [read_tiff(path) for path in paths]
     restored = [engine(stack.data, stack.axes) for stack in stacks]
     cores, count = available_cores(), len(paths)
-    _, decode = timed(lambda: [tiff.read(path) for path in paths])
+    _, decode = timed(lambda: [read_tiff(path) for path in paths])
     infer_wall, infer = timed(lambda: [engine(stack.data, stack.axes) for stack in stacks])
     images = [Image(stack.data, stack.axes) for stack in stacks]
     _, streams = timed(lambda: engine.together(images))
-    _, encode = timed(lambda: [tiff.write(stack, folder / "bare.tif", engine.provenance()) for stack in stacks])
+    _, encode = timed(lambda: [write_tiff(stack, folder / "bare.tif", engine.provenance()) for stack in stacks])
     _, judged = timed(
         lambda: [assess(stack.data, image, stack.axes, False) for stack, image in zip(stacks, restored, strict=True)]
     )

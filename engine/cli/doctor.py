@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..._version import __version__
-from . import _app as edge
+from . import _app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -37,18 +37,18 @@ def doctor(
 
     from ..diagnostics import examine, lines
 
-    picture = examine(model, self_test, lambda line: edge.say(line, err=True))
+    picture = examine(model, self_test, lambda line: _app.say(line, err=True))
     if json:
         print(jsonlib.dumps(picture.to_dict(), default=str))
     else:
         for line in lines(picture):
-            edge.say(line)
-    return 0 if picture.healthy else edge.FAILED
+            _app.say(line)
+    return 0 if picture.healthy else _app.FAILED
 
 
 def main() -> None:
     """The entry point."""
-    edge.run(app)
+    _app.run(app)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import typer
 
 from ..._version import __version__
 from ..quality.report import SHARP_BLUR_PX
-from . import _app as edge
+from . import _app
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -125,12 +125,12 @@ def run(
         path = str(model_path(model).resolve())
         per = "stack" if per_stack else "plane"
         task = Task(path, card.sha256, backend, tile, halo, per, threads, not all_planes, memory)
-        results = restore_on(dask, jobs, card, task, overwrite, lambda line: edge.say(line, err=True))
+        results = restore_on(dask, jobs, card, task, overwrite, lambda line: _app.say(line, err=True))
     else:
         results = restore(jobs, card, load, overwrite, not all_planes, memory)
     results = chain((Result(job, Status.FAILED, None, error) for job, error in refused), results)
     counts = _show(results, total, json)
-    return edge.FAILED if counts["failed"] else 0
+    return _app.FAILED if counts["failed"] else 0
 
 
 def _show(results: Iterable[Result], total: int, json: bool) -> Counter[str]:
@@ -162,7 +162,7 @@ def _show(results: Iterable[Result], total: int, json: bool) -> Counter[str]:
 
 def main() -> None:
     """The entry point."""
-    edge.run(app)
+    _app.run(app)
 
 
 if __name__ == "__main__":

@@ -177,17 +177,17 @@ def _made(target: Path) -> dict[str, Any] | None:
     """What an output says of its making; None if there is none. Raises OutputError if it is not ours."""
     if not os.path.lexists(target):
         return None
-    from ..tiff import read as tiff
+    from ..tiff.read import check_complete, read_provenance
 
     remedy = "move it away, choose another output folder with -o, or replace it with defocus-run --overwrite"
     try:
-        account = tiff.provenance(target)
+        account = read_provenance(target)
     except (DefocusError, OSError) as error:
         raise OutputError(target, "is there already and is no TIFF that can be read", remedy) from error
     if account is None:
         raise OutputError(target, "is there already and was not made by defocus", remedy)
     try:
-        tiff.check_whole(target)
+        check_complete(target)
     except InputError:  # ours, but cut short since: made anew
         return None
     return account

@@ -21,7 +21,7 @@ from pathlib import PurePath
 
 from ..errors import InputError
 from ..model.card import Card
-from ..tiff import read as tiff
+from ..tiff.read import axes_of
 from .batch import SUFFIXES
 from .jobs import Job
 
@@ -144,7 +144,7 @@ class Pattern:
 
 def fits(path: PurePath, channels: int) -> bool:
     """Whether a file has all the channels that a model takes itself. Raises InputError if it cannot be read."""
-    axes, shape = tiff.axes_of(str(path))
+    axes, shape = axes_of(str(path))
     return any(size == channels for letter, size in zip(axes, shape, strict=True) if letter in "CS")
 
 

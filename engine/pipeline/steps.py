@@ -19,7 +19,7 @@ from ..image.memmap import Allocator, DiskAllocator, drop_resident_pages, in_mem
 from ..inference.tasks import Image
 from ..quality.assess import assess
 from ..quality.report import summary
-from ..tiff import read as tiff
+from ..tiff.read import TiffImage, read_tiff, write_tiff
 from .channel_groups import joined, written
 from .jobs import Job, Outcome, version_record
 
@@ -98,7 +98,7 @@ class PipelineItem:
 
     outcome: Outcome
     version: Stat = (0, 0)
-    stack: tiff.TiffImage | None = None
+    stack: TiffImage | None = None
     restored: np.ndarray | None = None
     place: Allocator = in_memory
     nbytes: int = 0
@@ -124,7 +124,7 @@ def read_stage(job: Job, memory: int = 0) -> PipelineItem:
             version = job.stat or stat_of(job.source)
             start = perf_counter()
             try:
-                stack = tiff.read(job.source, place)
+                stack = read_tiff(job.source, place)
                 drop_resident_pages(stack.data)
             finally:
                 check_unchanged(job.source, version)  # also if it could not be read: half a file is not a bad file
@@ -200,7 +200,7 @@ def write_stage(piece: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcom
             account |= {**piece.notes, "only_defocused": keep_sharp, "planes": summary(outcome.reports)}
             start = perf_counter()
             with commit(job.target, job.run) as temporary:
-                tiff.write(replace(stack, data=restored), temporary, account)
+                write_tiff(replace(stack, data=restored), temporary, account)
             outcome.seconds["write"] = perf_counter() - start
     except DefocusError as error:
         return replace(outcome, error=error)

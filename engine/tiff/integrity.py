@@ -22,7 +22,7 @@ _DENSEST = 10**6  # no compression makes pixels this many times smaller: width o
 _TYPE_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # others: 1 byte
 
 
-def check_whole(path: str | os.PathLike[str]) -> None:
+def check_complete(path: str | os.PathLike[str]) -> None:
     """Raise InputError unless the file is a TIFF and all of it is there (promise P5).
 
     Reads headers and directories only, so it is cheap, and safe on a file that is still being written.

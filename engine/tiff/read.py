@@ -23,7 +23,7 @@ import tifffile
 from ..errors import InputError
 from ..image.memmap import Allocator, in_memory
 from ..image.normalization import check_dtype
-from .integrity import check_whole, errors_as_input_error, open_tiff
+from .integrity import check_complete, errors_as_input_error, open_tiff
 from .layout import (
     PROCESSING_SOFTWARE,
     PROVENANCE_TAG,
@@ -43,10 +43,10 @@ __all__ = [
     "Layout",
     "TiffImage",
     "axes_of",
-    "check_whole",
-    "provenance",
-    "read",
-    "write",
+    "check_complete",
+    "read_provenance",
+    "read_tiff",
+    "write_tiff",
 ]
 
 _ASCII = 2
@@ -72,7 +72,7 @@ class TiffImage:
     layout: Layout
 
 
-def read(path: str | os.PathLike[str], place: Allocator = in_memory) -> TiffImage:
+def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory) -> TiffImage:
     """Read a whole TIFF: plain, multi-page, ImageJ hyperstack, OME-TIFF; any byte order, BigTIFF, strips or tiles.
 
     Of a pyramid the full resolution is read (and written). Where the description tells of other planes than this very
@@ -91,7 +91,7 @@ def read(path: str | os.PathLike[str], place: Allocator = in_memory) -> TiffImag
         pixels of a type that the engine does not take; no Y and X axes; a layout that cannot be written back.
     """
     path = Path(path)
-    check_whole(path)
+    check_complete(path)
     with errors_as_input_error(path), quiet_tifffile():
         with open_tiff(path) as tif:
             if _described(tif):
@@ -111,7 +111,7 @@ def axes_of(path: str | os.PathLike[str]) -> tuple[str, tuple[int, ...]]:
             return tif.series[0].axes, tuple(tif.series[0].shape)
 
 
-def write(stack: TiffImage, path: str | os.PathLike[str], provenance: Mapping[str, object]) -> None:
+def write_tiff(stack: TiffImage, path: str | os.PathLike[str], provenance: Mapping[str, object]) -> None:
     """Write a stack with its layout, and `provenance` (JSON-ready) in the first page. Neither syncs nor renames.
 
     Raises
@@ -137,7 +137,7 @@ def write(stack: TiffImage, path: str | os.PathLike[str], provenance: Mapping[st
             write_page(writer, planes[plane], page, ours if number == 0 else ())
 
 
-def provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What `write` recorded in a file, or None if it was not written by us. Raises InputError as `read` does."""
     path = Path(path)
     with errors_as_input_error(path), quiet_tifffile(), open_tiff(path) as tif:

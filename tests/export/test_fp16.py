@@ -21,9 +21,7 @@ from defocus import Engine  # noqa: E402
 from defocus.engine.errors import InputError, ModelError  # noqa: E402
 from defocus.engine.image.normalization import LIMIT, measure  # noqa: E402
 from defocus.engine.model.card import model_path, read_card  # noqa: E402
-from defocus.export import fp16 as half  # noqa: E402
-from defocus.export import fp16_check as half_gate  # noqa: E402
-from defocus.export import workflow as steps  # noqa: E402
+from defocus.export import fp16, fp16_check, workflow  # noqa: E402
 from defocus.export.fp16_check import LEAST_DB, Verdict, compare, culprits, judge, on_cpu, planes, samples  # noqa: E402
 
 
@@ -51,45 +49,45 @@ def overflowing(source: Path, target: Path) -> Path:
 
 
 def test_layers_have_the_names_of_the_network(default):
-    names = list(half.layers(default))
+    names = list(fp16.layers(default))
     assert len(names) == 62
     assert "levels.3.encoder.0.0" in names
     assert names[-1] == "levels.0.output"
 
 
 def test_every_convolution_is_in_half_and_the_ends_are_not(default):
-    made = half.to_half(default)
-    assert half.half_share(made) == (62, 62)
-    assert half.half_share(default) == (0, 62)
+    made = fp16.to_half(default)
+    assert fp16.half_share(made) == (62, 62)
+    assert fp16.half_share(default) == (0, 62)
     (image,), (restored,) = made.graph.input, made.graph.output
     assert image.type.tensor_type.elem_type == restored.type.tensor_type.elem_type == TensorProto.FLOAT
     assert [dim.dim_param for dim in image.type.tensor_type.shape.dim] == ["batch", "", "height", "width"]
-    assert made.opset_import[0].version == half.OPSET
-    assert half.half_share(default) == (0, 62)  # the source is left alone
+    assert made.opset_import[0].version == fp16.OPSET
+    assert fp16.half_share(default) == (0, 62)  # the source is left alone
 
 
 def test_kept_layers_stay_in_fp32_and_the_ends_can_be_half(default):
-    names = half.layers(default)
-    kept = half.chosen(["levels.3", "levels.0.output"], names)
-    made = half.to_half(default, kept)
+    names = fp16.layers(default)
+    kept = fp16.chosen(["levels.3", "levels.0.output"], names)
+    made = fp16.to_half(default, kept)
     types = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
     nodes = {node.name: node for node in made.graph.node}
     for name, node in names.items():
         expected = TensorProto.FLOAT if name in kept else TensorProto.FLOAT16
         assert types[nodes[node].input[1]] == expected, name
-    ends = half.to_half(default, half_ends=True)
+    ends = fp16.to_half(default, half_ends=True)
     assert {end.type.tensor_type.elem_type for end in (*ends.graph.input, *ends.graph.output)} == {TensorProto.FLOAT16}
 
 
 def test_an_unknown_layer_names_some_that_there_are(default):
     with pytest.raises(InputError, match=r"levels\.7: no layer has that name; the model has levels\.3\.encoder\.0\.0"):
-        half.chosen(["levels.7"], half.layers(default))
+        fp16.chosen(["levels.7"], fp16.layers(default))
 
 
 def test_rounding_is_that_of_numpys_half(tiny_model):
     """The graph that rounds like half, against the same sums with every operation's result rounded by numpy."""
     model = onnx.load(str(tiny_model))
-    rounded, exact = on_cpu(half.rounded_like_half(half.to_half(model))), on_cpu(model)
+    rounded, exact = on_cpu(fp16.rounded_like_half(fp16.to_half(model))), on_cpu(model)
     image = np.random.default_rng(0).random((1, 1, 32, 48), np.float32)
     found = rounded(image)
     assert np.array_equal(found, found.astype(np.float16))  # the last sum was rounded to half
@@ -112,7 +110,7 @@ def test_rounding_is_that_of_numpys_half(tiny_model):
 
 def test_the_default_model_passes_on_planes_of_every_kind(default):
     card = read_card(model_path())
-    rounded = on_cpu(half.rounded_like_half(half.to_half(default)))
+    rounded = on_cpu(fp16.rounded_like_half(fp16.to_half(default)))
     verdicts = list(compare(on_cpu(default), rounded, card, samples(planes(), card)))
     assert {verdict.name.split(":")[0].split()[0] for verdict in verdicts} >= {"dim", "bright", "saturated", "empty"}
     for verdict in verdicts:
@@ -123,7 +121,7 @@ def test_the_default_model_passes_on_planes_of_every_kind(default):
 
 def test_real_defocused_planes_pass(default, shared_data):
     card = read_card(model_path())
-    rounded = on_cpu(half.rounded_like_half(half.to_half(default)))
+    rounded = on_cpu(fp16.rounded_like_half(fp16.to_half(default)))
     drawn = len(list(planes()))
     real = list(planes(shared_data / "bbbc006" / "defocused_w1_z00"))[drawn : drawn + 4]
     assert len(real) == 4
@@ -134,7 +132,7 @@ def test_what_a_hot_pixel_is_above_the_limit_goes_around_the_network(default):
     """Without it half precision overflows there; the pixel itself comes back near what it was."""
     plane = np.random.default_rng(0).normal(100, 3, (96, 96)).astype(np.uint16)
     plane[40:43, 40:43] = 60000
-    half_model = half.rounded_like_half(half.to_half(default))
+    half_model = fp16.rounded_like_half(fp16.to_half(default))
     card = read_card(model_path())
     (verdict,) = compare(on_cpu(default), on_cpu(half_model), card, samples([("spot", plane)], card))
     assert verdict.passes
@@ -195,7 +193,7 @@ def test_flat_images_say_nothing_and_fail_nothing(tiny_model, tmp_path):
 def test_each_plane_is_measured_once(tiny_model, monkeypatch):
     """However often the gate is asked: a bisection compares the same planes many times."""
     card, measured = read_card(tiny_model), []
-    monkeypatch.setattr(half_gate, "measure", lambda plane, rule: measured.append(plane.dtype) or measure(plane, rule))
+    monkeypatch.setattr(fp16_check, "measure", lambda plane, rule: measured.append(plane.dtype) or measure(plane, rule))
     chosen = list(samples(planes(), card))
     for _ in range(2):
         list(compare(lambda batch: batch, lambda batch: batch, card, chosen))
@@ -238,11 +236,11 @@ def test_engines_are_built_listed_and_cleared(tiny_model, tmp_path):
     assert "make an FP16 graph with defocus-export --fp16" in full.stderr
 
 
-@pytest.mark.skipif(steps.backend("rtx").unavailable_reason() is None, reason="a GPU is here")
+@pytest.mark.skipif(workflow.backend("rtx").unavailable_reason() is None, reason="a GPU is here")
 def test_without_a_gpu_the_generation_has_to_be_named(tiny_model):
     pytest.importorskip("tensorrt_rtx", reason='needs TensorRT for RTX: pip install ".[rtx]"')
-    with pytest.raises(steps.BackendError, match="name its generation: --capability SM89"):
-        steps.build_engine(tiny_model, (), lambda line: None)
+    with pytest.raises(workflow.BackendError, match="name its generation: --capability SM89"):
+        workflow.build_engine(tiny_model, (), lambda line: None)
 
 
 @pytest.mark.parametrize("needed", [(), ("c",), ("a", "f"), ("b", "c", "h"), tuple("abcdefgh")])

@@ -19,7 +19,7 @@ import pytest
 import tifffile
 
 from defocus import Engine
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 from defocus.watcher.config import Config, Folder
 from defocus.watcher.health import Health
 from defocus.watcher.status.page import Page
@@ -176,7 +176,7 @@ def states(out: Path) -> dict[str, str]:
 
 def whole(path: Path) -> bool:
     try:
-        tiff.read(path)
+        read_tiff(path)
     except Exception:
         return False
     return True
@@ -187,7 +187,7 @@ def check_pair(folders, expected, *names: str) -> None:
     acquisition, out = folders
     images = expected(*(acquisition / name for name in names))
     for name, image in zip(names, images, strict=True):
-        np.testing.assert_array_equal(tiff.read(out / name).data, image)
+        np.testing.assert_array_equal(read_tiff(out / name).data, image)
 
 
 @pytest.fixture

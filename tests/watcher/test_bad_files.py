@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tifffile
 
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 
 from .conftest import outputs, states, wait_for, whole, write_tiff
 
@@ -29,7 +29,7 @@ def test_p5_a_slow_writer_is_never_taken_early(folders, start, tmp_path):
             assert outputs(out) == []
         file.write(content[offset + 6000 :])
     wait_for(lambda: outputs(out) == ["slow.tif"])
-    assert tiff.read(out / "slow.tif").data.shape == image.shape
+    assert read_tiff(out / "slow.tif").data.shape == image.shape
     assert watching.stop() == 0
     assert "quarantined" not in watching.said()
 
@@ -43,7 +43,7 @@ def test_p5_a_growing_stack_ends_with_all_its_pages(folders, start):
         page = rng.integers(0, 900, (64, 64), dtype=np.uint16)
         tifffile.imwrite(acquisition / "grow.tif", page, append=True, metadata=None)
         time.sleep(0.15)
-    wait_for(lambda: outputs(out) and whole(out / "grow.tif") and tiff.read(out / "grow.tif").data.shape[0] == 6)
+    wait_for(lambda: outputs(out) and whole(out / "grow.tif") and read_tiff(out / "grow.tif").data.shape[0] == 6)
     assert watching.stop() == 0
 
 
@@ -85,7 +85,7 @@ def test_p7_a_repaired_file_is_a_new_version(folders, start):
     write_tiff(acquisition / "a.tif", 1)
     wait_for(lambda: outputs(out) == ["a.tif"])
     wait_for(lambda: states(out) == {"a.tif": "done"})
-    first = tiff.read(out / "a.tif").data
+    first = read_tiff(out / "a.tif").data
     write_tiff(acquisition / "a.tif", 2)
-    wait_for(lambda: not np.array_equal(tiff.read(out / "a.tif").data, first))
+    wait_for(lambda: not np.array_equal(read_tiff(out / "a.tif").data, first))
     assert watching.stop() == 0

@@ -13,10 +13,9 @@ import tifffile
 
 from defocus import Engine
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, OutputError
-from defocus.engine.pipeline import steps as pipeline_module
+from defocus.engine.pipeline import steps
 from defocus.engine.pipeline.steps import stat_of
-from defocus.watcher import daemon
-from defocus.watcher import folder as processor
+from defocus.watcher import daemon, folder
 from defocus.watcher.daemon import watch
 from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.events import WatchEvent
@@ -104,7 +103,7 @@ def test_a_file_that_was_set_aside_and_is_gone_is_not_told_again(folders, run):
 
 def test_a_file_that_changed_while_read_is_no_failure(folders, run, monkeypatch):
     write_tiff(folders[0] / "a.tif")
-    real, left = pipeline_module.check_unchanged, [True]
+    real, left = steps.check_unchanged, [True]
 
     def check(path, version):
         if left:
@@ -112,7 +111,7 @@ def test_a_file_that_changed_while_read_is_no_failure(folders, run, monkeypatch)
             raise ChangedError(path, "changed while it was read", "try again")
         real(path, version)
 
-    monkeypatch.setattr(pipeline_module, "check_unchanged", check)
+    monkeypatch.setattr(steps, "check_unchanged", check)
     events, quarantined = run()
     assert [event.kind for event in events] == ["done"]
     assert quarantined == []
@@ -121,7 +120,7 @@ def test_a_file_that_changed_while_read_is_no_failure(folders, run, monkeypatch)
 def test_a_full_disk_pauses_and_sets_nothing_aside(folders, tiny_model, monkeypatch):
     write_tiff(folders[0] / "a.tif")
     failing(monkeypatch, [OutputError("out", "the disk is full", "free some space")])
-    monkeypatch.setattr(processor, "OUTPUT_PAUSE", 0.05)
+    monkeypatch.setattr(folder, "OUTPUT_PAUSE", 0.05)
     stop, events = threading.Event(), []
 
     def report(event):
@@ -215,7 +214,7 @@ def test_of_two_versions_in_a_row_the_newer_one_is_there_at_the_end(folders, tin
     """The older one is still being written when the newer comes: stages overlap, versions of a file do not."""
     source, stop = folders[0] / "a.tif", threading.Event()
     write_tiff(source, seed=0)
-    writing, real = threading.Event(), pipeline_module.tiff.write
+    writing, real = threading.Event(), steps.write_tiff
 
     def slow(stack, path, account):
         if not writing.is_set():  # the first version's
@@ -223,7 +222,7 @@ def test_of_two_versions_in_a_row_the_newer_one_is_there_at_the_end(folders, tin
             time.sleep(0.8)
         real(stack, path, account)
 
-    monkeypatch.setattr(pipeline_module.tiff, "write", slow)
+    monkeypatch.setattr(steps, "write_tiff", slow)
 
     def rewrite():
         writing.wait(10)
@@ -283,12 +282,12 @@ def test_the_journal_forgets_what_is_gone_once_a_day(folders, tiny_model):
         watch(settings, engine, threading.Event())
         time.sleep(1.2)  # the journal's times are whole seconds
         with Journal(folders[1]) as journal:
-            counter = processor.FolderProcessor(settings, engine, journal, lambda event: None, Health())
+            counter = folder.FolderProcessor(settings, engine, journal, lambda event: None, Health())
             counter.prune_journal(0.0)
             assert journal.counts()[FileState.DONE] == 2
             (folders[0] / "gone.tif").unlink()
-            counter.prune_journal(processor.PRUNE_INTERVAL - 1)
+            counter.prune_journal(folder.PRUNE_INTERVAL - 1)
             assert journal.counts()[FileState.DONE] == 2
-            counter.prune_journal(processor.PRUNE_INTERVAL)
+            counter.prune_journal(folder.PRUNE_INTERVAL)
             assert journal.counts()[FileState.DONE] == 1
             assert journal.find(Path("there.tif")) is not None

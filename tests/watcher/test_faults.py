@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from defocus.engine.files.atomic import PREFIX
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 
 from ..helpers.faults import Faults, compiled, name_of
 from .conftest import Watching, free_port, listing, outputs, states, wait_for, whole, write_tiff
@@ -69,7 +69,7 @@ def check_end(watching: Watching, names: list[str], before: dict) -> None:
     assert watching.stop() == 0
     assert listing(watching.acquisition) == before
     for name in names:
-        tiff.read(watching.out / name)
+        read_tiff(watching.out / name)
     assert list(watching.out.rglob(f"{PREFIX}*")) == []
     assert "Traceback" not in watching.said()
     assert "unexpected" not in watching.said()

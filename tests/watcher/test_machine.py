@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from defocus.engine.files.atomic import PREFIX, SUFFIX
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 
 from .conftest import Watching, outputs
 
@@ -139,7 +139,7 @@ class Microscope(RuleBasedStateMachine):
             assert set(outputs(self.out)) <= self.ever  # nothing that never was
             assert list(self.out.rglob(f"{PREFIX}*{SUFFIX}")) == []
             for name, seed in whole.items():  # made from the file as it last was: the shape is its number
-                assert tiff.read(self.out / name).data.shape == _shape(seed), name
+                assert read_tiff(self.out / name).data.shape == _shape(seed), name
         finally:
             if self.daemon:
                 self.daemon.kill()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from defocus import Engine
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 
 from .conftest import Watching, free_port, listing, outputs, states, wait_for, write_tiff
 from .status.test_status import ask, state
@@ -39,8 +39,8 @@ def check_all(acquisition: Path, out: Path, model: Path, names: list[str]) -> No
     """Each output is what the engine makes of its own input: no name was taken for another."""
     with Engine.load(str(model), backend="cpu") as engine:
         for name in names:
-            stack = tiff.read(acquisition / name)
-            np.testing.assert_array_equal(tiff.read(out / name).data, engine(stack.data, stack.axes))
+            stack = read_tiff(acquisition / name)
+            np.testing.assert_array_equal(read_tiff(out / name).data, engine(stack.data, stack.axes))
 
 
 @pytest.mark.parametrize("how", [(), ("--polling",), ("--log-json",)], ids=["events", "polling", "json"])

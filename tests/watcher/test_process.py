@@ -14,7 +14,7 @@ import pytest
 import tifffile
 
 from defocus.engine.files.atomic import PREFIX, SUFFIX
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_provenance, read_tiff
 
 from .conftest import listing, outputs, states, wait_for, whole, write_tiff
 
@@ -30,12 +30,12 @@ def test_backlog_subfolders_names_and_metadata(folders, start):
     assert watching.process.wait(60) == 0, watching.said()
     assert outputs(out) == sorted(names)
     for name, image in images.items():
-        corrected = tiff.read(out / name)
+        corrected = read_tiff(out / name)
         assert (corrected.data.shape, corrected.data.dtype) == (image.shape, image.dtype)
         assert not np.array_equal(corrected.data, image)
         with tifffile.TiffFile(out / name) as tif:
             assert tif.pages.first.compression == 5
-        made = tiff.provenance(out / name)
+        made = read_provenance(out / name)
         assert made is not None
         assert made["source"]["name"] == Path(name).name
 
@@ -108,7 +108,7 @@ def test_p3_kill_in_the_middle_of_50_files_loses_and_doubles_nothing(folders, st
     again = start("-o", str(clean), "--once", *QUICK)
     assert again.process.wait(60) == 0
     for name in images:
-        np.testing.assert_array_equal(tiff.read(out / name).data, tiff.read(clean / name).data)
+        np.testing.assert_array_equal(read_tiff(out / name).data, read_tiff(clean / name).data)
 
 
 def test_p3_an_output_committed_just_before_the_kill_is_not_made_again(folders, start):
@@ -205,7 +205,7 @@ def test_the_real_files_of_a_microscope(folders, start, shared_data):
     wait_for(lambda: outputs(out) == [source.name for source in sources], 60)
     assert watching.stop() == 0
     for source in sources:
-        first, second = tiff.read(source), tiff.read(out / source.name)
+        first, second = read_tiff(source), read_tiff(out / source.name)
         assert (second.data.shape, second.data.dtype, second.axes) == (first.data.shape, first.data.dtype, first.axes)
         assert second.layout.order == first.layout.order
         for before, after in zip(first.layout.pages, second.layout.pages, strict=True):

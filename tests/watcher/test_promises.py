@@ -18,13 +18,12 @@ import pytest
 import tifffile
 
 from defocus.engine.errors import InputError, OutputError
-from defocus.engine.tiff import read as tiff
-from defocus.watcher import daemon
-from defocus.watcher import folder as desk
+from defocus.engine.tiff.read import read_tiff
+from defocus.watcher import daemon, folder
 from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.health import FILE_STUCK, LOOP_STUCK, Health
 from defocus.watcher.journal import FileState, Journal, JournalEntry
-from defocus.watcher.output import disk_space as room
+from defocus.watcher.output import disk_space
 from defocus.watcher.output.lock import FolderLock
 from defocus.watcher.service.systemd import tell_systemd, watchdog
 from defocus.watcher.settings import FolderSettings
@@ -61,9 +60,9 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
     acquisition, out = folders
     write_tiff(acquisition / "a.tif")
     free = [10]
-    usage = type("Usage", (), {"free": property(lambda self: free[0] * room.MEGABYTE)})
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage())
-    monkeypatch.setattr(desk, "OUTPUT_PAUSE", 0.05)
+    usage = type("Usage", (), {"free": property(lambda self: free[0] * disk_space.MEGABYTE)})
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: usage())
+    monkeypatch.setattr(folder, "OUTPUT_PAUSE", 0.05)
     events, stop, health = [], threading.Event(), Health()
     settings = FolderSettings(acquisition, out, ScanTiming(0.05, 0.1), min_free_mb=100, keep_sharp=False)
     with Engine.load(tiny_model, backend="cpu") as engine:
@@ -114,7 +113,7 @@ def test_a_black_image_is_taken_after_our_patience(folders, start):
     tifffile.imwrite(acquisition / "black.tif", np.zeros((64, 64), np.uint16))
     start(*QUICK, "--polling", "--patience", "0.8").ready()
     wait_for(lambda: outputs(out) == ["black.tif"])
-    assert not tiff.read(out / "black.tif").data.any()
+    assert not read_tiff(out / "black.tif").data.any()
 
 
 def test_newest_first_patterns_and_age(folders, start):

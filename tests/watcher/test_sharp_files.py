@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_provenance
 from defocus.training.evaluation.heldout import CAMERA, OPTICS
 from defocus.training.physics.optics import defocus
 from defocus.training.physics.specimen import draw_cells
@@ -38,7 +38,7 @@ def test_sharp_files_are_copied_and_defocused_ones_corrected(folders):
             assert entry is not None
             (report,) = json.loads(entry.report)
             assert report["copied"] is copied
-            account = tiff.provenance(out / name)
+            account = read_provenance(out / name)
             assert account is not None
             assert account["planes"] == [report]
             with tifffile.TiffFile(out / name) as tif:

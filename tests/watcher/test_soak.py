@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from defocus.engine.files.atomic import PREFIX, SUFFIX
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 
 from .conftest import outputs, write_tiff
 
@@ -34,7 +34,7 @@ def test_sixty_kills_at_random_moments_lose_and_double_nothing(folders, start, t
     clean = tmp_path / "clean"
     assert start("-o", str(clean), "--once", "--settle", "0.1").process.wait(120) == 0
     for name in outputs(clean):
-        np.testing.assert_array_equal(tiff.read(out / name).data, tiff.read(clean / name).data)
+        np.testing.assert_array_equal(read_tiff(out / name).data, read_tiff(clean / name).data)
 
 
 COMMIT_STEPS = ("tiff.write", "fsync", "replace", "fsync_folder", "record")
@@ -83,9 +83,8 @@ SUICIDE = '''
 import os, signal, sys
 step, call = sys.argv[1], int(sys.argv[2])
 sys.argv[1:3] = []
-import defocus.engine.files.atomic as commit
-import defocus.engine.tiff as tiff
-import defocus.watcher.journal as journal
+from defocus.engine.pipeline import steps
+from defocus.watcher import journal
 seen = {"n": 0}
 
 def deadly(owner, name, after=False):
@@ -102,7 +101,7 @@ def deadly(owner, name, after=False):
     setattr(owner, name, call_it)
 
 if step == "tiff.write":
-    deadly(tiff, "write", after=True)
+    deadly(steps, "write_tiff", after=True)
 elif step == "fsync":
     deadly(os, "fsync")
 elif step == "replace":

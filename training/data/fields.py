@@ -12,7 +12,7 @@ import imagecodecs
 import numpy as np
 
 from ...engine.errors import InputError
-from ...engine.tiff import read as tiff
+from ...engine.tiff.read import read_tiff
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 SUFFIXES = (".tif", ".tiff", ".png")
@@ -97,7 +97,7 @@ def _decode(path: Path) -> np.ndarray:
             return np.asarray(imagecodecs.png_decode(path.read_bytes()))
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(path, f"cannot be read ({error})", "remove the file from its folder") from error
-    return tiff.read(path).data
+    return read_tiff(path).data
 
 
 def name_hash(name: str) -> int:

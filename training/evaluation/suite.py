@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 
 from ...engine.errors import InputError
-from ...engine.tiff import read as tiff
+from ...engine.tiff.read import read_tiff
 from ..data.fields import Field, name_hash
 from ..physics.specimen import draw_cells, draw_filaments
 from .heldout import CAMERA, DISTANCES_UM, OPTICS, PEAK_COUNTS, counts_pair
@@ -161,7 +161,7 @@ def _paths(case: Case) -> tuple[str, str]:
 
 
 def _read(path: Path, expected: str) -> np.ndarray:
-    data = np.squeeze(tiff.read(path).data)
+    data = np.squeeze(read_tiff(path).data)
     if pixels_hash(data) != expected:
         raise InputError(path, "is not the plane that the suite was built with", "build the suite again")
     return data if data.ndim == 3 else data[None]

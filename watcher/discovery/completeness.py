@@ -14,7 +14,7 @@ from pathlib import Path
 from ...engine.errors import InputError
 from ...engine.pipeline.batch import SUFFIXES
 from ...engine.pipeline.steps import Stat, stat_of
-from ...engine.tiff.integrity import check_whole, ends_in_zeros
+from ...engine.tiff.integrity import check_complete, ends_in_zeros
 
 
 class Completeness(Enum):
@@ -90,7 +90,7 @@ def look(path: Path, waiting: PendingFile, now: float, settle: float, patience: 
         return Completeness.WAITING
     long = max(patience, settle)
     try:
-        check_whole(path)
+        check_complete(path)
         # Given its final size before its pixels came, and its writer is slow? Unless the system said that it is closed,
         # pixels that end in zeros are believed only after our whole patience.
         if not waiting.closed and now - waiting.since < long and ends_in_zeros(path):

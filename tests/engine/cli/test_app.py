@@ -14,7 +14,7 @@ from defocus.engine.errors import ModelError
 
 PROGRAM = """
 import sys, typer
-from defocus.engine.cli import _app as edge
+from defocus.engine.cli import _app
 from defocus.engine.errors import InputError
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
@@ -31,7 +31,7 @@ def program(what: str, number: int = 1):
     if what == "pour":
         for i in range(10**6): print("line", i)
     return {"three": 3, "text": "text"}.get(what)
-edge.run(app)
+_app.run(app)
 """
 
 

@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from defocus.engine import diagnostics as doctor
+from defocus.engine import diagnostics
 from defocus.engine.inference import backends
-from defocus.engine.inference.backends import onnx_runtime as ort
+from defocus.engine.inference.backends import onnx_runtime
 from defocus.engine.inference.gpu.driver import Gpu, why_no_gpu
 from defocus.engine.model.card import read_card
 
@@ -38,14 +38,14 @@ def test_the_whole_picture_with_a_self_test(tiny_model, tmp_path):
     (cpu,) = (trial for trial in picture["trials"] if trial["backend"] == "cpu")
     assert cpu["seconds"] > 0
     for trial in picture["trials"]:
-        assert trial["psnr"] is None or trial["psnr"] >= doctor.LEAST_DB or trial["error"]
+        assert trial["psnr"] is None or trial["psnr"] >= diagnostics.LEAST_DB or trial["error"]
     if why_no_gpu():
         assert picture["gpu"] == why_no_gpu()
 
 
 def test_for_people_it_says_why_not_and_what_to_do(tiny_model):
-    picture = doctor.examine(str(tiny_model))
-    text = "\n".join(doctor.lines(picture))
+    picture = diagnostics.examine(str(tiny_model))
+    text = "\n".join(diagnostics.lines(picture))
     for name in backends.NAMES:
         reason = backends.backend(name).unavailable_reason()
         line = next(line for line in text.splitlines() if line.startswith(f"  {name} "))
@@ -57,27 +57,27 @@ def test_for_people_it_says_why_not_and_what_to_do(tiny_model):
 
 def test_a_card_is_told_with_its_driver_and_where_counts_are_converted(tiny_model, monkeypatch):
     """Over a card that is not there: only what is asked of the driver and of TensorRT is made up."""
-    monkeypatch.setattr(doctor, "why_no_gpu", lambda: None)
-    monkeypatch.setattr(doctor, "find_gpu", lambda: Gpu("NVIDIA RTX 4070", (8, 9), 46, 12 << 30, (13, 0)))
-    known = ort.CPU.open
+    monkeypatch.setattr(diagnostics, "why_no_gpu", lambda: None)
+    monkeypatch.setattr(diagnostics, "find_gpu", lambda: Gpu("NVIDIA RTX 4070", (8, 9), 46, 12 << 30, (13, 0)))
+    known = onnx_runtime.CPU.open
 
     def with_a_note(path, card, threads=None):
         session = known(path, card, threads)
         session.description += ", counts converted on the host (CUDA_ERROR_INVALID_PTX)"
         return session
 
-    monkeypatch.setattr(ort.CPU, "open", with_a_note)
+    monkeypatch.setattr(onnx_runtime.CPU, "open", with_a_note)
     monkeypatch.setattr(backends, "NAMES", ("cpu",))
     for version, says in (("580.65.06", "SM89, driver 580.65.06 for CUDA 13.0"), (None, "SM89, driver for CUDA 13.0")):
-        monkeypatch.setattr(doctor, "driver_version", lambda version=version: version)
-        text = "\n".join(doctor.lines(doctor.examine(str(tiny_model))))
+        monkeypatch.setattr(diagnostics, "driver_version", lambda version=version: version)
+        text = "\n".join(diagnostics.lines(diagnostics.examine(str(tiny_model))))
         assert f"GPU       NVIDIA RTX 4070, 12.0 GiB, {says}\n" in text
         assert "counts converted on the host (CUDA_ERROR_INVALID_PTX)" in text
 
 
 def test_the_self_test_takes_about_five_seconds_of_runs(tiny_model):
     """A second a backend at most, of which there are five."""
-    picture = doctor.examine(str(tiny_model), self_test=True)
+    picture = diagnostics.examine(str(tiny_model), self_test=True)
     assert len(backends.NAMES) == 5
     for trial in picture.trials:
         assert trial.runs in (3, 50) or (trial.runs - 1) * trial.seconds < 2  # 3 of the slowest, 50 of the fastest
@@ -95,30 +95,30 @@ def test_a_model_that_is_none_is_told_and_fails(tmp_path):
 def test_a_backend_that_is_wrong_fails_the_self_test(tiny_model, monkeypatch):
     """A runtime that gives nearly the right numbers: the doctor must see it."""
 
-    class Wrong(ort.OnnxSession):
+    class Wrong(onnx_runtime.OnnxSession):
         def run(self, batch: np.ndarray) -> np.ndarray:
             return super().run(batch) * np.float32(1.02)
 
-    class Broken(ort.OnnxRuntime):
+    class Broken(onnx_runtime.OnnxRuntime):
         def open(self, path, card, threads=None):
             return Wrong(self._session(path, 1), "a wrong one")
 
     known = backends.backend
     wrong = Broken("openvino", "CPUExecutionProvider")
     monkeypatch.setattr(backends, "backend", lambda name: wrong if name == "openvino" else known(name))
-    monkeypatch.setattr(doctor, "backend", backends.backend)
-    picture = doctor.examine(str(tiny_model), self_test=True)
+    monkeypatch.setattr(diagnostics, "backend", backends.backend)
+    picture = diagnostics.examine(str(tiny_model), self_test=True)
     (trial,) = (trial for trial in picture.trials if trial.backend == "openvino")
     assert trial.psnr is not None
-    assert trial.psnr < doctor.LEAST_DB
+    assert trial.psnr < diagnostics.LEAST_DB
     assert not picture.healthy
-    assert any("FAILED: less than 50 dB" in line for line in doctor.lines(picture))
+    assert any("FAILED: less than 50 dB" in line for line in diagnostics.lines(picture))
 
 
 def test_values_that_are_no_numbers_are_no_parity():
     plane = np.ones((4, 4), np.float32)
-    assert doctor._psnr(plane, plane * np.nan) == -np.inf
-    assert doctor._psnr(plane, plane) == np.inf
+    assert diagnostics._psnr(plane, plane * np.nan) == -np.inf
+    assert diagnostics._psnr(plane, plane) == np.inf
 
 
 @pytest.mark.parametrize("word", ["--version", "--help"])

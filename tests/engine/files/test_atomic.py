@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from defocus.engine.errors import OutputError
-from defocus.engine.files import atomic as module
+from defocus.engine.files import atomic
 from defocus.engine.files.atomic import commit, sweep
 
 
@@ -50,7 +50,7 @@ def test_a_file_that_another_program_holds_for_a_while(tmp_path, monkeypatch, sy
             raise PermissionError(errno.EACCES, "in use", str(target))
         whole(source, target)
 
-    monkeypatch.setattr(module, "_SYSTEM", system)
+    monkeypatch.setattr(atomic, "_SYSTEM", system)
     monkeypatch.setattr(os, "replace", held)
     if system == "nt":
         write(tmp_path / "a.tif")

@@ -14,7 +14,7 @@ import tifffile
 
 from defocus import Engine
 from defocus.engine.errors import OutputError, StoppedError
-from defocus.engine.image import memmap as scratch
+from defocus.engine.image import memmap
 from defocus.engine.image.memmap import DiskAllocator, drop_resident_pages, is_disk_backed, on_disk
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import pipeline, process
@@ -41,7 +41,7 @@ def image() -> np.ndarray:
 @pytest.mark.parametrize("keep_sharp", [False, True])
 def test_the_output_is_that_of_an_image_in_memory(tmp_path, engine, image, ahead, keep_sharp, monkeypatch):
     made = []
-    monkeypatch.setattr(scratch, "on_disk", lambda *given: made.append(given) or on_disk(*given))
+    monkeypatch.setattr(memmap, "on_disk", lambda *given: made.append(given) or on_disk(*given))
     tifffile.imwrite(tmp_path / "a.tif", image, compression="lzw", metadata={"axes": "ZYX"}, **GREY)
     for name, memory in (("usual", 0), ("large", 1)):
         job = Job(tmp_path / "a.tif", tmp_path / name / "a.tif")
@@ -90,7 +90,7 @@ def test_no_room_on_the_disk_is_told_before_it_is_used(tmp_path, engine, image, 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(scratch, "_reserve", full)
+    monkeypatch.setattr(memmap, "_reserve", full)
     outcome = process(Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif"), engine, keep_sharp=False, memory=1)
     assert isinstance(outcome.error, OutputError)
     assert "the disk is full" in str(outcome.error)
@@ -104,7 +104,7 @@ def test_file_systems_that_cannot_reserve_are_written_to(tmp_path, monkeypatch, 
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    monkeypatch.setattr(scratch, "_CHUNK", 1000)
+    monkeypatch.setattr(memmap, "_CHUNK", 1000)
     array = on_disk(tmp_path, (60, 71), np.dtype(np.uint16))
     assert not array.any()
     array[:] = 7

@@ -158,9 +158,9 @@ def test_a_stack_is_measured_as_one():
 
 
 def test_long_float_stacks_are_sampled(monkeypatch):
-    from defocus.engine.image import normalization as intensity
+    from defocus.engine.image import normalization
 
-    monkeypatch.setattr(intensity, "_SAMPLE", 10_000)
+    monkeypatch.setattr(normalization, "_SAMPLE", 10_000)
     stack = np.random.default_rng(0).normal(100, 10, (40, 100, 101)).astype(np.float32)
     low, high = np.percentile(stack, (1, 99.9))
     found = measure(stack, RULE)

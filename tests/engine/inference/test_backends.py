@@ -13,9 +13,8 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from defocus.engine.errors import BackendError, MissingExtraError, ModelError, first_line
-from defocus.engine.inference import backends
-from defocus.engine.inference import cpu_count as cores
-from defocus.engine.inference.backends import onnx_runtime as ort
+from defocus.engine.inference import backends, cpu_count
+from defocus.engine.inference.backends import onnx_runtime
 from defocus.engine.model.card import read_card
 
 
@@ -51,11 +50,11 @@ def test_an_unknown_name_lists_the_known():
         backends.backend("quantum")
 
 
-@pytest.mark.skipif(ort.CUDA.unavailable_reason() is None, reason="CUDA works here")
+@pytest.mark.skipif(onnx_runtime.CUDA.unavailable_reason() is None, reason="CUDA works here")
 def test_cuda_is_refused_where_it_cannot_run(tiny_model):
     with pytest.raises(BackendError, match=r"backend cuda: .*; .*--backend cpu") as caught:
         backends.open_session("cuda", tiny_model, read_card(tiny_model))
-    assert caught.value.cause == ort.CUDA.unavailable_reason()
+    assert caught.value.cause == onnx_runtime.CUDA.unavailable_reason()
 
 
 def test_a_silent_fall_back_to_the_cpu_is_noticed(tiny_model, monkeypatch):
@@ -68,10 +67,10 @@ def test_a_silent_fall_back_to_the_cpu_is_noticed(tiny_model, monkeypatch):
         return whole(path, options, providers=["CPUExecutionProvider"], **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
-    monkeypatch.setattr(ort.OnnxRuntime, "why_not", lambda self: None)
+    monkeypatch.setattr(onnx_runtime.OnnxRuntime, "unavailable_reason", lambda self: None)
     with pytest.raises(BackendError, match="fell back to CPUExecutionProvider"):
         backends.open_session("cuda", tiny_model, read_card(tiny_model))
-    monkeypatch.setattr(backends.backend("openvino"), "why_not", lambda: "not installed")
+    monkeypatch.setattr(backends.backend("openvino"), "unavailable_reason", lambda: "not installed")
     opened = backends.open_session("auto", tiny_model, read_card(tiny_model))
     assert opened.name == "cpu"
     assert "fell back" in opened.rejected_backends["cuda"]
@@ -79,7 +78,7 @@ def test_a_silent_fall_back_to_the_cpu_is_noticed(tiny_model, monkeypatch):
 
 def test_without_any_runtime_the_install_command_is_named(tiny_model, monkeypatch):
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    monkeypatch.setattr(backends.backend("openvino"), "why_not", lambda: "openvino is not installed")
+    monkeypatch.setattr(backends.backend("openvino"), "unavailable_reason", lambda: "openvino is not installed")
     with pytest.raises(MissingExtraError, match=r'pip install "defocus\[cpu\]"'):
         backends.open_session("auto", tiny_model, read_card(tiny_model))
     with pytest.raises(BackendError, match=r'onnxruntime is not installed; .*pip install "defocus\[cpu\]"'):
@@ -179,18 +178,18 @@ for path in {[str(tiny_model), str(bad)]}:
 
 
 def test_cores_respect_affinity_and_quota(tmp_path, monkeypatch):
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert cores.available_cores(tmp_path) == 8
+    monkeypatch.setattr(cpu_count.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert cpu_count.available_cores(tmp_path) == 8
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert cores.available_cores(tmp_path) == 8
+    assert cpu_count.available_cores(tmp_path) == 8
     (tmp_path / "cpu.max").write_text("250000 100000\n")
-    assert cores.available_cores(tmp_path) == 3
+    assert cpu_count.available_cores(tmp_path) == 3
     (tmp_path / "cpu.max").write_text("1000 100000\n")
-    assert cores.available_cores(tmp_path) == 1
+    assert cpu_count.available_cores(tmp_path) == 1
     (tmp_path / "cpu.max").unlink()
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000")
     (tmp_path / "cpu/cpu.cfs_quota_us").write_text("200000")
-    assert cores.available_cores(tmp_path) == 2
+    assert cpu_count.available_cores(tmp_path) == 2
     (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1")
-    assert cores.available_cores(tmp_path) == 8
+    assert cpu_count.available_cores(tmp_path) == 8

@@ -9,7 +9,7 @@ import pytest
 
 import defocus
 from defocus.engine.errors import BackendError, InputError
-from defocus.engine.inference import options as module
+from defocus.engine.inference import options
 from defocus.engine.inference.engine import Engine
 
 from .test_engine import specimen
@@ -91,7 +91,7 @@ def test_settings_that_make_no_sense(tiny_model, choice, cause):
 def test_the_default_tile_grows_with_the_halo(make_model, tmp_path):
     settings = Engine.load(make_model(tmp_path / "wide.onnx", halo=400), backend="cpu").settings
     assert (settings.tile, settings.halo) == (1600, 400)
-    assert Engine.load(make_model(tmp_path / "narrow.onnx"), backend="cpu").settings.tile == module.DEFAULT_TILE
+    assert Engine.load(make_model(tmp_path / "narrow.onnx"), backend="cpu").settings.tile == options.DEFAULT_TILE
 
 
 def test_provenance_says_what_made_it(engine):

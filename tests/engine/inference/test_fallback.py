@@ -10,7 +10,7 @@ import tifffile
 
 from defocus.engine.errors import BackendError, OutOfMemoryError
 from defocus.engine.inference import backends, fallback
-from defocus.engine.inference.backends import onnx_runtime as ort
+from defocus.engine.inference.backends import onnx_runtime
 from defocus.engine.inference.engine import Engine
 from defocus.engine.inference.session_pool import Lane
 from defocus.engine.pipeline.jobs import Job
@@ -33,7 +33,7 @@ class Card:
         return "none"
 
     def open(self, path, card, threads=None):
-        self.session = ort.CPU.open(path, card, 1)
+        self.session = onnx_runtime.CPU.open(path, card, 1)
         return self
 
     def run(self, batch):
@@ -169,5 +169,5 @@ def test_onnx_runtimes_own_words_tell_whether_memory_ran_out(message, kind):
             raise RuntimeError(message)
 
     with pytest.raises(BackendError) as caught:
-        ort.OnnxSession(Session(), "ONNX Runtime").run(np.zeros((1, 1, 16, 16), np.float32))
+        onnx_runtime.OnnxSession(Session(), "ONNX Runtime").run(np.zeros((1, 1, 16, 16), np.float32))
     assert type(caught.value) is kind

@@ -14,8 +14,7 @@ pytest.importorskip("openvino", reason='needs OpenVINO: pip install ".[openvino]
 
 from defocus import Engine
 from defocus.engine.errors import BackendError, ModelError
-from defocus.engine.inference.backends import open_session
-from defocus.engine.inference.backends import openvino as module
+from defocus.engine.inference.backends import open_session, openvino
 from defocus.engine.model.card import model_path, read_card
 
 
@@ -27,7 +26,7 @@ def test_it_gives_what_onnx_runtime_gives(tiny_model, shape):
     found, expected = one.session.run(batch), other.session.run(batch)
     assert found.dtype == np.float32
     psnr = 20 * np.log10(np.ptp(expected) / np.sqrt(np.mean((found - expected) ** 2)))
-    assert psnr >= module.LEAST_DB
+    assert psnr >= openvino.LEAST_DB
     assert one.session.description.startswith("OpenVINO ")
     assert one.session.description.endswith("1 thread")
     found[:] = 0  # the result is the caller's own
@@ -46,8 +45,8 @@ def test_the_default_model_within_a_count(tiny_model):
 
 
 def test_bfloat16_below_the_limit_is_dropped(tiny_model, monkeypatch):
-    monkeypatch.setattr(module, "LEAST_DB", 1000.0)
-    session = module.OPENVINO.open(tiny_model, read_card(tiny_model))
+    monkeypatch.setattr(openvino, "LEAST_DB", 1000.0)
+    session = openvino.OPENVINO.open(tiny_model, read_card(tiny_model))
     assert "CPU f32" in session.description
     session.close()
 
@@ -58,9 +57,9 @@ def test_the_proof_measures_what_it_says():
     def exact(batch):
         return batch
 
-    assert module.proof_db(exact, exact, card) == np.inf
-    assert module.proof_db(exact, lambda batch: batch * np.nan, card) == -np.inf
-    off = module.proof_db(exact, lambda batch: batch + np.float32(0.01), card)
+    assert openvino.proof_db(exact, exact, card) == np.inf
+    assert openvino.proof_db(exact, lambda batch: batch * np.nan, card) == -np.inf
+    off = openvino.proof_db(exact, lambda batch: batch + np.float32(0.01), card)
     assert 40 < off < 45
 
 
@@ -69,13 +68,13 @@ def test_a_file_that_is_no_model_is_one_line(tiny_model, tmp_path, content):
     path: Path = tmp_path / "bad.onnx"
     path.write_bytes(content)
     with pytest.raises(BackendError, match="cannot read") as caught:
-        module.OPENVINO.open(path, read_card(tiny_model))
+        openvino.OPENVINO.open(path, read_card(tiny_model))
     assert "\n" not in str(caught.value)
 
 
 def test_a_model_with_other_channels_than_its_card(tiny_model, tiny_model_2c):
     with pytest.raises(ModelError, match="2 channels, the card says 1"):
-        module.OPENVINO.open(tiny_model_2c, read_card(tiny_model))
+        openvino.OPENVINO.open(tiny_model_2c, read_card(tiny_model))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signal stacks are Unix's")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from defocus import Engine
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 from defocus.training.data.fields import Field, load_field
 from defocus.training.evaluation.heldout import CAMERA, counts_pair, held_out_files
 from defocus.training.evaluation.metrics import psnr
@@ -55,7 +55,7 @@ def test_tiles_equal_the_whole_on_a_real_field(engine, shared_data):
     The least core that there is, 32 px: three rows of eight tiles, those in the middle with a halo on every side.
     """
     path = sorted((shared_data / "bbbc006" / "defocused_w1_z00").glob("*.tif"))[0]
-    plane = np.pad(tiff.read(path).data, ((0, 24), (0, 0)), mode="symmetric").astype(np.float64)
+    plane = np.pad(read_tiff(path).data, ((0, 24), (0, 0)), mode="symmetric").astype(np.float64)
     plane = ((plane - plane.min()) * (65535 / np.ptp(plane))).astype(np.uint16)
     with Engine.load("default", backend="cpu", tile=480) as tiled:
         difference = np.abs(tiled(plane).astype(np.int64) - engine(plane))

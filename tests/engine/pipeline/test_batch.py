@@ -284,12 +284,12 @@ def test_ctrl_c_leaves_whole_files_only(tmp_path, tiny_model):
 
 
 def test_the_settings_arrive(folder, tmp_path, tiny_model):
-    from defocus.engine.tiff import read as tiff
+    from defocus.engine.tiff.read import read_provenance
 
     options = ["--tile", "64", "--halo", "16", "--per-stack", "--threads", "1", "--backend", "cpu"]
     done = program(folder / "b.tif", "-o", tmp_path / "o", "--model", tiny_model, *options)
     assert done.returncode == 0, done.stderr
-    account = tiff.provenance(tmp_path / "o" / "b.tif")
+    account = read_provenance(tmp_path / "o" / "b.tif")
     assert account is not None
     wanted = {"tile": 64, "halo": 16, "per": "stack", "threads": 1}
     assert {key: account["settings"][key] for key in wanted} == wanted

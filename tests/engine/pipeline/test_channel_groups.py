@@ -12,14 +12,14 @@ import pytest
 import tifffile
 
 from defocus.engine.errors import ChangedError, InputError, OutputError
-from defocus.engine.image import memmap as scratch
+from defocus.engine.image import memmap
 from defocus.engine.image.memmap import on_disk
 from defocus.engine.inference.engine import Engine
-from defocus.engine.pipeline import channel_groups as groups
+from defocus.engine.pipeline import channel_groups
 from defocus.engine.pipeline.batch import is_done
 from defocus.engine.pipeline.jobs import Job, Outcome
 from defocus.engine.pipeline.steps import pipeline, process, stat_of
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_provenance, read_tiff
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,12 @@ def test_each_file_gets_its_own_output_of_one_joint_run(tmp_path, engine, job, a
     first, second = one(job, engine, ahead)
     assert first.error is None
     assert second.error is None
-    inputs = [tiff.read(each.source) for each in job.each()]
+    inputs = [read_tiff(each.source) for each in job.each()]
     expected = engine(np.stack([stack.data for stack in inputs]), "CYX")
     swapped = engine(np.stack([stack.data for stack in reversed(inputs)]), "CYX")
     assert not np.array_equal(expected, swapped[::-1])  # the order of channels matters to this model
     for each, stack, restored in zip(job.each(), inputs, expected, strict=True):
-        written = tiff.read(each.target)
+        written = read_tiff(each.target)
         np.testing.assert_array_equal(written.data, restored)
         assert written.layout.pages[0].arguments == stack.layout.pages[0].arguments
         with tifffile.TiffFile(each.source) as before, tifffile.TiffFile(each.target) as after:
@@ -83,7 +83,7 @@ def test_the_provenance_names_the_partners(engine, job):
         size, mtime_ns = stat_of(each.source)
         sources.append({"name": each.source.name, "size": size, "mtime_ns": mtime_ns})
     for each, source in zip(job.each(), sources, strict=True):
-        account = tiff.provenance(each.target)
+        account = read_provenance(each.target)
         assert account is not None
         assert account["source"] == source
         assert account["channels"] == sources
@@ -99,7 +99,7 @@ def test_stacks_go_plane_by_plane(tmp_path, engine):
     assert [(outcome.error, outcome.planes, outcome.axes) for outcome in outcomes] == [(None, 3, "ZYX")] * 2
     expected = engine(np.stack(images), "CZYX")
     for each, restored in zip(job.each(), expected, strict=True):
-        np.testing.assert_array_equal(tiff.read(each.target).data, restored)
+        np.testing.assert_array_equal(read_tiff(each.target).data, restored)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_memory_that_does_not_hold_both_is_told_of_both(engine, job, monkeypatch
     def full(shape, dtype):
         raise MemoryError
 
-    monkeypatch.setattr(groups, "np", SimpleNamespace(empty=full))
+    monkeypatch.setattr(channel_groups, "np", SimpleNamespace(empty=full))
     for outcome in one(job, engine):
         assert "not enough memory" in str(outcome.error)
 
@@ -188,7 +188,7 @@ def test_an_output_that_cannot_be_written_fails_the_group(tmp_path, engine, job)
 
 def test_large_groups_go_by_the_disk_and_come_out_the_same(engine, job, monkeypatch):
     made = []
-    monkeypatch.setattr(scratch, "on_disk", lambda *given: made.append(given) or on_disk(*given))
+    monkeypatch.setattr(memmap, "on_disk", lambda *given: made.append(given) or on_disk(*given))
     results = []
     for memory in (0, 1):
         outcome = process(job, engine, keep_sharp=False, memory=memory)

@@ -17,7 +17,7 @@ from defocus.engine.errors import InputError
 from defocus.engine.model.card import Card
 from defocus.engine.pipeline.batch import find
 from defocus.engine.pipeline.channel_pattern import Pattern, gather
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_provenance, read_tiff
 
 UUIDS = ("2703a47b-7574-461a-85e2-afc38bc0adae", "9f0a1b2c-0000-4444-8888-00005eadbeef")
 
@@ -213,7 +213,7 @@ def test_defocus_run_takes_channels_together(plate, tiny_model_2c):
             files = sorted((plate / "in").glob(f"{name}*"))
             expected = engine(np.stack([tifffile.imread(path) for path in files]), "CYX")
             for path, restored in zip(files, expected, strict=True):
-                np.testing.assert_array_equal(tiff.read(plate / "out" / path.name).data, restored)
+                np.testing.assert_array_equal(read_tiff(plate / "out" / path.name).data, restored)
     times = {path: path.stat().st_mtime_ns for path in (plate / "out").iterdir()}
     again = program(plate, tiny_model_2c, "--channels", BBBC_PATTERN)
     assert "0 done, 4 skipped, 1 failed" in again.stderr
@@ -248,6 +248,6 @@ def test_over_dask_a_group_is_one_task(plate, tiny_model_2c):
     assert [line["status"] for line in found.values()].count("done") == 4
     assert "cannot be corrected without its partner" in found["bad_w2.tif"]["error"]
     assert "cannot be corrected without its partner" not in found["bad_w1.tif"]["error"]
-    account = tiff.provenance(plate / "out" / f"a01_s2_w1{UUIDS[0]}.tif")
+    account = read_provenance(plate / "out" / f"a01_s2_w1{UUIDS[0]}.tif")
     assert account is not None
     assert [one["name"][:9] for one in account["channels"]] == ["a01_s2_w1", "a01_s2_w2"]

@@ -16,10 +16,10 @@ from defocus import Engine
 from defocus.engine.errors import BackendError, InputError, OutOfMemoryError
 from defocus.engine.inference.session_pool import Lane, Lanes
 from defocus.engine.inference.tasks import Image
-from defocus.engine.pipeline import concurrent as stages
+from defocus.engine.pipeline import concurrent
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import pipeline
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_the_outcomes_are_those_of_one_after_the_other(tmp_path, engine, jobs):
         (serial,) = pipeline([Job(job.source, tmp_path / "serial" / job.source.name)], engine, keep_sharp=False)
         assert (both[job.source].error is None) == (serial.error is None)
         if serial.error is None:
-            np.testing.assert_array_equal(tiff.read(job.target).data, tiff.read(serial.job.target).data)
+            np.testing.assert_array_equal(read_tiff(job.target).data, read_tiff(serial.job.target).data)
             assert set(both[job.source].seconds) == set(serial.seconds)
     assert "05.tif" in str(both[jobs[5].source].error)
 
@@ -56,13 +56,13 @@ def test_files_in_hand_are_bounded(tmp_path, engine, jobs, monkeypatch):
     """A reader that is much quicker than the engine stops at its bound."""
     (tmp_path / "out").mkdir()
     taken, most = [], [0]
-    whole = stages.infer_stage
+    whole = concurrent.infer_stage
 
     def slow(*given, **named):
         time.sleep(0.03)
         return whole(*given, **named)
 
-    monkeypatch.setattr(stages, "infer_stage", slow)
+    monkeypatch.setattr(concurrent, "infer_stage", slow)
 
     def told():
         for job in jobs:
@@ -200,7 +200,7 @@ def test_leaving_early_ends_the_threads_and_leaves_whole_files(tmp_path, engine,
     ]
     for path in (tmp_path / "out").iterdir():
         assert path.suffix == ".tif"  # nothing half-written
-        tiff.read(path)
+        read_tiff(path)
 
 
 def test_what_a_stream_refuses_is_tried_with_the_whole_engine(tmp_path, tiny_model, jobs, monkeypatch):
@@ -269,7 +269,7 @@ def test_leaving_early_does_not_wait_for_the_end_of_a_long_file(tmp_path, tiny_m
 
 def test_a_thread_that_dies_is_heard_of_although_no_job_comes(tmp_path, engine, jobs, monkeypatch):
     """The daemon's jobs end only when it has heard of the error."""
-    monkeypatch.setattr(stages, "write_stage", lambda *given: (_ for _ in ()).throw(SystemError("broken")))
+    monkeypatch.setattr(concurrent, "write_stage", lambda *given: (_ for _ in ()).throw(SystemError("broken")))
     heard = threading.Event()
 
     def endless():
@@ -290,7 +290,7 @@ def test_pixels_go_as_soon_as_their_file_is_done(tmp_path, engine, monkeypatch, 
     image[0, 0] = 7
     tifffile.imwrite(tmp_path / "a.tif", image)
     alive: list[weakref.ref] = []
-    read = stages.read_stage
+    read = concurrent.read_stage
 
     def watched(*given):
         piece = read(*given)
@@ -298,7 +298,7 @@ def test_pixels_go_as_soon_as_their_file_is_done(tmp_path, engine, monkeypatch, 
         alive.append(weakref.ref(piece.stack.data))
         return piece
 
-    monkeypatch.setattr(stages, "read_stage", watched)
+    monkeypatch.setattr(concurrent, "read_stage", watched)
     more = threading.Event()
 
     def quiet():

@@ -23,10 +23,10 @@ from defocus.engine.errors import InputError
 from defocus.engine.inference.cached_engine import Kept
 from defocus.engine.inference.cpu_count import available_cores
 from defocus.engine.model.card import read_card
-from defocus.engine.pipeline import on_dask as dask_run
+from defocus.engine.pipeline import on_dask
 from defocus.engine.pipeline.batch import Status, find
 from defocus.engine.pipeline.on_dask import Task, restore_on
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 
 pytest.importorskip("distributed", reason='needs dask: pip install ".[dask]"')
 
@@ -80,7 +80,7 @@ def test_two_workers_one_killed_half_way_lose_and_double_nothing(folder, tiny_mo
     outputs = sorted(path.name for path in (folder / "out").rglob("*") if path.is_file())
     assert outputs == sorted(job.source.name for job in jobs if job.source.name != "bad.tif")  # no temporaries either
     for name in outputs:
-        assert tiff.read(folder / "out" / name).data.shape == (256, 256)
+        assert read_tiff(folder / "out" / name).data.shape == (256, 256)
 
 
 @pytest.mark.slow
@@ -102,8 +102,8 @@ def test_threads_of_one_worker_share_its_engine_and_the_scheduler_never_holds_mo
     """Four threads, one engine that serves one at a time (an OpenVINO request refuses a second); parts of six."""
     from distributed import LocalCluster
 
-    monkeypatch.setattr(dask_run, "SUBMITTED", 6)
-    monkeypatch.setattr(dask_run, "_ENGINE", Kept(dask_run._load))
+    monkeypatch.setattr(on_dask, "SUBMITTED", 6)
+    monkeypatch.setattr(on_dask, "_ENGINE", Kept(on_dask._load))
     jobs = find([folder / "in"], folder / "out")
     card = read_card(tiny_model)
     backend = "openvino" if find_spec("openvino") else "cpu"
@@ -121,7 +121,7 @@ def test_threads_of_one_worker_share_its_engine_and_the_scheduler_never_holds_mo
 def test_local_workers_share_the_cores_and_the_dashboards_link_leads_somewhere():
     """Two workers never take more threads than there are cores (but for one each)."""
     with ExitStack() as stack:
-        client = dask_run._client("local:2", stack)
+        client = on_dask._client("local:2", stack)
         threads = list(client.nthreads().values())
         with urlopen(client.dashboard_link, timeout=20) as page:
             assert page.status == 200
@@ -141,4 +141,4 @@ def test_an_address_that_makes_no_sense_is_one_line(tmp_path, tiny_model):
 def test_a_worker_with_another_model_says_so(tmp_path, tiny_model):
     task = Task(str(tiny_model), "0" * 64, "cpu", None, None, "plane", 1, False)
     with pytest.raises(InputError, match="another model on this worker"):
-        dask_run._load(task)
+        on_dask._load(task)

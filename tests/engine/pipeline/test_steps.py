@@ -13,10 +13,10 @@ import tifffile
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, InputError, OutputError
 from defocus.engine.inference.engine import Engine
 from defocus.engine.inference.session_pool import Lane
-from defocus.engine.pipeline import steps as module
+from defocus.engine.pipeline import steps
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import pipeline, stat_of
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_provenance, read_tiff
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_file_is_restored(tmp_path, engine, source):
     assert set(outcome.seconds) == {"read", "infer", "judge", "write"}
     assert len(outcome.reports) == 6
     assert all(seconds > 0 for seconds in outcome.seconds.values())
-    written = tiff.read(target)
+    written = read_tiff(target)
     assert written.axes == "ZCYX"
     assert written.data.dtype == np.uint16
     assert np.array_equal(written.data, engine(tifffile.imread(source), "ZCYX"))
@@ -60,7 +60,7 @@ def test_a_file_is_restored(tmp_path, engine, source):
 def test_the_output_says_what_it_was_made_from(tmp_path, engine, source):
     outcome = one(Job(source, tmp_path / "out.tif"), engine)
     assert outcome.error is None
-    account = tiff.provenance(tmp_path / "out.tif")
+    account = read_provenance(tmp_path / "out.tif")
     size, mtime_ns = stat_of(source)
     assert account == engine.provenance() | {
         "source": {"name": "stack.tif", "size": size, "mtime_ns": mtime_ns},
@@ -120,7 +120,7 @@ def test_another_version_than_the_jobs_is_not_written(tmp_path, engine, source):
 
 
 def test_a_change_while_reading_is_noticed(tmp_path, engine, source, monkeypatch):
-    read = tiff.read
+    read = read_tiff
 
     def slow(path, *rest):
         stack = read(path, *rest)
@@ -128,7 +128,7 @@ def test_a_change_while_reading_is_noticed(tmp_path, engine, source, monkeypatch
             file.write(b"more")
         return stack
 
-    monkeypatch.setattr(module.tiff, "read", slow)
+    monkeypatch.setattr(steps, "read_tiff", slow)
     outcome = one(Job(source, tmp_path / "out.tif"), engine)
     assert isinstance(outcome.error, ChangedError)
     assert not (tmp_path / "out.tif").exists()
@@ -164,7 +164,7 @@ def test_what_cannot_be_written_is_not_the_inputs_fault(tmp_path, engine, source
         Path(path).write_bytes(b"half")
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(module.tiff, "write", fails)
+    monkeypatch.setattr(steps, "write_tiff", fails)
     outcome = one(Job(source, target), engine)
     assert isinstance(outcome.error, OutputError)
     assert cause in str(outcome.error)
@@ -203,7 +203,7 @@ def test_ctrl_c_passes_and_leaves_nothing(tmp_path, engine, source, monkeypatch)
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.tiff, "write", interrupted)
+    monkeypatch.setattr(steps, "write_tiff", interrupted)
     with pytest.raises(KeyboardInterrupt):
         one(Job(source, tmp_path / "out" / "a.tif"), engine)
     assert list((tmp_path / "out").iterdir()) == []

@@ -9,7 +9,7 @@ import pytest
 
 from defocus.engine.image.normalization import DTYPES
 from defocus.engine.quality.focus import focus_score, windows
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 from defocus.training.physics.optics import Camera, Optics, defocus
 from defocus.training.physics.specimen import draw_cells, draw_filaments, draw_points
 
@@ -49,7 +49,7 @@ def test_it_ranks_real_bead_stacks_on_both_sides(shared_data):
     folder = shared_data / "beads"
     with open(folder / "planes.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if (row["field"], row["wavelength_slot"]) == ("E07_s1", "w1")]
-    scores = {int(row["z_index"]): focus_score(np.squeeze(tiff.read(folder / row["file"]).data)) or 0.0 for row in rows}
+    scores = {int(row["z_index"]): focus_score(np.squeeze(read_tiff(folder / row["file"]).data)) or 0.0 for row in rows}
     in_order = [scores[z] for z in sorted(scores)]
     sharpest = int(np.argmax(in_order))
     assert sorted(scores)[sharpest] == 5

@@ -15,7 +15,7 @@ from defocus.engine.inference.engine import Engine
 from defocus.engine.model.card import model_path, read_card
 from defocus.engine.pipeline.batch import find, restore
 from defocus.engine.quality.report import PlaneReport
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_provenance, read_tiff
 from defocus.training.data.fields import load_field
 from defocus.training.evaluation.heldout import CAMERA, OPTICS, counts_pair
 from defocus.training.physics.optics import defocus
@@ -49,8 +49,8 @@ def test_defocus_run_copies_the_sharp_plane_and_corrects_the_others(series, tmp_
     assert [report["copied"] for report in line["reports"]] == [True, False, False, True]
     assert [report["verdict"] for report in line["reports"]][:3] == ["sharp", "explained", "explained"]
     assert [report["copied"] for report in usual["reports"]] == [False, False, False, True]
-    before = tiff.read(series)
-    only, everything = (tiff.read(tmp_path / folder / "series.tif") for folder in ("only", "all"))
+    before = read_tiff(series)
+    only, everything = (read_tiff(tmp_path / folder / "series.tif") for folder in ("only", "all"))
     for plane in (0, 3):
         assert np.array_equal(only.data[plane], before.data[plane])
     assert not np.array_equal(everything.data[0], before.data[0])
@@ -73,7 +73,7 @@ def test_every_plane_is_reported_and_the_file_says_the_same(series, tmp_path):
     for report in line["reports"][1:3]:
         assert report["focus_out"] > report["focus_in"]
         assert 0.9 < report["fidelity"] <= 1
-    account = tiff.provenance(tmp_path / "series.tif")
+    account = read_provenance(tmp_path / "series.tif")
     assert account is not None
     assert account["only_defocused"] is True
     assert account["planes"] == line["reports"]

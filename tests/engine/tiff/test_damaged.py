@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from defocus.engine.errors import InputError
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import check_complete, read_tiff, write_tiff
 
 RNG = np.random.default_rng(0)
 KINDS = {  # name: (shape, dtype, arguments of TiffWriter, arguments of write)
@@ -50,7 +50,7 @@ def test_a_truncated_file_never_passes_for_a_whole_one(name, tmp_path):
     for length in sorted(lengths):
         cut.write_bytes(whole[:length])
         try:
-            stack = tiff.read(cut)
+            stack = read_tiff(cut)
         except InputError as error:
             line = str(error)
         else:  # only what nobody needs may be missing: values that no directory points at
@@ -79,10 +79,10 @@ def test_a_damaged_file_is_refused_or_written_as_it_was_read(name, tmp_path, cap
             content[position] ^= 1 << rng.integers(8)
         bad.write_bytes(content)
         try:
-            stack = tiff.read(bad)
+            stack = read_tiff(bad)
         except InputError:
             continue
-        tiff.write(stack, out, {})
+        write_tiff(stack, out, {})
         planes = stack.data.reshape(len(stack.layout.order), -1)
         with tifffile.TiffFile(out, is_ome=False, is_imagej=False, is_shaped=False) as tif:
             pages = [page.aspage().asarray().ravel() for page in tif.pages]
@@ -150,7 +150,7 @@ BAD += ["bilevel", "no_yx", "mixed_bits", "several", "mixed_pages", "folder"]
 def test_a_bad_file_is_one_line(name, tmp_path, capfd):
     path, expected = bad_files(tmp_path)[name]
     with pytest.raises(InputError) as error:
-        tiff.read(path)
+        read_tiff(path)
     text = str(error.value)
     assert text.startswith(f"{path}: ")
     assert expected in text
@@ -163,7 +163,7 @@ def test_a_bad_file_is_one_line(name, tmp_path, capfd):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.tif")
     with pytest.raises(InputError, match="not a regular file"):
-        tiff.check_whole(tmp_path / "pipe.tif")
+        check_complete(tmp_path / "pipe.tif")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -172,7 +172,7 @@ def test_a_file_without_permission(tmp_path):
     tifffile.imwrite(path, counts(8, 8))
     path.chmod(0)
     with pytest.raises(InputError, match="no permission to read"):
-        tiff.read(path)
+        read_tiff(path)
 
 
 def spoil(path: Path, how: str) -> None:
@@ -201,9 +201,9 @@ def test_damaged_strips_are_an_error_not_zeros(storage, how, tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, counts(60, 70), **storage)
     spoil(path, how)
-    tiff.check_whole(path)  # its structure is whole
+    check_complete(path)  # its structure is whole
     with pytest.raises(InputError, match="damaged"):
-        tiff.read(path)
+        read_tiff(path)
 
 
 def test_strips_shorter_than_their_pixels_are_an_error(tmp_path):
@@ -213,7 +213,7 @@ def test_strips_shorter_than_their_pixels_are_an_error(tmp_path):
         tag = tif.pages.first.tags["StripByteCounts"]
         tag.overwrite([*tag.value[:5], tag.value[5] // 2])
     with pytest.raises(InputError, match="fewer bytes than pixels"):
-        tiff.check_whole(path)
+        check_complete(path)
 
 
 def test_a_width_beyond_reason_is_damage_not_a_lack_of_memory(tmp_path):
@@ -222,7 +222,7 @@ def test_a_width_beyond_reason_is_damage_not_a_lack_of_memory(tmp_path):
     with tifffile.TiffFile(path, mode="r+") as tif:
         tif.pages.first.tags["ImageWidth"].overwrite(4_278_190_150)
     with pytest.raises(InputError, match="fewer bytes than pixels"):
-        tiff.read(path)
+        read_tiff(path)
 
 
 @pytest.mark.parametrize("compression", [None, "lzw"])
@@ -234,7 +234,7 @@ def test_a_preallocated_file_is_not_complete(tmp_path, compression):
         tag = tif.pages.first.tags["StripOffsets"]
         tag.overwrite([*tag.value[:3], 0, 0, 0])
     with pytest.raises(InputError, match="not written yet"):
-        tiff.check_whole(path)
+        check_complete(path)
 
 
 def test_a_chain_of_pages_that_ends_outside_is_noticed(tmp_path):
@@ -248,18 +248,18 @@ def test_a_chain_of_pages_that_ends_outside_is_noticed(tmp_path):
     content[link : link + 4] = struct.pack("<I", len(content) + 1000)
     path.write_bytes(content)
     with pytest.raises(InputError, match="page 2 lies beyond the end"):
-        tiff.check_whole(path)
+        check_complete(path)
 
 
 def test_two_pages_missing_from_an_imagej_stack_are_noticed(tmp_path):
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path, imagej=True) as tif:
         tif.write(counts(4, 30, 30), metadata={"axes": "ZYX"}, truncate=True)
-    assert tiff.read(path).data.shape == (4, 30, 30)
+    assert read_tiff(path).data.shape == (4, 30, 30)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) - 2 * 30 * 30 * 2])
     with pytest.raises(InputError, match="4 planes, not all are there"):
-        tiff.check_whole(path)
+        check_complete(path)
 
 
 def test_planes_that_the_axes_do_not_reach_are_noticed(tmp_path):
@@ -269,4 +269,4 @@ def test_planes_that_the_axes_do_not_reach_are_noticed(tmp_path):
         tif.write(counts(4, 30, 30), metadata={"axes": "ZYX"}, truncate=True)
     path.write_bytes(path.read_bytes().replace(b"slices=4", b"slicks=4"))
     with pytest.raises(InputError, match="names 4 planes, its axes 1"):
-        tiff.read(path)
+        read_tiff(path)

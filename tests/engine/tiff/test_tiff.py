@@ -11,7 +11,14 @@ import pytest
 import tifffile
 
 from defocus.engine.image.memmap import DiskAllocator, is_disk_backed
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import (
+    PROCESSING_SOFTWARE,
+    PROVENANCE_TAG,
+    check_complete,
+    read_provenance,
+    read_tiff,
+    write_tiff,
+)
 
 RNG = np.random.default_rng(0)
 MADE_BY = {"software": "defocus 0.0", "model": "tiny", "model_sha256": "ab" * 32, "settings": {"tile": 64}}
@@ -153,7 +160,7 @@ def facts(path: Path) -> dict[str, object]:
 
 def test_read_gives_data_and_axes(written):
     path, data = written
-    stack = tiff.read(path)
+    stack = read_tiff(path)
     with tifffile.TiffFile(path) as tif:
         expected = tif.series[0]
         assert (stack.axes, stack.data.shape) == (expected.axes, expected.shape)
@@ -164,34 +171,34 @@ def test_read_gives_data_and_axes(written):
 
 def test_what_was_read_is_written_as_it_was(written, tmp_path):
     path, _ = written
-    stack = tiff.read(path)
+    stack = read_tiff(path)
     out = tmp_path / "out" / path.name
     out.parent.mkdir()
     restored = stack.data[..., ::-1, :].copy() if "S" not in stack.axes else stack.data // 2
-    tiff.write(replace(stack, data=restored), out, MADE_BY)
-    again = tiff.read(out)
+    write_tiff(replace(stack, data=restored), out, MADE_BY)
+    again = read_tiff(out)
     np.testing.assert_array_equal(again.data, restored)
     assert again.axes == stack.axes
     assert facts(out) == facts(path)
-    assert tiff.provenance(out) == MADE_BY
-    assert tiff.provenance(path) is None
+    assert read_provenance(out) == MADE_BY
+    assert read_provenance(path) is None
     with tifffile.TiffFile(out) as tif:
-        assert tif.pages.first.tags[tiff.PROCESSING_SOFTWARE].value == "defocus 0.0 (model tiny)"
-    tiff.check_whole(out)
+        assert tif.pages.first.tags[PROCESSING_SOFTWARE].value == "defocus 0.0 (model tiny)"
+    check_complete(out)
 
 
 def test_what_is_read_onto_a_disk_is_the_same(written, tmp_path):
     """Every layout, by way of arrays on disk: the same pixels, the same file, nothing left over."""
     path, _ = written
     (tmp_path / "out").mkdir()
-    usual, large = tiff.read(path), tiff.read(path, DiskAllocator(tmp_path / "out", 1))
+    usual, large = read_tiff(path), read_tiff(path, DiskAllocator(tmp_path / "out", 1))
     assert is_disk_backed(large.data)
     assert not is_disk_backed(usual.data)
     np.testing.assert_array_equal(large.data, usual.data)
     assert large.data.dtype == usual.data.dtype
     assert (large.axes, large.layout.shape) == (usual.axes, usual.layout.shape)
     for name, stack in (("usual", usual), ("large", large)):
-        tiff.write(stack, tmp_path / "out" / f"{name}.tif", MADE_BY)
+        write_tiff(stack, tmp_path / "out" / f"{name}.tif", MADE_BY)
     assert (tmp_path / "out" / "usual.tif").read_bytes() == (tmp_path / "out" / "large.tif").read_bytes()
     assert len(list((tmp_path / "out").iterdir())) == 2
 
@@ -201,7 +208,7 @@ def test_only_data_like_those_read_are_written(wrong, tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.ones((5, 6), np.uint16))
     with pytest.raises(ValueError, match="cannot take the place"):
-        tiff.write(replace(tiff.read(path), data=wrong), tmp_path / "b.tif", MADE_BY)
+        write_tiff(replace(read_tiff(path), data=wrong), tmp_path / "b.tif", MADE_BY)
 
 
 def test_of_a_pyramid_the_full_resolution_is_kept(tmp_path):
@@ -210,9 +217,9 @@ def test_of_a_pyramid_the_full_resolution_is_kept(tmp_path):
     with tifffile.TiffWriter(path) as tif:
         tif.write(full, subifds=1, tile=(64, 64))
         tif.write(full[::2, ::2], subfiletype=1, tile=(64, 64))
-    stack = tiff.read(path)
+    stack = read_tiff(path)
     np.testing.assert_array_equal(stack.data, full)
-    tiff.write(stack, out, MADE_BY)
+    write_tiff(stack, out, MADE_BY)
     np.testing.assert_array_equal(tifffile.imread(out), full)
 
 
@@ -222,7 +229,7 @@ def test_a_second_reader_agrees(tmp_path):
     data = counts(52, 70)
     for name, arguments in {"lzw": {"compression": "lzw"}, "plain": {}, "deflate": {"compression": "zlib"}}.items():
         tifffile.imwrite(tmp_path / f"{name}.tif", data, **arguments)
-        tiff.write(tiff.read(tmp_path / f"{name}.tif"), tmp_path / f"{name}_out.tif", MADE_BY)
+        write_tiff(read_tiff(tmp_path / f"{name}.tif"), tmp_path / f"{name}_out.tif", MADE_BY)
         with image_module.open(tmp_path / f"{name}_out.tif") as image:
             np.testing.assert_array_equal(np.asarray(image), data)
 
@@ -231,10 +238,10 @@ def test_real_files_of_a_microscope(shared_data, tmp_path):
     paths = sorted((shared_data / "bbbc006" / "defocused_w1_z00").glob("*.tif"))
     assert len(paths) == 12
     for path in paths:
-        stack = tiff.read(path)
+        stack = read_tiff(path)
         assert (stack.data.shape, stack.data.dtype, stack.axes) == ((520, 696), np.uint16, "YX")
         out = tmp_path / path.name
-        tiff.write(stack, out, MADE_BY)
+        write_tiff(stack, out, MADE_BY)
         assert facts(out) == facts(path)
         np.testing.assert_array_equal(tifffile.imread(out), stack.data)
 
@@ -243,8 +250,8 @@ def test_metaseries_files_of_a_microscope(shared_data, tmp_path):
     paths = sorted((shared_data / "beads").glob("*.tif"))[:4]
     assert paths
     for path in paths:
-        stack, out = tiff.read(path), tmp_path / path.name
-        tiff.write(stack, out, MADE_BY)
+        stack, out = read_tiff(path), tmp_path / path.name
+        write_tiff(stack, out, MADE_BY)
         assert facts(out) == facts(path)
         with tifffile.TiffFile(path) as first, tifffile.TiffFile(out) as second:
             assert second.metaseries_metadata == first.metaseries_metadata
@@ -253,5 +260,5 @@ def test_metaseries_files_of_a_microscope(shared_data, tmp_path):
 
 def test_somebody_elses_tag_is_not_taken_for_our_provenance(tmp_path):
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, counts(20, 20), extratags=[(tiff.PROVENANCE_TAG, "s", 0, "mine", True)])
-    assert tiff.provenance(path) is None
+    tifffile.imwrite(path, counts(20, 20), extratags=[(PROVENANCE_TAG, "s", 0, "mine", True)])
+    assert read_provenance(path) is None

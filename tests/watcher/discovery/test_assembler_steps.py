@@ -12,7 +12,7 @@ import tifffile
 
 from defocus.engine.pipeline.channel_pattern import Pattern
 from defocus.engine.pipeline.steps import stat_of
-from defocus.watcher.discovery import channel_assembler as partners
+from defocus.watcher.discovery import channel_assembler
 from defocus.watcher.discovery.channel_assembler import ChannelAssembler
 from defocus.watcher.discovery.scanner import Arrival, ScanTiming
 from defocus.watcher.settings import FolderSettings
@@ -149,8 +149,8 @@ def test_a_known_file_with_all_channels_is_no_partner(folder):
 
 def test_it_looks_only_now_and_then(folder, monkeypatch):
     looks = []
-    real = partners.scan
-    monkeypatch.setattr(partners, "scan", lambda path: looks.append(path) or real(path))
+    real = channel_assembler.scan
+    monkeypatch.setattr(channel_assembler, "scan", lambda path: looks.append(path) or real(path))
     folder.room.take(folder.file("a_w1.tif"))
     (folder.path / "a_w2.tif").write_bytes(b"II*\0")
     end = time.monotonic() + 1

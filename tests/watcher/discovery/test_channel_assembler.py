@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from defocus.engine.files.atomic import PREFIX, SUFFIX
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_provenance, read_tiff
 
 from ..conftest import PAIRS, QUICK, check_pair, free_port, journal, listing, outputs, states, wait_for, write_tiff
 from ..status.test_status import ask, state
@@ -34,7 +34,7 @@ def test_both_come(folders, pairs, expected):
     assert states(out) == dict.fromkeys(outputs(acquisition), "done")
     for name in outputs(out):
         assert watching.said().count(f"{name}: corrected") >= 1
-    account = tiff.provenance(out / "a_w2.tif")
+    account = read_provenance(out / "a_w2.tif")
     assert account is not None
     assert [one["name"] for one in account["channels"]] == ["a_w1.tif", "a_w2.tif"]
 
@@ -94,9 +94,9 @@ def test_one_written_again_does_both_again(folders, pairs, expected):
     write_tiff(acquisition / "a_w2.tif", 2)
     watching = pairs().ready()
     wait_for(lambda: states(out) == {"a_w1.tif": "done", "a_w2.tif": "done"})
-    first = tiff.read(out / "a_w1.tif").data
+    first = read_tiff(out / "a_w1.tif").data
     write_tiff(acquisition / "a_w2.tif", 5)
-    wait_for(lambda: not np.array_equal(tiff.read(out / "a_w1.tif").data, first))
+    wait_for(lambda: not np.array_equal(read_tiff(out / "a_w1.tif").data, first))
     wait_for(lambda: watching.said().count("a_w2.tif: corrected") == 2)
     assert watching.stop() == 0
     check_pair(folders, expected, "a_w1.tif", "a_w2.tif")

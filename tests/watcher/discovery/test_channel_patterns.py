@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_tiff
 
 from ..conftest import PAIRS, Configured, check_pair, journal, needs_sighup, outputs, states, wait_for, write_tiff
 
@@ -74,7 +74,7 @@ def test_files_that_go_alone(folders, pairs, expected):
     assert watching.process.wait(60) == 1
     assert outputs(out) == ["a_w1.tif", "a_w2.tif", "both.tif", "both_w1.tif"]
     check_pair(folders, expected, "a_w1.tif", "a_w2.tif")
-    np.testing.assert_array_equal(tiff.read(out / "both.tif").data, tiff.read(out / "both_w1.tif").data)
+    np.testing.assert_array_equal(read_tiff(out / "both.tif").data, read_tiff(out / "both_w1.tif").data)
     found = journal(out)
     assert "takes 2 channels, and neither has this file so many nor does its name fit" in found["overview.tif"][1]
     assert "cannot be corrected without channel 1 (both_w1.tif)" in found["both_w2.tif"][1]

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from defocus.engine.files.version import digest
-from defocus.watcher.discovery import scanner as module
+from defocus.watcher.discovery import scanner
 from defocus.watcher.discovery.completeness import Completeness, PendingFile, look, suffix_matches
 from defocus.watcher.discovery.fs_events import MOST, FileEvents
 from defocus.watcher.discovery.scanner import Arrival, ScanTiming, arrivals, scan
@@ -297,7 +297,7 @@ def test_stability_is_measured_by_our_own_clock(folder, tmp_path):
     path.write_bytes(tiff_bytes(tmp_path))
     for when in (1, int(time.time()) + 10**6):
         os.utime(path, (when, when))
-        stat = module.stat_of(path)
+        stat = scanner.stat_of(path)
         assert look(path, PendingFile(stat, since=0.0, seen=0.0), 1.0, 2.0, 30.0) is Completeness.WAITING
         assert look(path, PendingFile(stat, since=0.0, seen=0.0), 2.0, 2.0, 30.0) is Completeness.COMPLETE
     changed = PendingFile((1, 1), since=0.0, seen=0.0, closed=True)

@@ -20,7 +20,7 @@ import pytest
 import tifffile
 
 from defocus import Engine
-from defocus.engine.tiff import read as tiff
+from defocus.engine.tiff.read import read_provenance, read_tiff
 
 from ..conftest import Watching, outputs, states, wait_for, whole, write_tiff
 
@@ -40,8 +40,8 @@ def check(watching: Watching, model: Path, names: list[str]) -> None:
     assert "Traceback" not in watching.said()
     with Engine.load(str(model), backend="cpu") as engine:
         for name in names:
-            stack = tiff.read(acquisition / name)
-            np.testing.assert_array_equal(tiff.read(out / name).data, engine(stack.data, stack.axes), err_msg=name)
+            stack = read_tiff(acquisition / name)
+            np.testing.assert_array_equal(read_tiff(out / name).data, engine(stack.data, stack.axes), err_msg=name)
 
 
 @contextmanager
@@ -79,12 +79,12 @@ def test_an_acquisition_of_pymmcore_plus_that_grows_page_by_page(folders, start,
     with reader(out):
         acquire(acquisition / "a.ome.tif", times, seconds)
         shape = (times, 2, 3, 96, 128)
-        wait_for(lambda: (out / "a.ome.tif").exists() and tiff.read(out / "a.ome.tif").data.shape == shape)
+        wait_for(lambda: (out / "a.ome.tif").exists() and read_tiff(out / "a.ome.tif").data.shape == shape)
         wait_for(lambda: states(out) == {"a.ome.tif": "done"})
         time.sleep(1.0)  # whatever else it would do with it
     assert watching.stop() == 0
     check(watching, tiny_model, ["a.ome.tif"])
-    corrected = tiff.read(out / "a.ome.tif")
+    corrected = read_tiff(out / "a.ome.tif")
     assert corrected.axes == "TCZYX"
     means = corrected.data.mean((-1, -2)).ravel()
     assert (np.diff(means) > 50).all()  # the pictures in the order in which they were taken
@@ -138,7 +138,7 @@ def test_a_copy_over_smb_that_is_only_seen_by_polling(folders, start, tiny_model
         time.sleep(0.5)
     assert watching.said().count("a.tif: corrected") in (1, 2)  # twice if it was whole before its time was set back
     assert watching.stop() == 0
-    made = tiff.provenance(out / "a.tif")
+    made = read_provenance(out / "a.tif")
     assert made is not None
     assert made["source"]["mtime_ns"] == 1_500_000_000 * 10**9
     check(watching, tiny_model, ["a.tif"])
@@ -172,7 +172,7 @@ def test_growing_over_two_minutes_and_pausing_for_one(folders, start, tiny_model
             growing.join()
             for one in (events, polling):
                 wait_for(lambda one=one: states(one.out) == {"grows.ome.tif": "done", "pauses.tif": "done"}, 40)
-                wait_for(lambda one=one: tiff.read(one.out / "grows.ome.tif").data.shape == (60, 2, 3, 96, 128), 40)
+                wait_for(lambda one=one: read_tiff(one.out / "grows.ome.tif").data.shape == (60, 2, 3, 96, 128), 40)
             time.sleep(1.0)
         for one in (events, polling):
             assert one.stop() == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from defocus.engine.errors import BackendError, OutOfMemoryError
-from defocus.engine.inference import gpu as layer
+from defocus.engine.inference import gpu
 from defocus.engine.inference.gpu import driver
 
 
@@ -71,20 +71,20 @@ def test_no_driver_is_one_line(monkeypatch):
 
 
 def test_no_layer_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(layer, "find_spec", lambda name: None)
-    assert layer.why_no_layer() == "neither cuda-bindings nor pycuda is installed"
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    assert gpu.why_no_layer() == "neither cuda-bindings nor pycuda is installed"
     with pytest.raises(BackendError, match=r'neither .*; .*pip install "defocus\[rtx\]"'):
-        layer.open_device()
+        gpu.open_device()
 
 
 def test_a_broken_layer_is_named_and_the_next_one_tried(monkeypatch):
     def broken(name, package):
         raise ImportError("libcuda.so.1 is not what it should be")
 
-    monkeypatch.setattr(layer, "find_spec", lambda name: object())
-    monkeypatch.setattr(layer, "import_module", broken)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: object())
+    monkeypatch.setattr(gpu, "import_module", broken)
     with pytest.raises(BackendError, match=r"cuda\.bindings cannot be used \(libcuda.*pycuda cannot be used"):
-        layer.open_device()
+        gpu.open_device()
 
 
 def test_bytes_go_there_and_back(gpu, device):

@@ -14,7 +14,7 @@ import pytest
 
 from defocus.engine.errors import BackendError, InputError, ModelError
 from defocus.engine.inference import backends
-from defocus.engine.inference.backends.tensorrt import backend as module
+from defocus.engine.inference.backends.tensorrt import backend
 from defocus.engine.inference.backends.tensorrt.build import build, make_progress
 from defocus.engine.inference.backends.tensorrt.config import Profile, Recipe, usual_profiles
 from defocus.engine.inference.backends.tensorrt.plan_cache import PlanCache
@@ -22,7 +22,7 @@ from defocus.engine.inference.backends.tensorrt.precision import Precision, insp
 from defocus.engine.inference.gpu import driver
 from defocus.engine.model.card import model_path, read_card
 
-RTX = module.RTX
+RTX = backend.RTX
 AHEAD = ("SM89",)
 
 
@@ -137,9 +137,9 @@ def test_an_engine_built_ahead_is_found_on_its_generation(trt, tiny_half, tmp_pa
     assert ", any SM89, " in str(cache.entries()[0])
     here = driver.Gpu("NVIDIA GeForce RTX 4070", (8, 9), 46, 12 << 30, (13, 0))
     recipe = small(card, capabilities=())
-    assert module._built_ahead(cache, RTX.key(trt, card, recipe, here)) == key
+    assert backend._built_ahead(cache, RTX.key(trt, card, recipe, here)) == key
     older = replace(here, compute_capability=(7, 5))
-    assert module._built_ahead(cache, RTX.key(trt, card, recipe, older)) is None
+    assert backend._built_ahead(cache, RTX.key(trt, card, recipe, older)) is None
 
 
 def test_an_operator_that_tensorrt_does_not_know_is_one_line(trt, tiny_half, tmp_path):
@@ -251,29 +251,29 @@ def test_why_not_names_the_driver(trt, card, fields, reason, remedy):
 
 
 def test_why_not_names_what_is_not_installed(monkeypatch, card):
-    monkeypatch.setattr(module, "is_installed", lambda package: False)
-    assert module.TENSORRT.unavailable_reason() == "tensorrt is not installed"
-    assert 'pip install "defocus[tensorrt]"' in module.TENSORRT.remedy()
+    monkeypatch.setattr(backend, "is_installed", lambda package: False)
+    assert backend.TENSORRT.unavailable_reason() == "tensorrt is not installed"
+    assert 'pip install "defocus[tensorrt]"' in backend.TENSORRT.remedy()
 
 
 def test_an_old_tensorrt_is_refused(monkeypatch, card):
-    monkeypatch.setattr(module, "is_installed", lambda package: True)
-    monkeypatch.setattr(module, "import_module", lambda name: SimpleNamespace(__version__="10.13.0.35"))
-    monkeypatch.setattr(module.gpu, "why_no_layer", lambda: None)
-    assert module.TENSORRT.unavailable_reason() == "tensorrt 10.13.0.35 is too old, 11 is needed"
+    monkeypatch.setattr(backend, "is_installed", lambda package: True)
+    monkeypatch.setattr(backend, "import_module", lambda name: SimpleNamespace(__version__="10.13.0.35"))
+    monkeypatch.setattr(backend.gpu, "why_no_layer", lambda: None)
+    assert backend.TENSORRT.unavailable_reason() == "tensorrt 10.13.0.35 is too old, 11 is needed"
 
 
 def test_an_engine_for_another_card_or_of_rubbish_is_not_accepted():
     validity = SimpleNamespace(INVALID=2)
     trt, log = SimpleNamespace(EngineValidity=validity), SimpleNamespace(last="")
     with pytest.raises(BackendError, match="another card or version"):
-        module._deserialized(trt, SimpleNamespace(get_engine_validity=lambda data: (2, "")), log, b"x")
+        backend._deserialized(trt, SimpleNamespace(get_engine_validity=lambda data: (2, "")), log, b"x")
 
     def fails(data):
         log.last = "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed\nmore"
 
     with pytest.raises(BackendError, match="Serialization assertion"):
-        module._deserialized(trt, SimpleNamespace(deserialize_cuda_engine=fails), log, b"x")
+        backend._deserialized(trt, SimpleNamespace(deserialize_cuda_engine=fails), log, b"x")
 
 
 def test_profiles_are_read_and_written_alike(tiny_model):

@@ -14,7 +14,7 @@ import pytest
 from defocus.engine.errors import BackendError
 from defocus.engine.image.normalization import LIMIT, Intensity, clip_with_remainder, from_unit, to_unit
 from defocus.engine.inference.backends import OpenedSession, Uint16Session
-from defocus.engine.inference.backends.tensorrt import uint16 as device_counts
+from defocus.engine.inference.backends.tensorrt import uint16
 from defocus.engine.inference.backends.tensorrt.uint16 import (
     PTX,
     SIGNATURES,
@@ -251,7 +251,7 @@ def test_where_the_kernels_cannot_be_used_the_host_converts_and_it_is_told(gpu, 
     elif why == "refused":
         gpu.edit = lambda text: ""
     elif why == "no file":
-        monkeypatch.setattr(device_counts, "PTX", Path("none.ptx"))
+        monkeypatch.setattr(uint16, "PTX", Path("none.ptx"))
     else:
         monkeypatch.delattr(type(device), "kernels")
     made = fake_tensorrt.make(gpu, device)
