@@ -1,6 +1,8 @@
 """Training crops: sharp fields, defocused on the fly by the physics of `optics`, with new optics for each crop.
 
 Crop `i` of a run is a function of (seed, i) alone, whatever the number of workers and wherever a run was resumed.
+Computing a transfer function takes several times as long as using it: crops share a bank of microscopes, whose
+transfer functions are kept once they have been computed.
 """
 
 from __future__ import annotations
@@ -8,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import scipy.fft
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -23,6 +27,9 @@ from .fields import Field
 
 RULE = Percentiles()  # what the blurred plane's unit range is: the rule of the exported card
 DRAWN_FIELDS, DRAWN_SHAPE = 24, (520, 696)
+KEPT_TRANSFERS = 2048  # those of a bank of 1500 microscopes; of a 352-pixel square each is 0.5 MB
+
+kept_transfer = lru_cache(KEPT_TRANSFERS)(transfer)
 
 
 @dataclass(frozen=True)
@@ -82,24 +89,27 @@ class Microscope:
         return near * (1 - ramp) + far * ramp
 
     def _blur(self, structure: np.ndarray, z_um: float) -> np.ndarray:
-        shape = structure.shape
-        return np.fft.irfft2(np.fft.rfft2(structure) * transfer(self.optics, z_um, shape, self.relative), shape)
+        otf = kept_transfer(self.optics, z_um, structure.shape, self.relative)
+        # SciPy's transforms of float32 are several times faster than NumPy's.
+        return np.asarray(scipy.fft.irfft2(scipy.fft.rfft2(structure) * otf, structure.shape))
 
 
 def draw_microscope(r: Recipe, rng: np.random.Generator) -> tuple[Microscope, float]:
     """The optics of a crop and how far it is out of focus, um: mostly like BBBC006's, else (`wide_share`) any."""
     z = r.defocus_um[0] + (r.defocus_um[1] - r.defocus_um[0]) * rng.uniform() ** r.near_power
-    if rng.uniform() >= r.wide_share:
-        optics = Optics(rng.uniform(*r.na), rng.uniform(*r.wavelength_um), rng.uniform(*r.pixel_um))
-        microscope = Microscope(optics, relative=True)
+    wide = rng.uniform() < r.wide_share
+    spherical, other = (r.aberration_waves, r.aberration_waves / 2) if wide else (r.spherical_waves, r.asymmetric_waves)
+    aberrations = Aberrations(
+        spherical=rng.uniform(-1, 1) * spherical,
+        coma=rng.uniform() * other,
+        astigmatism=rng.uniform() * other,
+        angle=rng.uniform(0, 2 * math.pi) if other else 0.0,
+        depth_um=rng.uniform(0, 20) if wide and rng.uniform() < 0.3 else 0.0,
+    )
+    if not wide:
+        numbers = (rng.uniform(*r.na), rng.uniform(*r.wavelength_um), rng.uniform(*r.pixel_um))
+        microscope = Microscope(Optics(*numbers, aberrations=aberrations), relative=True)
     else:
-        aberrations = Aberrations(
-            spherical=rng.uniform(-1, 1) * r.aberration_waves,
-            coma=rng.uniform() * r.aberration_waves / 2,
-            astigmatism=rng.uniform() * r.aberration_waves / 2,
-            angle=rng.uniform(0, 2 * math.pi),
-            depth_um=rng.uniform(0, 20) if rng.uniform() < 0.3 else 0.0,
-        )
         pixel = float(np.exp(rng.uniform(*np.log(r.wide_pixel_um))))
         optics = Optics(rng.uniform(*r.wide_na), rng.uniform(*r.wavelength_um), pixel, aberrations=aberrations)
         slope = rng.uniform(-0.3, 0.3) if rng.uniform() < 0.3 else 0.0
@@ -127,7 +137,7 @@ class DefocusedCrops(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         r = self.recipe
         rng = np.random.default_rng([r.seed, 2, index])
-        blurred, sharp = self._scene(rng)
+        blurred, sharp = (self._middle(image) for image in self._scene(rng))
         # From here on in photo-electrons.
         peak = np.exp(rng.uniform(*np.log(r.peak_photons)))
         haze = rng.uniform(*r.haze) * peak
@@ -137,21 +147,32 @@ class DefocusedCrops(Dataset):
         # Percentiles of a whole plane differ from those of a crop: the network must not rely on them.
         scale = (high - low) * np.exp(rng.uniform(-0.25, 0.25))
         offset = low + rng.uniform(-0.05, 0.05) * scale
-        middle = slice(r.margin, r.margin + r.crop)
-        pair = [((image[middle, middle] - offset) / scale).astype(np.float32) for image in (seen, sharp * peak + haze)]
+        pair = [((image - offset) / scale).astype(np.float32) for image in (seen, sharp * peak + haze)]
         return torch.from_numpy(pair[0])[None], torch.from_numpy(pair[1])[None]
+
+    def _middle(self, image: np.ndarray) -> np.ndarray:
+        inner = slice(self.recipe.margin, self.recipe.margin + self.recipe.crop)
+        return image[inner, inner]
+
+    def _optics(self, rng: np.random.Generator) -> tuple[Microscope, float, float]:
+        """(microscope, distance of the specimen, depth of a second layer, 0 without one), um."""
+        r = self.recipe
+        if r.optics_bank:
+            rng = np.random.default_rng([r.seed, 3, int(rng.integers(r.optics_bank))])
+        microscope, z = draw_microscope(r, rng)
+        return microscope, z, rng.uniform(*r.thick_um) if rng.uniform() < r.thick_share else 0.0
 
     def _scene(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A noiseless (defocused, sharp) pair, float (side, side): one or two layers under one microscope."""
         r = self.recipe
         side = r.crop + 2 * r.margin
-        microscope, z = draw_microscope(r, rng)
+        microscope, z, depth = self._optics(rng)
         if rng.uniform() < r.empty_share:
             return np.zeros((side, side), np.float32), np.zeros((side, side), np.float32)
         pool = self.pools[rng.choice(len(self.pools), p=self.chances)]
         layers = [(1.0, 0.0)]
-        if rng.uniform() < r.thick_share:  # a second layer of the specimen above or below the first
-            layers.append((rng.uniform(0.1, 0.7), rng.uniform(*r.thick_um)))
+        if depth:  # a second layer of the specimen above or below the first
+            layers.append((rng.uniform(0.1, 0.7), depth))
         blurred, sharp = np.zeros((2, side, side), np.float32)
         for weight, dz in layers:
             structure = weight * self._region(pool, side, rng)

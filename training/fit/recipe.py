@@ -32,7 +32,7 @@ class Recipe:
     channels: int = 1
     finest_sees_coarse: bool = True
     # what a microscope may do to a crop
-    defocus_um: tuple[float, float] = (0.0, 36.0)
+    defocus_um: tuple[float, float] = (0.0, 42.0)
     sharp_share: float = 0.08  # of the crops are in focus (z = 0)
     na: tuple[float, float] = (0.4, 0.6)
     wavelength_um: tuple[float, float] = (0.45, 0.62)
@@ -41,13 +41,16 @@ class Recipe:
     haze: tuple[float, float] = (0.0, 0.3)  # even background light, relative to the peak
     read_noise_photons: tuple[float, float] = (1.0, 8.0)
     empty_share: float = 0.02  # of the crops show nothing but noise: nothing must come out
+    spherical_waves: float = 0.3  # largest root mean square of spherical aberration, of either sign
+    asymmetric_waves: float = 0.06  # the same of coma and of astigmatism
     near_power: float = 1.5  # above 1 draws near distances, where more can be restored, more often
     thick_share: float = 0.1  # of the crops have a second layer of structures at another depth
     thick_um: tuple[float, float] = (-12.0, 12.0)
-    wide_share: float = 0.3  # of the crops are seen through any dry objective instead, with its aberrations
+    wide_share: float = 0.0  # of the crops are seen through any dry objective instead, with its aberrations
     wide_na: tuple[float, float] = (0.25, 0.8)
     wide_pixel_um: tuple[float, float] = (0.3, 1.4)  # log-uniform
-    aberration_waves: float = 0.12  # largest root mean square of spherical aberration; coma, astigmatism half
+    aberration_waves: float = 0.12  # as spherical_waves, for the wide share; coma and astigmatism half
+    optics_bank: int = 1500  # microscopes drawn once and shared by all crops; 0: each crop draws its own
     # crops
     crop: int = 256
     margin: int = 48  # blurred along and cut away: the reach of the widest defocus

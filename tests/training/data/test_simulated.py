@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import imagecodecs
@@ -25,7 +27,7 @@ from defocus.training.data.simulated import (  # noqa: E402
 from defocus.training.evaluation.heldout import DISTANCES_UM, counts_pair, unit_pair  # noqa: E402
 from defocus.training.evaluation.metrics import psnr, ssim  # noqa: E402
 from defocus.training.fit.recipe import Recipe  # noqa: E402
-from defocus.training.physics.optics import Optics  # noqa: E402
+from defocus.training.physics.optics import Optics, transfer  # noqa: E402
 from defocus.training.physics.specimen import draw_cells, draw_filaments, draw_points  # noqa: E402
 
 SMALL = Recipe(crop=32, margin=16, batch=2, steps=10)
@@ -91,6 +93,40 @@ def test_a_wide_share_of_microscopes_keeps_the_blur_in_pixels():
     assert max(abs(scope.optics.aberrations.spherical) for scope, _ in drawn) > 0.1
     assert any(scope.slope for scope, _ in drawn)
     assert not any(scope.relative for scope, _ in drawn)
+
+
+def test_the_main_optics_are_aberrated_either_way():
+    rng = np.random.default_rng(0)
+    drawn = [draw_microscope(Recipe(spherical_waves=0.3, asymmetric_waves=0.06), rng)[0] for _ in range(200)]
+    aberrations = [scope.optics.aberrations for scope in drawn]
+    assert min(one.spherical for one in aberrations) < -0.25
+    assert max(one.spherical for one in aberrations) > 0.25
+    assert 0.05 < max(max(one.coma, one.astigmatism) for one in aberrations) <= 0.06
+    assert all(scope.relative for scope in drawn)  # in focus they record what they are given
+    ideal = draw_microscope(Recipe(spherical_waves=0.0, asymmetric_waves=0.0), rng)[0].optics
+    assert ideal.aberrations.rms_waves == 0
+
+
+def test_crops_share_a_bank_of_microscopes(cells, monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return transfer(*arguments)
+
+    monkeypatch.setattr(data, "kept_transfer", lru_cache(counted))
+    pools = [make_pool([Field(Path("cells.tif"), cells)], 1.0)]
+    few = replace(SMALL, optics_bank=3, sharp_share=0.0, thick_share=0.0, empty_share=0.0)
+    crops = DefocusedCrops(pools, few)
+    images = [crops[index] for index in range(12)]
+    assert len(calls) == 3
+    assert len({optics for optics, *_ in calls}) == 3
+    assert not torch.equal(images[0][0], images[1][0])
+    torch.testing.assert_close(DefocusedCrops(pools, few)[11], images[11], rtol=0, atol=0)
+    own = DefocusedCrops(pools, replace(few, optics_bank=0))
+    for index in range(12):
+        own[index]
+    assert len(calls) == 3 + 12
 
 
 def test_a_tilted_slide_is_blurred_more_on_one_side(cells):

@@ -51,6 +51,30 @@ def test_parameter_counts_of_the_stages(part, expected):
     assert count(Level(5, 2, 2, None).get_submodule(part)) == expected
 
 
+def test_frozen_statistics_are_folded_into_the_convolutions():
+    torch.manual_seed(0)
+    network = CoarseToFine(2, "residual", 1).double()
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    passes = []
+    for norm in norms:
+        for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+            torch.nn.init.uniform_(tensor, 0.5, 2.0)
+        norm.register_forward_hook(lambda *_: passes.append(1))
+    x = torch.rand(2, 1, 32, 48, dtype=torch.double)
+    results = []
+    for training in (False, True):
+        network.train(training)
+        for norm in norms:
+            norm.eval()
+        passes.clear()
+        network.zero_grad()
+        outputs = network(x)
+        sum(output.square().sum() for output in outputs).backward()  # type: ignore[union-attr]
+        assert len(passes) == (0 if training else len(norms))  # in training no pass over the feature maps is left
+        results.append([*outputs, *(parameter.grad.clone() for parameter in network.parameters())])
+    torch.testing.assert_close(results[1], results[0])
+
+
 @pytest.mark.parametrize(("interaction", "sees", "n"), VARIANTS)
 def test_gradient_reaches_every_parameter(interaction, sees, n):
     torch.manual_seed(0)
