@@ -7,7 +7,9 @@ Lengths are pixels, (top, bottom, left, right) half-open ranges.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -49,19 +51,43 @@ class Tile:
         return slice(top - y, bottom - y), slice(left - x, right - x)
 
 
-def plan(height: int, width: int, tile: int, halo: int, multiple: int = 16) -> list[Tile]:
-    """Cut a plane of `height` x `width` px into tiles of at most `tile` x `tile` px, all of one shape, row by row.
+def plan(
+    height: int, width: int, tile: int | None, halo: int, multiple: int = 16, pixels: int | None = None
+) -> list[Tile]:
+    """Cut a plane of `height` x `width` px into tiles of one shape, row by row, with the least computed twice.
 
-    `halo` is rounded up, `tile` down to a multiple of `multiple`. A plane that fits into one tile is one tile.
+    Parameters
+    ----------
+    tile : int or None
+        The longest side of a tile, rounded down to a multiple of `multiple`; None: any.
+    halo : int
+        Rounded up to a multiple of `multiple`. It is only there where a tile has a neighbour.
+    pixels : int or None
+        The most pixels of a tile, halo included; None: any. It gives way where it leaves no core between two halos.
 
     Raises
     ------
     ValueError
-        The plane is empty, or the tile leaves no core between two halos.
+        The plane is empty, or `tile` leaves no core between two halos.
     """
-    rows = _ranges(height, tile, halo, multiple)
-    columns = _ranges(width, tile, halo, multiple)
-    return [Tile((*outer_y, *outer_x), (*core_y, *core_x)) for outer_y, core_y in rows for outer_x, core_x in columns]
+    if min(height, width) < 1:
+        raise ValueError(f"a plane with a side of {min(height, width)} px")
+    halo, padded = round_up(halo, multiple), (round_up(height, multiple), round_up(width, multiple))
+    longest = max(padded) if tile is None else tile // multiple * multiple
+    if max(padded) > longest < smallest_tile(halo, multiple):
+        raise ValueError(f"a tile of {longest} px leaves no core between halos of {halo} px")
+    rows, columns = _counts(*padded, longest, halo, multiple, pixels)
+    return [
+        Tile((*outer_y, *outer_x), (*core_y, *core_x))
+        for outer_y, core_y in _ranges(height, rows, halo, multiple)
+        for outer_x, core_x in _ranges(width, columns, halo, multiple)
+    ]
+
+
+def computed_pixels(tiles: Sequence[Tile]) -> int:
+    """How many pixels the network sees for a plan; more than the plane has, by what lies in halos and padding."""
+    height, width = tiles[0].shape
+    return len(tiles) * height * width
 
 
 def extract(plane: np.ndarray, tile: Tile, out: np.ndarray | None = None) -> np.ndarray:
@@ -103,18 +129,41 @@ def smallest_tile(halo: int, multiple: int) -> int:
     return 2 * round_up(halo, multiple) + multiple
 
 
-def _ranges(length: int, tile: int, halo: int, multiple: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+@lru_cache(maxsize=256)
+def _counts(height: int, width: int, longest: int, halo: int, multiple: int, pixels: int | None) -> tuple[int, int]:
+    """How many rows and columns of tiles compute least; of a padded plane."""
+    smallest = smallest_tile(halo, multiple)
+    fewest_rows, fewest_columns = (_fewest(length, longest, halo, multiple) for length in (height, width))
+    widest = _side(width, fewest_columns, halo, multiple)
+    found: list[tuple[int, int, int, int]] = []  # pixels computed, tiles, rows, columns
+    for rows in range(fewest_rows, height // multiple + 1):
+        side, columns = _side(height, rows, halo, multiple), fewest_columns
+        if pixels is not None and side * widest > pixels:
+            room = pixels // side // multiple * multiple
+            columns = _fewest(width, room, halo, multiple) if room >= smallest else 0
+        if columns:
+            found.append((rows * side * columns * _side(width, columns, halo, multiple), rows * columns, rows, columns))
+        if columns == fewest_columns or side <= smallest:
+            break  # more rows would only add halos
+    if not found:  # no core fits: the smallest tile that has one
+        return _fewest(height, smallest, halo, multiple), _fewest(width, smallest, halo, multiple)
+    return min(found)[2:]
+
+
+def _fewest(length: int, tile: int, halo: int, multiple: int) -> int:
+    """How many tiles of at most `tile` px a padded length needs."""
+    return 1 if length <= tile else -(-(length - 2 * halo) // (tile - 2 * halo))
+
+
+def _side(length: int, count: int, halo: int, multiple: int) -> int:
+    """How long `count` tiles over a padded length are: as small as their number allows."""
+    return length if count == 1 else round_up(-(-(length - 2 * halo) // count), multiple) + 2 * halo
+
+
+def _ranges(length: int, count: int, halo: int, multiple: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Along one axis: ((outer start, stop), (core start, stop)) of each tile."""
-    if length < 1:
-        raise ValueError(f"a plane of {length} px")
-    halo, tile, padded = round_up(halo, multiple), tile // multiple * multiple, round_up(length, multiple)
-    if padded <= tile:
-        return [((0, padded), (0, length))]
-    if tile < smallest_tile(halo, multiple):
-        raise ValueError(f"a tile of {tile} px leaves no core between halos of {halo} px")
-    # As few tiles as possible, then as small as that number allows: two of 712 px rather than two of 1024 for 1040 px.
-    count = -(-(padded - 2 * halo) // (tile - 2 * halo))
-    tile = round_up(-(-(padded - 2 * halo) // count), multiple) + 2 * halo
+    padded = round_up(length, multiple)
+    tile = _side(padded, count, halo, multiple)
     ranges, start = [], 0
     while start < length:
         outer = min(max(start - halo, 0), padded - tile)

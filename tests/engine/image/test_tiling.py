@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defocus.engine.image.tiling import Tile, extract, plan, round_up, smallest_tile
+from defocus.engine.image.tiling import Tile, computed_pixels, extract, plan, round_up, smallest_tile
 
 SIZES = [
     (1, 1),
@@ -63,6 +63,65 @@ def test_tiles_are_no_larger_than_their_number_needs():
     first, second = plan(1040, 16, 1024, 192)
     assert first.shape == second.shape == (720, 16)
     assert first.core[1] == second.core[0]
+
+
+def check(height, width, tiles, halo, multiple=16):
+    """Every pixel belongs to one core, every core has its halo, all tiles have one shape; axis by axis, for speed."""
+    for axis, length in ((0, height), (1, width)):
+        parts = sorted({(t.outer[2 * axis : 2 * axis + 2], t.core[2 * axis : 2 * axis + 2]) for t in tiles})
+        assert [core[0] for _, core in parts] == [0] + [core[1] for _, core in parts[:-1]]
+        assert parts[-1][1][1] == length
+        for outer, core in parts:
+            assert outer[0] % multiple == outer[1] % multiple == 0
+            assert outer[0] == 0 or core[0] - outer[0] >= halo
+            assert outer[1] == round_up(length, multiple) or outer[1] - core[1] >= halo
+    assert len({t.shape for t in tiles}) == 1
+    assert len(tiles) == len({t.core[0] for t in tiles}) * len({t.core[2] for t in tiles})
+
+
+@pytest.mark.parametrize("size", [*SIZES, (2160, 2560), (9000, 600)])
+@pytest.mark.parametrize("pixels", [1, 300_000, 800_000, 2_600_000, 4_300_000])
+def test_tiles_of_at_most_so_many_pixels(size, pixels):
+    height, width = size
+    smallest = smallest_tile(224, 16)
+    tiles = plan(height, width, None, 224, 16, max(pixels, smallest**2))
+    check(height, width, tiles, 224)
+    tall, wide = tiles[0].shape
+    assert tall * wide <= max(pixels, smallest**2)
+    assert plan(height, width, 1024, 224, 16, pixels)[0].shape <= (1024, 1024)  # both bounds at once
+
+
+def test_no_other_cut_computes_less():
+    """Held against every number of rows and columns there is."""
+    rng = np.random.default_rng(4)
+    for _ in range(60):
+        height, width, pixels = (int(rng.integers(low, high)) for low, high in ((1, 900), (1, 900), (9216, 200_000)))
+        found = computed_pixels(plan(height, width, None, 40, 16, pixels))
+        sides = [[round_up(n, 16), *range(112, round_up(n, 16), 16)] for n in (height, width)]
+        counts = [
+            {s: 1 if s >= n else -(-(round_up(n, 16) - 96) // (s - 96)) for s in each}
+            for n, each in zip((height, width), sides, strict=True)
+        ]
+        every = [
+            tall * rows * wide * columns
+            for tall, rows in counts[0].items()
+            for wide, columns in counts[1].items()
+            if tall * wide <= pixels
+        ]
+        assert not every or found == min(every)
+
+
+def test_the_cut_of_a_camera_and_of_a_slide():
+    """2048 x 2048 whole or in two halves; 20,000 x 20,000 at most 1.35 times computed, given the pixels for it."""
+    assert computed_pixels(plan(2048, 2048, None, 224, 16, 2048**2)) == 2048**2
+    assert {tile.shape for tile in plan(2048, 2048, None, 224, 16, 3_000_000)} == {(2048, 1248)}
+    slide = plan(20_000, 20_000, None, 224, 16, 10_400_000)
+    check(20_000, 20_000, slide, 224)
+    assert computed_pixels(slide) < 1.35 * 20_000**2
+
+
+def test_too_few_pixels_for_a_core_give_the_smallest_tile():
+    assert {tile.shape for tile in plan(500, 90, None, 40, 16, 100)} == {(112, 96)}
 
 
 def test_a_tile_without_a_core_is_refused():
