@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
-DECLARED := pyproject.toml _version.py constraints.txt
+DECLARED := pyproject.toml engine/_version.py constraints.txt
 
-.PHONY: demo test check soak soak-30min format bench results compare wheel clean
+.PHONY: demo test test-wheel check soak soak-30min format bench results compare wheel clean
 
 demo: .venv/.demo
 	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
@@ -13,6 +13,16 @@ demo: .venv/.demo
 test: .venv/.develop
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
+# The same against the wheel, in an environment that takes all but defocus from .venv.
+test-wheel: .venv/.develop
+	rm -rf .venv/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w .venv/wheel/dist .
+	$(BIN)/python -m venv --without-pip .venv/wheel/env
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	    > $$(.venv/wheel/env/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth
+	$(BIN)/python -m pip --python .venv/wheel/env/bin/python install --quiet --no-deps .venv/wheel/dist/*.whl
+	OMP_NUM_THREADS=1 .venv/wheel/env/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(TESTS)
+
 soak: .venv/.develop
 	$(BIN)/pytest -m slow --durations=0
 
@@ -20,8 +30,8 @@ soak: .venv/.develop
 # The network is a tiny one: what is tried is the daemon, and any machine keeps up.
 soak-30min: .venv/.develop
 	mkdir -p runs
-	$(BIN)/python benchmarks/speed/tiny.py runs/tiny.onnx
-	$(BIN)/python benchmarks/soak/soak.py --minutes 30 --rate 3 --model runs/tiny.onnx -o docs/results/soak.md
+	$(BIN)/python -m benchmarks.speed.tiny runs/tiny.onnx
+	$(BIN)/python -m benchmarks.soak.soak --minutes 30 --rate 3 --model runs/tiny.onnx -o docs/results/soak.md
 
 check: .venv/.develop
 	$(BIN)/ruff check .
@@ -38,11 +48,11 @@ DATA ?= ../shared/data
 FIELDS = $(DATA)/bbbc006/infocus_w1 $(DATA)/bbbc006/infocus_w2 $(DATA)/dsb2018/520x696
 
 results: .venv/.develop
-	$(BIN)/python benchmarks/quality/heldout.py $(FIELDS) -o docs/results/heldout.md
-	$(BIN)/python benchmarks/quality/beads.py $(DATA)/beads -o docs/results/beads.md
-	$(BIN)/python benchmarks/quality/trust.py $(FIELDS) --fields 8 --beads $(DATA)/beads \
+	$(BIN)/python -m benchmarks.quality.heldout $(FIELDS) -o docs/results/heldout.md
+	$(BIN)/python -m benchmarks.quality.beads $(DATA)/beads -o docs/results/beads.md
+	$(BIN)/python -m benchmarks.quality.trust $(FIELDS) --fields 8 --beads $(DATA)/beads \
 	    --defocused $(DATA)/bbbc006/defocused_w1_z00 -o docs/results/trust.md
-	$(BIN)/python benchmarks/quality/failures.py -o docs/models/default/failures.png
+	$(BIN)/python -m benchmarks.quality.failures -o docs/models/default/failures.png
 	[ -f runs/small/suite.json ] || $(SMALL_SUITE)
 	@if [ -d runs/compare/weights ]; then \
 	    $(BIN)/defocus-evaluate runs/small --weights runs/compare/weights --figure drawn -o docs/results/methods; \
@@ -51,7 +61,7 @@ results: .venv/.develop
 # Every method trained for MINUTES each, then Tables 1 to 3, the figure, the scatter and the cost: runs/compare/methods.md
 MINUTES ?= 3
 SMALL = "*_d16_*" "*_n22_*" "*_p19_*" "*__a05__*" "0e*.png"
-SMALL_SUITE = $(BIN)/python benchmarks/quality/defocus_suite.py $(FIELDS) --only $(SMALL) --crop 192 256 -o runs/small \
+SMALL_SUITE = $(BIN)/python -m benchmarks.quality.defocus_suite $(FIELDS) --only $(SMALL) --crop 192 256 -o runs/small \
 	--title "4 held-out wells of BBBC006, a DSB image; the middle 256 x 192 px"
 
 compare: .venv/.develop
@@ -68,34 +78,34 @@ BENCH ?= runs/bench
 
 bench: .venv/.develop
 	mkdir -p $(BENCH)
-	$(BIN)/python benchmarks/speed/latency.py --files 15
-	$(BIN)/python benchmarks/speed/throughput.py -n 12 --repetitions 3 -o $(BENCH)/throughput.md
-	$(BIN)/python benchmarks/speed/stages.py -n 60 -o $(BENCH)/stages.md
-	$(BIN)/python benchmarks/speed/stream.py --files 30 -o $(BENCH)/stream.md
-	$(BIN)/python benchmarks/speed/start.py --repetitions 3 -o $(BENCH)/start.md
-	$(BIN)/python benchmarks/speed/memory.py --files 3 --side 10000 -o $(BENCH)/memory.md
-	$(BIN)/python benchmarks/speed/graph.py --repetitions 2 -o $(BENCH)/graph.md
-	$(BIN)/python benchmarks/speed/dask_scaling.py -n 12 -o $(BENCH)/dask.md
-	$(BIN)/python benchmarks/speed/peers/peers.py -n 6 --repetitions 2 --among 6 -o $(BENCH)/peers.md
+	$(BIN)/python -m benchmarks.speed.latency --files 15
+	$(BIN)/python -m benchmarks.speed.throughput -n 12 --repetitions 3 -o $(BENCH)/throughput.md
+	$(BIN)/python -m benchmarks.speed.stages -n 60 -o $(BENCH)/stages.md
+	$(BIN)/python -m benchmarks.speed.stream --files 30 -o $(BENCH)/stream.md
+	$(BIN)/python -m benchmarks.speed.start --repetitions 3 -o $(BENCH)/start.md
+	$(BIN)/python -m benchmarks.speed.memory --files 3 --side 10000 -o $(BENCH)/memory.md
+	$(BIN)/python -m benchmarks.speed.graph --repetitions 2 -o $(BENCH)/graph.md
+	$(BIN)/python -m benchmarks.speed.dask_scaling -n 12 -o $(BENCH)/dask.md
+	$(BIN)/python -m benchmarks.speed.peers.peers -n 6 --repetitions 2 --among 6 -o $(BENCH)/peers.md
 
 wheel: .venv/.develop
 	$(BIN)/python -m build --wheel
 
-# The link lets editors and type checkers see this folder, whatever its name, as the package `defocus`.
-.venv/src/defocus:
+# The package as the wheel holds it, by links: pyright and import-linter read it there.
+.venv/package:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'defocus needs Python 3.11 or newer')"
 	$(PYTHON) -m venv .venv
-	mkdir -p .venv/src
-	ln -sfn ../.. .venv/src/defocus
+	mkdir -p $@/defocus
+	ln -sfn $(addprefix ../../../,$(wildcard src/defocus/*.*) engine watcher training export) $@/defocus
 
-.venv/.demo: $(DECLARED) | .venv/src/defocus
+.venv/.demo: $(DECLARED) | .venv/package
 	$(PIP) install --constraint constraints.txt --editable ".[cpu,demo]"
 	touch $@
 
-.venv/.develop: $(DECLARED) | .venv/src/defocus
+.venv/.develop: $(DECLARED) | .venv/package
 	$(PIP) install --constraint constraints.txt \
 	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,workflow,dev]"
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv dist

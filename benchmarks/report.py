@@ -86,9 +86,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def publish(title: str, parts: Iterable[str], output: Path | None) -> None:
     """Print a result and, if asked, write it as a page: title, the command that was given, the machine, the parts."""
-    script = Path(sys.argv[0]).resolve()
-    name = script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name
-    command = shlex.join(["python", name, *sys.argv[1:]])
+    module = ".".join(Path(sys.argv[0]).resolve().relative_to(ROOT).with_suffix("").parts)
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     text = "\n\n".join([f"# {title}", f"    {command}", f"{machine()}.", *parts]) + "\n"
     print(text)
     if output:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._version import __version__
+from ._version import __version__
 from .errors import DefocusError
 from .inference.backends import AUTO, NAMES, backend, open_session
 from .inference.backends.onnx_runtime import providers

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .._version import __version__
+from ..engine._version import __version__
 from ..engine.errors import InputError, MissingExtraError
 from ..engine.files.atomic import commit
 from ..engine.image.normalization import Intensity, measure, to_unit

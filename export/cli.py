@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .._version import __version__
+from ..engine._version import __version__
 from ..engine.cli._app import run, say
 
 app = typer.Typer(add_completion=False)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from defocus.benchmarks.report import BARS, Bar, table
+from benchmarks.report import BARS, Bar, table
 from defocus.engine.model.card import model_path
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_a_bar_says_whether_it_is_met(bar, verdict):
 @pytest.mark.parametrize("change", ["with_batchnorm", "without_transposed"])
 def test_a_changed_graph_computes_the_same(change):
     onnx = pytest.importorskip("onnx", reason='needs onnx: pip install ".[train]"')
-    from defocus.benchmarks.speed import graph_variants
+    from benchmarks.speed import graph_variants
     from defocus.export.fp16_check import on_cpu
 
     graph = onnx.load(str(model_path()))
@@ -47,21 +47,20 @@ def test_a_changed_graph_computes_the_same(change):
 @pytest.mark.parametrize(
     "line",
     [
-        "stages.py -n 4 --repetitions 1",
-        "stream.py --files 4",
-        "start.py --repetitions 1 --backend cpu",
-        "memory.py --files 1 --side 3000 --backend cpu",
-        "dask_scaling.py -n 2 --tasks 200",
-        "graph.py --repetitions 1 --side 64 64 --only planes",
+        "speed.stages -n 4 --repetitions 1",
+        "speed.stream --files 4",
+        "speed.start --repetitions 1 --backend cpu",
+        "speed.memory --files 1 --side 3000 --backend cpu",
+        "speed.dask_scaling -n 2 --tasks 200",
+        "speed.graph --repetitions 1 --side 64 64 --only planes",
     ],
 )
 def test_a_benchmark_writes_its_page(line, tmp_path):
-    script, *options = line.split()
     page = tmp_path / "page.md"
-    command = [sys.executable, str(BENCHMARKS / script), *options, "-o", str(page)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", *f"benchmarks.{line}".split(), "-o", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     text = page.read_text(encoding="utf-8")
-    assert f"    python benchmarks/{line}" in text
+    assert f"    python -m benchmarks.{line}" in text
     assert "cores, " in text
     assert "| --- |" in text

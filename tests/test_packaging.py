@@ -17,26 +17,57 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from a copy of what git tracks: nothing that lies about can slip in."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def source(tmp_path_factory) -> Path:
+    """A copy of what git tracks, in a folder named as the package: nothing that lies about can slip in."""
+    folder = tmp_path_factory.mktemp("clone") / "defocus"
+    line = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.split("\0"):
-        if name and (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, source], check=True, capture_output=True
-    )
+        if name and (ROOT / name).is_file() and not name.startswith("docs/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+def build(source: Path, folder: Path) -> Path:
+    """The wheel that `pip install .` would install."""
+    line = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, source]
+    subprocess.run(line, check=True, capture_output=True)
     (built,) = folder.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> Path:
+    return build(source, tmp_path_factory.mktemp("wheel"))
+
+
+def test_a_module_that_was_renamed_between_two_builds_is_not_shipped(source, wheel, tmp_path):
+    module = source / "engine" / "image" / "before.py"
+    module.write_text('"""A module."""\n')
+    first = zipfile.ZipFile(build(source, tmp_path / "first")).namelist()
+    module = module.rename(module.with_name("after.py"))
+    second = zipfile.ZipFile(build(source, tmp_path / "second")).namelist()
+    module.unlink()
+    assert set(first) - set(second) == {"defocus/engine/image/before.py"}
+    assert set(second) - set(first) == {"defocus/engine/image/after.py"}
+
+
+@pytest.mark.parametrize("room", ["engine", "watcher", "training", "export"])
+def test_a_room_is_no_package_of_its_own(room):
+    """From the top of a checkout `import engine` would load everything a second time, with other error classes."""
+    done = subprocess.run([sys.executable, "-c", f"import {room}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"ImportError: {room} is a part of defocus" in done.stderr
+
+
+def test_a_clone_beside_a_script_does_not_hide_the_installed_package(source):
+    script = source.with_name("script.py")
+    script.write_text("import defocus; print(defocus.deblur.__module__, defocus.__file__)")
+    done = subprocess.run([sys.executable, script], cwd=source.parent, capture_output=True, text=True)
+    module, file = done.stdout.strip().split(" ", 1)
+    assert module == "defocus.engine.api", done.stderr
+    assert not Path(file).is_relative_to(source)
 
 
 def test_the_wheel_holds_the_rooms_and_the_model(wheel):
@@ -50,10 +81,12 @@ def test_the_wheel_holds_the_rooms_and_the_model(wheel):
         for path in (ROOT / room).rglob("*.py")
     }
     assert modules <= names
-    assert {"defocus/__init__.py", "defocus/_version.py", "defocus/engine/model/default.onnx"} <= names
+    assert {"defocus/__init__.py", "defocus/engine/_version.py", "defocus/engine/model/default.onnx"} <= names
     assert {"defocus/engine/inference/gpu/uint16.cu", "defocus/engine/inference/gpu/uint16.ptx"} <= names
     assert {"defocus/training/fit/recipes/default.toml", "defocus/training/fit/recipes/paper.toml"} <= names
-    assert not [name for name in names if name.startswith(("defocus/tests", "defocus/demo", "defocus/benchmarks"))]
+    tops = {"/".join(name.split("/")[:2]) for name in names if "/" in name and "dist-info" not in name}
+    rooms = {f"defocus/{name}" for name in ("engine", "watcher", "training", "export", "__init__.py", "py.typed")}
+    assert tops <= rooms | {"defocus/__main__.py"}  # no tests, no benchmarks, nothing beside the package
     for extra in ("cpu", "gpu", "tensorrt", "rtx", "train", "test", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata
     base = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._version import __version__
+from ..engine._version import __version__
 from ..engine.cli import _app
 from ..engine.cli.run import SHARP
 

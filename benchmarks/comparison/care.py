@@ -4,7 +4,7 @@ In an environment of its own: careamics 0.3.5 wants torchvision 0.26 at most, an
 
     python -m venv runs/care && runs/care/bin/pip install careamics onnx onnxscript ".[cpu,train]"
     D=../shared/data
-    runs/care/bin/python benchmarks/comparison/care.py --minutes 1.25 -o runs/compare/weights \\
+    runs/care/bin/python -m benchmarks.comparison.care --minutes 1.25 -o runs/compare/weights \\
         --simulate $D/bbbc006/infocus_w2=0.45 --simulate $D/bbbc006/infocus_w1=0.12 \\
         --simulate $D/dsb2018/520x696=0.32 --simulate $D/cellprofiler_gfp=0.11
 

@@ -12,7 +12,7 @@ set -eu
 data=$1 out=$2 minutes=${3:-60}
 fields="$data/bbbc006/infocus_w1 $data/bbbc006/infocus_w2 $data/dsb2018/520x696"
 # shellcheck disable=SC2086
-[ -f "$out/suite/suite.json" ] || python benchmarks/quality/defocus_suite.py $fields -o "$out/suite"
+[ -f "$out/suite/suite.json" ] || python -m benchmarks.quality.defocus_suite $fields -o "$out/suite"
 defocus-evaluate "$out/suite" --weights "$out/weights" --runs "$out/runs" --train --minutes "$minutes" \
     --simulate "$data/bbbc006/infocus_w2=0.45" --simulate "$data/bbbc006/infocus_w1=0.12" \
     --simulate "$data/dsb2018/520x696=0.32" --simulate "$data/cellprofiler_gfp=0.11" \

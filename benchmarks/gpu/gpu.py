@@ -1,7 +1,7 @@
 """Every way to run the network, timed and compared on one machine, as a Markdown table with the floor beside each row.
 
-    python benchmarks/gpu/gpu.py --fp16 default_fp16.onnx -o runs/gpu/gpu.md [--minutes 8]
-    python benchmarks/gpu/gpu.py --cpu --sizes 64x64x1 --repeat 3        # what runs without a GPU
+    python -m benchmarks.gpu.gpu --fp16 default_fp16.onnx -o runs/gpu/gpu.md [--minutes 8]
+    python -m benchmarks.gpu.gpu --cpu --sizes 64x64x1 --repeat 3        # what runs without a GPU
 
 A way that cannot run here is a line that says why. Latency is that of a call with the input in host memory and the
 result back there, as the engine sees it, unless the row says "on device"; "counts": 16-bit counts in and out, converted
@@ -206,7 +206,7 @@ def header(on_gpu: bool, reason: str | None, options: argparse.Namespace, floor:
         where = f"{card.name} ({card.sm}), driver {driver_version() or 'unknown'} for CUDA {cuda}"
     text = (
         f"defocus {__version__}, {where}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores. "
-        f"Command: `python benchmarks/gpu/gpu.py`, {options.repeat} calls a row at most."
+        f"Command: `python -m benchmarks.gpu.gpu`, {options.repeat} calls a row at most."
     )
     if floor:
         text += f" Measured rates: {floor.rates[0] / 1e12:.0f} TFLOP/s FP16, {floor.rates[1] / 1e9:.0f} GB/s."

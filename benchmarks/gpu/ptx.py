@@ -1,8 +1,8 @@
 """Make uint16.ptx of uint16.cu (engine/inference/gpu), and check that every card's assembler takes it. Needs no GPU.
 
     pip install nvidia-cuda-nvrtc-cu11==11.7.99 nvidia-cuda-nvcc     # in an environment of their own
-    python benchmarks/gpu/ptx.py            # compile, then check
-    python benchmarks/gpu/ptx.py --check    # compile nothing, check the PTX that is in the package
+    python -m benchmarks.gpu.ptx            # compile, then check
+    python -m benchmarks.gpu.ptx --check    # compile nothing, check the PTX that is in the package
 
 The old compiler is on purpose: the driver must know the version of the PTX that it is given, and that of CUDA 11.7 is
 known to all drivers since 2022. The card's own code is made by the driver when the PTX is loaded. Exit code: 0, 1 if a

@@ -1,6 +1,6 @@
 """The default model on real through-focus stacks of beads: gain over the input at 10, 15, 20 and 25 um.
 
-    python benchmarks/quality/beads.py ../shared/data/beads -o docs/results/beads.md
+    python -m benchmarks.quality.beads ../shared/data/beads -o docs/results/beads.md
 
 Real optics of another microscope (20x / 0.75, 1.37 um a pixel), nothing simulated. The sharpest plane of a stack is
 the truth; input and output are each fitted to it by one scale and one offset (a defocused bead's light is spread out,
@@ -74,7 +74,7 @@ def main() -> None:
     lines = [
         "# The default model on real bead stacks",
         "",
-        "    python benchmarks/quality/beads.py BEADS -o docs/results/beads.md",
+        "    python -m benchmarks.quality.beads BEADS -o docs/results/beads.md",
         "",
         f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
         f"{platform.machine()}, {description}.",

@@ -1,8 +1,8 @@
 """Build the frozen suite from sharp fields, or verify one.
 
     D=../shared/data
-    python benchmarks/quality/defocus_suite.py $D/bbbc006/infocus_w[12] $D/dsb2018/520x696 -o runs/suite
-    python benchmarks/quality/defocus_suite.py --verify runs/suite
+    python -m benchmarks.quality.defocus_suite $D/bbbc006/infocus_w[12] $D/dsb2018/520x696 -o runs/suite
+    python -m benchmarks.quality.defocus_suite --verify runs/suite
 
 The checksum is printed: two suites with the same one have the same pixels.
 """

@@ -1,6 +1,6 @@
 """Where the default model fails, as a picture of drawn specimens: input, output, truth.
 
-    python benchmarks/quality/failures.py -o docs/models/default/failures.png
+    python -m benchmarks.quality.failures -o docs/models/default/failures.png
 
 Rows: fine texture 34 um out of focus, a dim plane (20 photons at the peak), two layers 14 um apart, a plane with
 brightfield contrast, and a blur that is not defocus (the stage moved during the exposure).

@@ -1,6 +1,6 @@
 """Which halo makes tiles equal to the whole plane: the difference, in counts of 16 bits, for several halos.
 
-    python benchmarks/quality/halo.py FOLDER [--model default]
+    python -m benchmarks.quality.halo FOLDER [--model default]
 
 Every plane of the folder is mirrored to about 1400 px a side, runs whole and in tiles of several halos, and the
 largest difference of a pixel is printed.

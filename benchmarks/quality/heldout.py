@@ -1,7 +1,7 @@
 """How much the default model restores: PSNR and SSIM on held-out fields at every distance, before and after.
 
     D=../shared/data
-    python benchmarks/quality/heldout.py $D/bbbc006/infocus_w1 $D/bbbc006/infocus_w2 $D/dsb2018/520x696
+    python -m benchmarks.quality.heldout $D/bbbc006/infocus_w1 $D/bbbc006/infocus_w2 $D/dsb2018/520x696
 
 Each sharp field is defocused by `training.heldout` (fixed optics, camera and noise), runs through the engine as a
 user's file would (uint16 in, uint16 out) and is compared with the truth in counts. Richardson-Lucy with the true
@@ -103,7 +103,7 @@ def main() -> None:
     lines = [
         "# What the default model restores",
         "",
-        f"    python benchmarks/quality/heldout.py FOLDERS -o docs/results/heldout.md  # "
+        f"    python -m benchmarks.quality.heldout FOLDERS -o docs/results/heldout.md  # "
         f"the folders: {', '.join(folders)}",
         "",
         f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "

@@ -1,7 +1,7 @@
 """How far the engine's own account of a plane can be trusted: focus score, fidelity, verdict, on held-out fields.
 
     D=../shared/data
-    python benchmarks/quality/trust.py $D/bbbc006/infocus_w1 $D/bbbc006/infocus_w2 $D/dsb2018/520x696 \
+    python -m benchmarks.quality.trust $D/bbbc006/infocus_w1 $D/bbbc006/infocus_w2 $D/dsb2018/520x696 \
         --beads $D/beads --defocused $D/bbbc006/defocused_w1_z00 -o docs/results/trust.md
 
 Sharp fields are defocused and exposed by the optics and the camera of `training.heldout`, at full light and at a
@@ -19,8 +19,7 @@ from time import perf_counter
 
 import numpy as np
 
-from defocus import Engine, __version__
-from defocus.benchmarks.quality.trust_cases import (
+from benchmarks.quality.trust_cases import (
     CORRUPTIONS,
     LIGHT,
     RESTORED_UM,
@@ -31,6 +30,7 @@ from defocus.benchmarks.quality.trust_cases import (
     restored,
     strangers,
 )
+from defocus import Engine, __version__
 from defocus.engine.quality.focus import focus_score
 from defocus.engine.quality.report import (
     DOUBTFUL_SHARE,
@@ -275,7 +275,7 @@ def main() -> None:
         "",
         "What the numbers mean: [explanation/trust.md](../explanation/trust.md).",
         "",
-        "    python benchmarks/quality/trust.py FOLDERS --beads BEADS --defocused DEFOCUSED -o docs/results/trust.md",
+        "    python -m benchmarks.quality.trust FOLDERS --beads BEADS --defocused DEFOCUSED -o docs/results/trust.md",
         "",
         f"FOLDERS: {folders}; {len(fields)} held-out fields.",
         f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "

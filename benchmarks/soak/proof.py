@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.soak.load import Written
 from defocus import Engine
-from defocus.benchmarks.soak.load import Written
 from defocus.engine.errors import DefocusError
 from defocus.engine.files.atomic import PREFIX
 from defocus.engine.tiff.read import read_tiff

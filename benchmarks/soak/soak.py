@@ -1,6 +1,6 @@
 """The real defocus-watch under a stated load for a stated time, with kills and faults; then the proof and a table.
 
-    python benchmarks/soak/soak.py --minutes 30 [--rate 2] [--model default] [-o docs/results/soak.md]
+    python -m benchmarks.soak.soak --minutes 30 [--rate 2] [--model default] [-o docs/results/soak.md]
 
 Writers of seven kinds (load.py) fill an acquisition folder. SIGKILL ends the daemon now and then; it is started anew,
 as by a service manager. Calls of the operating system fail or hang for some seconds (tests/helpers/faults.c, where
@@ -30,10 +30,10 @@ from statistics import median
 
 import psutil
 
-from defocus.benchmarks.soak.load import Load, Written
-from defocus.benchmarks.soak.proof import journal_of, settled, wrong
+from benchmarks.soak.load import Load, Written
+from benchmarks.soak.proof import journal_of, settled, wrong
 from defocus.engine.inference.cpu_count import available_cores
-from defocus.tests.helpers.faults import Faults, compiled
+from tests.helpers.faults import Faults, compiled
 
 FAULT_S = 6.0  # how long a fault lasts
 LOOK_S = 1.0  # between two looks at the process

@@ -1,6 +1,6 @@
 """Dask: from one worker to two, and what a task costs the scheduler in time and memory.
 
-    python benchmarks/speed/dask_scaling.py [-n 24] [--tasks 20000] [-o docs/results/dask.md]
+    python -m benchmarks.speed.dask_scaling [-n 24] [--tasks 20000] [-o docs/results/dask.md]
 
 Drawn planes of 520 x 696 through `restore_on` with one worker of one thread, and with two; a bare loop of `process`
 with one thread in the same run is what a worker does without Dask. The time of a task is that of one that does nothing,
@@ -19,8 +19,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks.report import publish, table, write_files
 from defocus import Engine
-from defocus.benchmarks.report import publish, table, write_files
 from defocus.engine.model.card import model_path, read_card
 from defocus.engine.pipeline.batch import find
 from defocus.engine.pipeline.jobs import Job

@@ -1,6 +1,6 @@
 """The network at inference: every way to run its graph that might be faster, its time and how near it stays.
 
-    python benchmarks/speed/graph.py [--repetitions 7] [--only batch] [-o docs/results/graph.md]
+    python -m benchmarks.speed.graph [--repetitions 7] [--only batch] [-o docs/results/graph.md]
 
 A ratio is the time of a plane of 520 x 696 over that of the backend as the engine opens it, both in one repetition; the
 median and the spread stand in the table. Parity is PSNR to FP32 over drawn planes in camera counts, as `defocus-export
@@ -24,8 +24,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from defocus.benchmarks.report import SHAPE, publish, spread, table
-from defocus.benchmarks.speed.graph_variants import Quantisation, quantised, with_batchnorm, without_transposed
+from benchmarks.report import SHAPE, publish, spread, table
+from benchmarks.speed.graph_variants import Quantisation, quantised, with_batchnorm, without_transposed
 from defocus.engine.image.tiling import round_up
 from defocus.engine.inference.backends.onnx_runtime import CPU
 from defocus.engine.inference.backends.openvino import OPENVINO

@@ -1,6 +1,6 @@
 """The watcher's latency, close of the file to corrected file, against a bare loop of read + inference + write.
 
-    python benchmarks/speed/latency.py [--images FOLDER] [--files 30]
+    python -m benchmarks.speed.latency [--images FOLDER] [--files 30]
 
 Each file goes once through the real defocus-watch and once through the bare loop, by turns in the same run, so that
 whatever else the machine does meets both. Without --images, specimens are drawn (520 x 696, 16 bits, LZW).

@@ -1,6 +1,6 @@
 """How much memory `defocus-run` takes: two channels of 2048 x 2048, file after file, and one plane of 20,000 x 20,000.
 
-    python benchmarks/speed/memory.py [--files 6] [--side 20000] [-o docs/results/memory.md]
+    python -m benchmarks.speed.memory [--files 6] [--side 20000] [-o docs/results/memory.md]
 
 The most that its process held at once is the kernel's own account of it (VmHWM in /proc, so Linux only). Beside it is
 the most that was the process's own (RssAnon, looked at 50 times a second): pages of mapped files count as held too, but
@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from defocus.benchmarks.report import BARS, Bar, draw_plane, publish, table
-from defocus.benchmarks.speed.tiny import write_tiny
+from benchmarks.report import BARS, Bar, draw_plane, publish, table
+from benchmarks.speed.tiny import write_tiny
 
 MOST_GB, FLAT = 1.5, 1.05
 

@@ -1,6 +1,6 @@
 """`defocus-run` with a network so small that reading and writing take the time: against its slowest stage.
 
-    python benchmarks/speed/stages.py [-n 200] [--repetitions 5] [-o docs/results/stages.md]
+    python -m benchmarks.speed.stages [-n 200] [--repetitions 5] [-o docs/results/stages.md]
 
 Each repetition sends the same drawn files (520 x 696, 16-bit, LZW) through the stages one after the other, which gives
 each stage's own time, then through what `defocus-run` does, and then through a process for each core, each with its
@@ -24,9 +24,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.report import BARS, Bar, publish, spread, table, write_files
+from benchmarks.speed.tiny import write_tiny
 from defocus import Engine
-from defocus.benchmarks.report import BARS, Bar, publish, spread, table, write_files
-from defocus.benchmarks.speed.tiny import write_tiny
 from defocus.engine.inference.cpu_count import available_cores
 from defocus.engine.model.card import read_card
 from defocus.engine.pipeline.batch import Status, find, restore

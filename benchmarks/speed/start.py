@@ -1,6 +1,6 @@
 """From typing a command to its first output, and how long the command lines take to import.
 
-python benchmarks/speed/start.py [--repetitions 5] [-o docs/results/start.md]
+python -m benchmarks.speed.start [--repetitions 5] [-o docs/results/start.md]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from defocus.benchmarks.report import BARS, ROOT, Bar, publish, spread, table, write_files
+from benchmarks.report import BARS, ROOT, Bar, publish, spread, table, write_files
 
 IMPORT_S, START_S = 0.3, 2.0
 

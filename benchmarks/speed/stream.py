@@ -1,6 +1,6 @@
 """The watcher while files keep coming, at 80 % of what it can do: how much later than a single file.
 
-    python benchmarks/speed/stream.py [--files 60] [--load 0.8] [-o docs/results/stream.md]
+    python -m benchmarks.speed.stream [--files 60] [--load 0.8] [-o docs/results/stream.md]
 
 One real defocus-watch. First files one by one: the latency of a single one, close to corrected file. Then a batch at
 once: its capacity. Then a stream at `--load` of that, an interval that varies by a fifth to either side, as a
@@ -21,7 +21,7 @@ from statistics import median
 
 import numpy as np
 
-from defocus.benchmarks.report import BARS, Bar, publish, table, write_files
+from benchmarks.report import BARS, Bar, publish, table, write_files
 
 MOST = 2.5
 PATIENCE = 120.0  # s without a new output

@@ -1,6 +1,6 @@
 """How near `defocus-run` comes to its floor: the processor time of decode, inference and encode over the cores.
 
-    python benchmarks/speed/throughput.py [-n 40] [--backend cpu --backend openvino] [-o docs/results/throughput.md]
+    python -m benchmarks.speed.throughput [-n 40] [--backend cpu --backend openvino] [-o docs/results/throughput.md]
 
 Drawn planes of 520 x 696, 16-bit, LZW. Each repetition measures, one after the other: decode, inference and encode of
 the same files in bare loops (their processor time over the cores is the floor), the pipeline with its stages side by
@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from benchmarks.report import publish, spread, table, write_files
 from defocus import Engine
-from defocus.benchmarks.report import publish, spread, table, write_files
 from defocus.engine.inference.cpu_count import available_cores
 from defocus.engine.inference.tasks import Image
 from defocus.engine.pipeline.batch import AHEAD

@@ -1,6 +1,6 @@
 """A network so small that reading and writing take longer: x plus one 3 x 3 convolution of it.
 
-python benchmarks/speed/tiny.py runs/tiny.onnx
+python -m benchmarks.speed.tiny runs/tiny.onnx
 """
 
 from __future__ import annotations

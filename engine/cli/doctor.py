@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..._version import __version__
+from .._version import __version__
 from . import _app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

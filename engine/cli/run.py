@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..._version import __version__
+from .._version import __version__
 from ..quality.report import SHARP_BLUR_PX
 from . import _app
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..._version import __version__
+from .._version import __version__
 from ..errors import BackendError, DefocusError, InputError, StoppedError, drop_frames
 from ..image.memmap import drop_resident_pages
 from ..model.card import DEFAULT, Card, model_path, read_card

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import tifffile
 
-from defocus.benchmarks.soak.load import Load
-from defocus.benchmarks.soak.proof import wrong
+from benchmarks.soak.load import Load
+from benchmarks.soak.proof import wrong
 from defocus.engine.files.atomic import PREFIX
 
 from .conftest import write_tiff
@@ -61,9 +61,9 @@ def test_the_proof_names_every_harm(folders, start, tiny_model):
 @pytest.mark.slow
 def test_a_short_soak(tmp_path, tiny_model):
     """All of it, small and short: the table says that nothing is wrong."""
-    line = [sys.executable, str(ROOT / "benchmarks" / "soak" / "soak.py"), "--minutes", "0.5", "--rate", "4"]
+    line = [sys.executable, "-m", "benchmarks.soak.soak", "--minutes", "0.5", "--rate", "4"]
     line += ["--shape", "64", "96", "--model", str(tiny_model), "--work", str(tmp_path / "work")]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\| lost, doubled, changed or otherwise wrong \| 0 \|", done.stdout)
     assert re.search(r"\| files in the end \| \d+: [1-9]\d* corrected, [1-9]\d* quarantined \|", done.stdout)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..._version import __version__
+from ...engine._version import __version__
 from ...engine.cli._app import run
 from ...engine.errors import InputError, MissingExtraError, one_line
 

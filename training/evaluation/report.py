@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..._version import __version__
+from ...engine._version import __version__
 from .compare import machine
 from .cost import Cost, gflop, parameters, time_ratios
 from .figure import comparison, scatter

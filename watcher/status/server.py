@@ -21,7 +21,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from ..._version import __version__
+from ...engine._version import __version__
 from ...engine.errors import DefocusError, InputError
 from .metrics import CONTENT_TYPE, metrics
 from .previews import previews

@@ -1,6 +1,6 @@
 """The same weights and images through what people would run instead: speed, memory, seams, what is kept, what breaks.
 
-    python benchmarks/speed/peers/peers.py [-n 40] [--repetitions 5] [--among 200] [-o docs/results/peers.md]
+    python -m benchmarks.speed.peers.peers [-n 40] [--repetitions 5] [--among 200] [-o docs/results/peers.md]
 
 Drawn planes of 520 x 696 (16-bit, LZW, OME description). Every way is a process of its own, in an environment of its
 own that pip makes from the package index (kept in runs/peers); what each does is a short script beside this one.
@@ -29,8 +29,8 @@ import numpy as np
 import psutil
 import tifffile
 
-from defocus.benchmarks.report import draw_plane, publish, spread, table, write_files
-from defocus.benchmarks.speed.peers.ways import OURS, ROOT, Way, make_ways
+from benchmarks.report import draw_plane, publish, spread, table, write_files
+from benchmarks.speed.peers.ways import OURS, ROOT, Way, make_ways
 
 LARGE = (1072, 1072)
 HEAD = (

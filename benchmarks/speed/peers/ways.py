@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from defocus.benchmarks.speed.peers import environments
+from benchmarks.speed.peers import environments
 from defocus.engine.model.card import model_path
 from defocus.training.fit.checkpoint import load_checkpoint
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from defocus.tests.engine.inference.gpu import fake_tensorrt, late_bindings, late_driver, late_pycuda
+from tests.engine.inference.gpu import fake_tensorrt, late_bindings, late_driver, late_pycuda
 
 
 @pytest.fixture

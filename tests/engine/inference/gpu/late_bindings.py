@@ -6,7 +6,7 @@ import ctypes
 
 import pytest
 
-from defocus.tests.engine.inference.gpu.late_driver import FakeGpu
+from tests.engine.inference.gpu.late_driver import FakeGpu
 
 CTYPES = {ctypes.c_void_p: "u64", ctypes.c_uint32: "u32", ctypes.c_float: "f32"}
 

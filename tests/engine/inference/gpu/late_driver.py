@@ -12,7 +12,7 @@ import threading
 
 import numpy as np
 
-from defocus.tests.engine.inference.gpu.ptx import Ptx
+from tests.engine.inference.gpu.ptx import Ptx
 
 
 class Record:

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from defocus.tests.engine.inference.gpu.late_driver import FakeGpu
+from tests.engine.inference.gpu.late_driver import FakeGpu
 
 LETTERS = {"P": "u64", "I": "u32", "f": "f32"}
 

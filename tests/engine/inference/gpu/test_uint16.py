@@ -26,9 +26,9 @@ from defocus.engine.inference.backends.tensorrt.uint16 import (
 from defocus.engine.inference.engine import Engine
 from defocus.engine.inference.options import Settings
 from defocus.engine.model.card import read_card
-from defocus.tests.engine.inference.gpu import fake_tensorrt
-from defocus.tests.engine.inference.gpu.late_pycuda import LETTERS
-from defocus.tests.engine.inference.gpu.ptx import Ptx
+from tests.engine.inference.gpu import fake_tensorrt
+from tests.engine.inference.gpu.late_pycuda import LETTERS
+from tests.engine.inference.gpu.ptx import Ptx
 
 SCRIPT = Path(__file__).resolve().parents[4] / "benchmarks" / "gpu" / "ptx.py"
 
