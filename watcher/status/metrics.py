@@ -15,7 +15,7 @@ def metrics(state: State) -> str:
 
     def family(name: str, kind: str, text: str, *samples: tuple[str, float]) -> None:
         lines.extend((f"# HELP defocus_{name} {text}", f"# TYPE defocus_{name} {kind}"))
-        lines.extend(f"defocus_{name}{labels} {value:g}" for labels, value in samples)
+        lines.extend(f"defocus_{name}{labels} {_number(value)}" for labels, value in samples)
 
     family("up", "gauge", "1 when all is well, 0 when /healthz is red.", ("", not state.health.problems()))
     family("queue_files", "gauge", "Files found and not yet taken.", ("", state.queued))
@@ -54,9 +54,14 @@ def _histogram(name: str, histogram: Histogram, **labels: str) -> list[str]:
         for bound, count in zip(BUCKETS, histogram.counts, strict=True)
     ]
     found.append(f"defocus_{name}_bucket{_labels(**labels, le='+Inf')} {histogram.count}")
-    found.append(f"defocus_{name}_sum{_labels(**labels)} {histogram.total:g}")
+    found.append(f"defocus_{name}_sum{_labels(**labels)} {_number(histogram.total)}")
     found.append(f"defocus_{name}_count{_labels(**labels)} {histogram.count}")
     return found
+
+
+def _number(value: float) -> str:
+    """In full: 1234567, not 1.23457e+06, which would stand still for ten counts."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 def _labels(**labels: str) -> str:

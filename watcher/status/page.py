@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from ...engine.errors import InputError
@@ -25,16 +27,19 @@ class Page:
     Attributes
     ----------
     address : str
-        Where a browser finds it.
+        Where a browser finds it; addresses that open, with the token's place where one is needed.
     """
 
     def __init__(self, host: str, port: int, token: str, state: State) -> None:
         self._state = state
         self._server: Server = serve(host, port, token, state)
-        shown = f"[{host}]" if ":" in host else host
-        self.address = f"http://{shown}:{self._server.server_port}/"
+        place = "?token=TOKEN" if token else ""
+        self.address = " or ".join(
+            f"http://{f'[{name}]' if ':' in name else name}:{self._server.server_port}/{place}"
+            for name in _names(host, self._server.server_port)
+        )
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name="defocus-status", daemon=True
+            target=self._server.serve_forever, args=(0.2,), name="defocus-status", daemon=True
         )
 
     @classmethod
@@ -82,4 +87,28 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
+        return False
+
+
+def _names(host: str, port: int) -> list[str]:
+    """Names by which the page, which listens at `host` already, can be opened; "0.0.0.0" and "::" are none."""
+    if host not in ("0.0.0.0", "::"):
+        return [host]
+    family, nowhere, here = (
+        (socket.AF_INET6, "2001:db8::1", "::1") if host == "::" else (socket.AF_INET, "192.0.2.1", "127.0.0.1")
+    )
+    names = [socket.gethostname()]
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((nowhere, 9))  # of documentation; nothing is sent, but the address of the way there is known
+        names.append(probe.getsockname()[0])
+    return [name for name in dict.fromkeys(names) if _opens(name, port)] or [here]
+
+
+def _opens(name: str, port: int) -> bool:
+    try:
+        if all(is_loopback(str(found[4][0])) for found in socket.getaddrinfo(name, port)):
+            return False  # as Debian resolves its own name; it tells nobody else anything
+        with socket.create_connection((name, port), timeout=0.5):
+            return True
+    except OSError:
         return False

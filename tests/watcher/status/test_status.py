@@ -180,6 +180,18 @@ def test_a_restart_remembers_the_focus_and_what_was_set_aside(tmp_path):
     assert not seen.retry(0, "bad.tif")
 
 
+def test_counters_are_whole_numbers_in_full(tmp_path):
+    seen = State(Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),)).settings(), Health())
+    seen.counts["done"], seen.bytes, seen.queued = 1_234_567, 98_765_432_109_876, 10_000_001
+    seen.latency.count, seen.latency.total = 1_234_567, 2_345_678.9
+    text = metrics(seen)
+    assert 'defocus_files_total{outcome="done"} 1234567\n' in text
+    assert "defocus_read_bytes_total 98765432109876\n" in text
+    assert "defocus_queue_files 10000001\n" in text
+    assert "defocus_latency_seconds_sum 2345678.9\n" in text
+    assert "e+" not in text
+
+
 def test_of_many_files_that_are_set_aside_the_page_shows_some_and_counts_all(tmp_path):
     settings = Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),)).settings()
     with Journal(tmp_path / "out") as journal:

@@ -1,6 +1,7 @@
 "use strict";
 // Names of files come from anywhere: they are only ever set as text.
 const at = (id) => document.getElementById(id);
+if (location.search) history.replaceState(null, "", location.pathname);  // a token is not left in the address
 let csrf = "", shown = "", listed = "";
 
 function make(tag, text, parent) {
