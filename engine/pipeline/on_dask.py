@@ -7,12 +7,14 @@ given a bounded number of tasks at a time, so what it must remember does not gro
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from ..errors import DefocusError, InputError, MissingExtraError
@@ -144,6 +146,21 @@ def _load(task: Task) -> Engine:
 _ENGINE: Kept[Task] = Kept(_load)
 
 
+def _security() -> Any:
+    """TLS, or any user of the machine, or of the network, could run code as this one through the scheduler.
+
+    With the certificates that Dask's own configuration names, else with one that only this run knows.
+    """
+    from distributed.security import Security
+
+    if Security().tls_ca_file:
+        return Security(require_encryption=True)
+    try:
+        return Security.temporary()
+    except ImportError as error:
+        raise MissingExtraError("cryptography", "dask", "TLS between --dask workers") from error
+
+
 def _client(where: str, stack: ExitStack) -> Any:
     from distributed import Client, LocalCluster
 
@@ -159,6 +176,7 @@ def _client(where: str, stack: ExitStack) -> Any:
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
+            security=_security(),
         )
         return stack.enter_context(Client(stack.enter_context(cluster)))
     if where == "slurm":
@@ -166,8 +184,11 @@ def _client(where: str, stack: ExitStack) -> Any:
             from dask_jobqueue.slurm import SLURMCluster  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingExtraError("dask_jobqueue", "slurm", "--dask slurm") from error
+        security = _security()
         try:
-            jobs: Any = stack.enter_context(SLURMCluster())
+            # The key is handed to the jobs in files: in a folder of this user's alone, where SLURM's own logs go, too.
+            folder = stack.enter_context(TemporaryDirectory(prefix=".defocus-dask-", dir=os.getcwd()))
+            jobs: Any = stack.enter_context(SLURMCluster(security=security, shared_temp_directory=folder))
         except ValueError as error:  # cores and memory have no default
             cause = "Dask's configuration does not say what a job is"
             remedy = "write jobqueue.slurm.cores and .memory to ~/.config/dask/jobqueue.yaml (docs/guides/pipelines.md)"

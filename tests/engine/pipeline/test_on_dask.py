@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.errors import InputError
+from defocus.engine.errors import InputError, MissingExtraError
 from defocus.engine.inference.cached_engine import Kept
 from defocus.engine.inference.cpu_count import available_cores
 from defocus.engine.model.card import read_card
@@ -127,6 +127,36 @@ def test_local_workers_share_the_cores_and_the_dashboards_link_leads_somewhere()
             assert page.status == 200
     assert len(threads) == 2
     assert sum(threads) <= max(2, available_cores())
+
+
+def test_another_user_of_the_machine_cannot_run_code_in_the_workers():
+    """Whoever finds the port needs the key, which never leaves this process."""
+    from distributed import Client
+    from distributed.security import Security
+
+    with ExitStack() as stack:
+        client = dask_run._client("local:1", stack)
+        assert client.submit(os.getpid).result(timeout=30) != os.getpid()
+        address = client.scheduler.address
+        workers = list(client.nthreads())
+        assert address.startswith("tls://127.0.0.1:")
+        assert all(worker.startswith("tls://") for worker in workers)
+        for stranger in (None, Security.temporary()):
+            for target in (address, address.replace("tls://", "tcp://")):
+                with pytest.raises((OSError, RuntimeError, ValueError, TypeError)):
+                    Client(target, security=stranger, timeout="3s")
+
+
+def test_the_certificates_that_dask_is_configured_with_are_used(tmp_path, monkeypatch):
+    import dask
+
+    with dask.config.set({"distributed.comm.tls.ca-file": str(tmp_path / "ca.pem")}):
+        security = dask_run._security()
+        assert security.tls_ca_file == str(tmp_path / "ca.pem")
+        assert security.require_encryption
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(MissingExtraError, match=r"defocus\[dask\]"):
+        dask_run._security()
 
 
 def test_an_address_that_makes_no_sense_is_one_line(tmp_path, tiny_model):
