@@ -135,7 +135,7 @@ def test_another_user_of_the_machine_cannot_run_code_in_the_workers():
     from distributed.security import Security
 
     with ExitStack() as stack:
-        client = dask_run._client("local:1", stack)
+        client = on_dask._client("local:1", stack)
         assert client.submit(os.getpid).result(timeout=30) != os.getpid()
         address = client.scheduler.address
         workers = list(client.nthreads())
@@ -151,12 +151,12 @@ def test_the_certificates_that_dask_is_configured_with_are_used(tmp_path, monkey
     import dask
 
     with dask.config.set({"distributed.comm.tls.ca-file": str(tmp_path / "ca.pem")}):
-        security = dask_run._security()
+        security = on_dask._security()
         assert security.tls_ca_file == str(tmp_path / "ca.pem")
         assert security.require_encryption
     monkeypatch.setitem(sys.modules, "cryptography", None)
     with pytest.raises(MissingExtraError, match=r"defocus\[dask\]"):
-        dask_run._security()
+        on_dask._security()
 
 
 def test_an_address_that_makes_no_sense_is_one_line(tmp_path, tiny_model):
