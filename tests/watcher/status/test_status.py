@@ -60,7 +60,7 @@ def test_a_running_daemon_seen_from_outside(folders, start):
     write_tiff(acquisition / "a.tif")
     (acquisition / EVIL).write_bytes(b"not a TIFF")
     wait_for(lambda: outputs(out) == ["a.tif"])
-    wait_for(lambda: state(port)["failed"] == 1)
+    wait_for(lambda: state(port)["failed"] == state(port)["done"] == 1)
     seen = state(port)
     assert (seen["done"], seen["last"]["file"], seen["problems"]) == (1, "a.tif", [])
     assert seen["latency_p50_s"] > 0
