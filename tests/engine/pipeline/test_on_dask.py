@@ -148,9 +148,9 @@ def test_another_user_of_the_machine_cannot_run_code_in_the_workers():
 
 
 def test_the_certificates_that_dask_is_configured_with_are_used(tmp_path, monkeypatch):
-    import dask
+    from dask import config
 
-    with dask.config.set({"distributed.comm.tls.ca-file": str(tmp_path / "ca.pem")}):
+    with config.set({"distributed.comm.tls.ca-file": str(tmp_path / "ca.pem")}):
         security = on_dask._security()
         assert security.tls_ca_file == str(tmp_path / "ca.pem")
         assert security.require_encryption
