@@ -7,12 +7,12 @@ import threading
 import numpy as np
 
 from .inference.backends import AUTO
-from .inference.cached_engine import Kept
+from .inference.cached_engine import CachedEngine
 from .inference.engine import Engine
 from .model.card import DEFAULT
 
 _LOCK = threading.Lock()  # an engine serves one thread at a time, and is not closed while it does
-_ENGINE: Kept[tuple[str, str]] = Kept(lambda what: Engine.load(*what))
+_ENGINE: CachedEngine[tuple[str, str]] = CachedEngine(lambda what: Engine.load(*what))
 
 
 def deblur(image: np.ndarray, axes: str | None = None, *, model: str = DEFAULT, backend: str = AUTO) -> np.ndarray:

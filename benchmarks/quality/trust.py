@@ -33,11 +33,11 @@ from benchmarks.quality.trust_cases import (
 from defocus import Engine, __version__
 from defocus.engine.quality.focus import focus_score
 from defocus.engine.quality.report import (
+    DOUBTFUL_LOCAL_RESIDUAL,
     DOUBTFUL_SHARE,
-    DOUBTFUL_WORST,
     SHARP_BLUR_PX,
     SHARP_GAIN,
-    SHARP_WORST,
+    SHARP_LOCAL_RESIDUAL,
     PlaneReport,
 )
 from defocus.engine.tiff.read import read_tiff
@@ -105,8 +105,8 @@ def sharp_lines(cases: Sequence[Case]) -> Iterator[str]:
     yield "## Sharp or defocused: `--only-defocused`"
     yield ""
     yield f"A plane counts as sharp when `blur_px` is under {SHARP_BLUR_PX:g} px, `focus_out` under"
-    yield f"{SHARP_GAIN:g} times `focus_in` and `worst` under {SHARP_WORST:g}. A plane without structure is copied,"
-    yield "too: here it counts as judged sharp."
+    yield f"{SHARP_GAIN:g} times `focus_in` and `max_local_residual` under {SHARP_LOCAL_RESIDUAL:g}."
+    yield "A plane without structure is copied, too: here it counts as judged sharp."
     yield ""
     yield "| light (counts) | distance (um) | blur_px, least .. median .. most | focus_out / focus_in | judged sharp |"
     yield "|---|---|---|---|---|"
@@ -140,9 +140,9 @@ def trust_lines(cases: Sequence[Case]) -> Iterator[str]:
     yield "## Fidelity: does it flag wrong outputs?"
     yield ""
     yield f"Intact outputs. Doubtful: more than {DOUBTFUL_SHARE:.0%} of the structure unexplained in all, or"
-    yield f"{DOUBTFUL_WORST:g} in the worst place."
+    yield f"{DOUBTFUL_LOCAL_RESIDUAL:g} in any one place."
     yield ""
-    yield "| light (counts) | distance (um) | fidelity, least | median | worst, median | most | doubtful | unjudged |"
+    yield "| counts | distance (um) | fidelity, least | median | residual, median | most | doubtful | unjudged |"
     yield "|---|---|---|---|---|---|---|---|"
     for light in LIGHT:
         for z in RESTORED_UM:
@@ -152,7 +152,7 @@ def trust_lines(cases: Sequence[Case]) -> Iterator[str]:
     yield ""
     yield f"Against the {len(intact)} intact outputs at 1500 counts:"
     yield ""
-    yield "| kind | what | planes | AUC of fidelity | of worst | of both (verdict) | flagged |"
+    yield "| kind | what | planes | AUC of fidelity | of max_local_residual | of both (verdict) | flagged |"
     yield "|---|---|---|---|---|---|---|"
     what = {corrupt.__name__: (corrupt.__doc__ or "").strip() for corrupt in CORRUPTIONS}
     what |= {"brightfield": "Drawn transmitted light, phase edges.", "noise": "A flat field and its noise."}
@@ -165,7 +165,7 @@ def trust_lines(cases: Sequence[Case]) -> Iterator[str]:
         figures = []
         for figure in (
             lambda case: np.inf if case.report.fidelity is None else -case.report.fidelity,
-            lambda case: np.inf if case.report.worst is None else case.report.worst,
+            lambda case: np.inf if case.report.max_local_residual is None else case.report.max_local_residual,
             doubt,
         ):
             figures.append(f"{auc([figure(c) for c in intact], [figure(c) for c in wrong]):.3f}")
@@ -181,7 +181,11 @@ def gain(one: PlaneReport) -> float:
 
 
 def _defocused(one: PlaneReport) -> float:
-    return max((one.blur_px or 0.0) / SHARP_BLUR_PX, gain(one) / SHARP_GAIN, (one.worst or 0.0) / SHARP_WORST)
+    return max(
+        (one.blur_px or 0.0) / SHARP_BLUR_PX,
+        gain(one) / SHARP_GAIN,
+        (one.max_local_residual or 0.0) / SHARP_LOCAL_RESIDUAL,
+    )
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
@@ -189,11 +193,11 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 
 def _figures(reports: Sequence[PlaneReport]) -> str:
-    judged = [one for one in reports if one.fidelity is not None and one.worst is not None]
+    judged = [one for one in reports if one.fidelity is not None and one.max_local_residual is not None]
     doubtful, empty = sum((one.doubt or 0) > 1 for one in reports), len(reports) - len(judged)
     if not judged:
         return f"- | - | - | - | {doubtful} | {empty}"
-    shares, worst = [one.fidelity or 0.0 for one in judged], [one.worst or 0.0 for one in judged]
+    shares, worst = [one.fidelity or 0.0 for one in judged], [one.max_local_residual or 0.0 for one in judged]
     return (
         f"{min(shares):.4f} | {np.median(shares):.4f} | {np.median(worst):.3f} | {max(worst):.3f} | "
         f"{doubtful} of {len(reports)} | {empty}"
@@ -216,7 +220,7 @@ def real_lines(engine: Engine, beads: Path | None, folder: Path | None) -> Itera
         return
     yield "## Real defocus: no truth to compare with, only whether the output explains the input"
     yield ""
-    yield "| planes | blur_px, median | fidelity, least | median | worst, median | most | doubtful | unjudged |"
+    yield "| planes | blur_px, median | fidelity, least | median | residual, median | most | doubtful | unjudged |"
     yield "|---|---|---|---|---|---|---|---|"
     for name, reports in sorted(groups.items(), key=lambda item: (len(item[0]), item[0])):
         blur = [one.blur_px for one in reports if one.blur_px is not None]

@@ -22,7 +22,7 @@ from statistics import median
 from benchmarks.report import publish, spread, table, write_files
 from defocus import Engine
 from defocus.engine.inference.cpu_count import available_cores
-from defocus.engine.inference.tasks import Image
+from defocus.engine.inference.tasks import ImageRequest
 from defocus.engine.pipeline.batch import AHEAD
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import pipeline
@@ -44,11 +44,11 @@ def repetition(engine: Engine, paths: list[Path], folder: Path) -> dict[str, flo
     cores, count = available_cores(), len(paths)
     _, decode = timed(lambda: [read_tiff(path) for path in paths])
     infer_wall, infer = timed(lambda: [engine(stack.data, stack.axes) for stack in stacks])
-    images = [Image(stack.data, stack.axes) for stack in stacks]
-    _, streams = timed(lambda: engine.together(images))
+    images = [ImageRequest(stack.data, stack.axes) for stack in stacks]
+    _, streams = timed(lambda: engine.restore_many(images))
     _, encode = timed(lambda: [write_tiff(stack, folder / "bare.tif", engine.provenance()) for stack in stacks])
     _, judged = timed(
-        lambda: [assess(stack.data, image, stack.axes, False) for stack, image in zip(stacks, restored, strict=True)]
+        lambda: [assess(stack.data, image, stack.axes) for stack, image in zip(stacks, restored, strict=True)]
     )
     found = {
         "decode": decode / count,

@@ -1,7 +1,7 @@
 """Hot and dead pixels: the few that stick out of everything around them, and that no optics could have made.
 
 One pixel of 65535 on a dark plane has more energy than the specimen, and the network draws rings around it. It is given
-their neighbours' median instead, the output has them as they were, and the judge leaves them out.
+their neighbours' median instead, the output has them as they were, and the report leaves them out.
 """
 
 from __future__ import annotations

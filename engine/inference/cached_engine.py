@@ -10,7 +10,7 @@ from .engine import Engine
 What = TypeVar("What", bound=Hashable)
 
 
-class Kept(Generic[What]):
+class CachedEngine(Generic[What]):
     """One open engine: the one that was asked for last. The one before is closed first, so the two never share memory.
 
     For one thread at a time, and until it is done with the engine: whoever has several holds a lock meanwhile.

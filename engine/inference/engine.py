@@ -19,13 +19,13 @@ from .backends import AUTO, OpenedSession, open_session
 from .fallback import Fallback, reopening
 from .options import Settings, settings_for
 from .session_pool import Batch, Lanes
-from .tasks import Image, TileTask, Work
+from .tasks import ImageRequest, ImageTask, TileTask
 
 
 class Engine:
     """A model opened in a backend, with its settings. Made by `Engine.load`; a context manager.
 
-    One engine serves one thread at a time: give every thread its own, or see `together`.
+    One engine serves one thread at a time: give every thread its own, or see `restore_many`.
 
     Attributes
     ----------
@@ -37,9 +37,9 @@ class Engine:
         The name of the backend that runs.
     description : str
         What really runs, with version and device.
-    passed_over : dict of str to str
+    rejected_backends : dict of str to str
         The backends that "auto" would rather have taken, and why each could not be.
-    gave_way : list of str
+    fallbacks : list of str
         What was given up while running, and why: a line each for a smaller tile or another backend (`fallback`).
     """
 
@@ -136,13 +136,13 @@ class Engine:
             The runtime failed, or gave numbers that are none, and there was nothing to give way to: out of memory a
             smaller tile is tried, and where the backend was left to "auto" the next one.
         """
-        (found,) = self.together([Image(image, axes, name, out)], stopped)
+        (found,) = self.restore_many([ImageRequest(image, axes, name, out)], stopped)
         if isinstance(found, DefocusError):
             raise found
         return found
 
-    def together(
-        self, images: Sequence[Image], stopped: Callable[[], bool] = lambda: False, shared: bool = False
+    def restore_many(
+        self, images: Sequence[ImageRequest], stopped: Callable[[], bool] = lambda: False, shared: bool = False
     ) -> list[np.ndarray | DefocusError]:
         """Restore several images, whose tiles share batches where they have one shape, and batches go side by side, as
         far as the settings allow.
@@ -152,7 +152,7 @@ class Engine:
         With `shared`, other threads may do the same meanwhile: it takes one stream, or waits for one. What the runtime
         refuses then is refused, without giving way.
         """
-        found: list[Work | DefocusError] = [self._work(image) for image in images]
+        found: list[ImageTask | DefocusError] = [self._task(image) for image in images]
         while True:
             try:
                 batches = self._batches(found)
@@ -161,23 +161,23 @@ class Engine:
                         raise StoppedError(images[0].name, "was left before its end", "start again")
                     self._restore(group, shared)
                     drop_resident_pages(
-                        *(array for work in found if isinstance(work, Work) for array in (work.data, work.result))
+                        *(array for work in found if isinstance(work, ImageTask) for array in (work.data, work.result))
                     )
                 break
             except BackendError as error:
                 if not shared and self._give_way(error):
                     continue
                 if len(images) > 1:  # whose fault it is shows when each goes alone
-                    return [self.together([image], stopped, shared)[0] for image in images]
+                    return [self.restore_many([image], stopped, shared)[0] for image in images]
                 failed: DefocusError = error
             except StoppedError as error:
                 failed = error
-            found = [failed if isinstance(work, Work) else work for work in found]
+            found = [failed if isinstance(work, ImageTask) else work for work in found]
             break
         for error in found:
             if isinstance(error, DefocusError):
                 drop_frames(error)
-        return [work.result if isinstance(work, Work) else work for work in found]
+        return [work.result if isinstance(work, ImageTask) else work for work in found]
 
     def map(self, images: Iterable[np.ndarray], axes: str | None = None) -> Iterator[np.ndarray]:
         """Restore images as they come: lazy, in order, one in memory at a time.
@@ -193,20 +193,20 @@ class Engine:
         for number, image in enumerate(images):
             yield self(image, axes, name=f"image {number}")
 
-    def _work(self, image: Image) -> Work | DefocusError:
+    def _task(self, image: ImageRequest) -> ImageTask | DefocusError:
         try:
-            return Work(image, self.card)
+            return ImageTask(image, self.card)
         except InputError as error:
             return error
 
-    def _batches(self, found: list[Work | DefocusError]) -> Iterator[Batch]:
+    def _batches(self, found: list[ImageTask | DefocusError]) -> Iterator[Batch]:
         """The tiles of all images in batches of one shape; an image that turns out to be bad becomes its error."""
 
         def portions() -> Iterator[TileTask]:
             for index, work in enumerate(found):
-                if isinstance(work, Work):
+                if isinstance(work, ImageTask):
                     try:
-                        yield from work.portions(self.settings)
+                        yield from work.tile_tasks(self.settings)
                     except InputError as error:
                         found[index] = error
 
@@ -227,7 +227,7 @@ class Engine:
             "model_sha256": self.card.sha256,
             "backend": self.description,
             "settings": asdict(self.settings) | {"intensity": asdict(self.card.intensity)},
-            **({"gave_way": self.fallbacks} if self.fallbacks else {}),
+            **({"fallbacks": self.fallbacks} if self.fallbacks else {}),
         }
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ class Fallback:
         if not isinstance(error, OutOfMemoryError):
             return None
         tile = max(settings.tile // 2 // self._multiple * self._multiple, smallest_tile(settings.halo, self._multiple))
-        if settings.together > 1:
+        if settings.tiles_in_flight > 1:
             less = replace(settings, batch=1, streams=1)
         elif tile < settings.tile:
             less = replace(settings, tile=tile)

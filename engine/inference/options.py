@@ -44,7 +44,7 @@ class Settings:
     threads: int | None = None
 
     @property
-    def together(self) -> int:
+    def tiles_in_flight(self) -> int:
         """How many tiles may be on their way through the network."""
         return self.batch * self.streams
 

@@ -117,15 +117,15 @@ class Lane:
                     unit[channel] = 0
                 else:
                     to_unit(self._cut(piece, channel), intensity, out=unit[channel])
-        units, beyond = clip_with_remainder(units)
+        units, remainder = clip_with_remainder(units)
         restored = session.run(units)
         if restored.shape != units.shape:
             cause = f"gave shape {restored.shape} for {units.shape}"
             raise BackendError(session.description, cause, "export the model again with defocus-export")
         if not (isfinite(restored.min()) and isfinite(restored.max())):  # NaN comes through both
             raise not_finite(session.description)
-        if beyond is not None:
-            restored += beyond
+        if remainder is not None:
+            restored += remainder
         for unit, piece in zip(restored, batch, strict=True):
             source, target, tile = piece.source, piece.target, piece.tile
             for channel, intensity in enumerate(piece.intensities):

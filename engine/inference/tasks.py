@@ -1,4 +1,4 @@
-"""Work: an image that is to be restored, as the tiles that the network is to see, each with its intensities."""
+"""Tasks: an image that is to be restored, as the tiles that the network is to see, each with its intensities."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..model.card import Card
 from .options import Settings
 
 
-class Image(NamedTuple):
-    """An image for `Engine.together`; see `Engine.__call__` for each."""
+class ImageRequest(NamedTuple):
+    """An image for `Engine.restore_many`; see `Engine.__call__` for each."""
 
     data: np.ndarray
     axes: str | None = None
@@ -35,7 +35,7 @@ class TileTask(NamedTuple):
     tile: Tile
 
 
-class Work:
+class ImageTask:
     """An image, where its result goes, and the way from one to the other.
 
     Attributes
@@ -44,7 +44,7 @@ class Work:
         Of one shape and dtype.
     """
 
-    def __init__(self, image: Image, card: Card) -> None:
+    def __init__(self, image: ImageRequest, card: Card) -> None:
         """Raises InputError if the model does not take the image."""
         self.data, self.name = np.asarray(image.data), image.name
         check_dtype(self.data.dtype, self.name)
@@ -58,7 +58,7 @@ class Work:
             as_groups(array, self._axes, card.channels, self.name) for array in (self.data, self.result)
         )
 
-    def portions(self, settings: Settings) -> Iterator[TileTask]:
+    def tile_tasks(self, settings: Settings) -> Iterator[TileTask]:
         """The tiles of every group (channels, Y, X) that has something to restore; the others are copied.
 
         Raises InputError at a plane that holds no numbers.

@@ -90,7 +90,7 @@ def overlapped(
     nothing more is begun.
     """
     # Files that may share a batch, or the engine, must have been read before their turn.
-    budget = _Budget(2 * ahead + engine.settings.together, memory)
+    budget = _Budget(2 * ahead + engine.settings.tiles_in_flight, memory)
     news, turns = _News(), Turns(engine.settings.streams)
     writers = ThreadPoolExecutor(WRITERS, "defocus-writer")
 

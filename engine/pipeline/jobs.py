@@ -51,7 +51,7 @@ class Outcome:
     Attributes
     ----------
     seconds : dict
-        Wall time of each stage: "read", "infer" (with intensity and tiles), "judge", "write".
+        Wall time of each stage: "read", "infer" (with intensity and tiles), "assess", "write".
     reports : tuple of PlaneReport
         What is known of each plane, in the order of the axes without Y and X.
     error : DefocusError or None

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from ..errors import DefocusError, InputError, MissingExtraError
 from ..files.atomic import sweep
-from ..inference.cached_engine import Kept
+from ..inference.cached_engine import CachedEngine
 from ..inference.cpu_count import available_cores
 from ..inference.engine import Engine
 from ..model.card import Card, read_card
@@ -143,7 +143,7 @@ def _load(task: Task) -> Engine:
     return Engine.load(task.model, task.backend, task.tile, task.halo, task.per, task.threads)
 
 
-_ENGINE: Kept[Task] = Kept(_load)
+_ENGINE: CachedEngine[Task] = CachedEngine(_load)
 
 
 def _security() -> Any:

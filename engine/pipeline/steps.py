@@ -1,6 +1,6 @@
 """The pipeline: jobs go in, outcomes come out. The daemon and the batch command both drive it.
 
-read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> judge -> write -> commit
+read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> assess -> write -> commit
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ChangedError, DefocusError, InputError
 from ..files.atomic import commit, output_error
 from ..image.memmap import Allocator, DiskAllocator, drop_resident_pages, in_memory, is_disk_backed
-from ..inference.tasks import Image
-from ..quality.assess import assess
+from ..inference.tasks import ImageRequest
+from ..quality.assess import assess, keep_sharp_planes
 from ..quality.report import summary
 from ..tiff.read import TiffImage, read_tiff, write_tiff
 from .channel_groups import joined, written
@@ -148,7 +148,7 @@ def infer_stage(
     """Run the engine on what was read: several files at once, whose tiles may share batches.
 
     A file in memory is soon done and not left for `stop`; one that lies on disk comes here alone. Both are left once it
-    is `over` and nobody waits for them. `shared`: see `Engine.together`.
+    is `over` and nobody waits for them. `shared`: see `Engine.restore_many`.
     """
     todo = [piece for piece in pieces if piece.stack is not None]
     if not todo:
@@ -158,7 +158,7 @@ def infer_stage(
         with _naming(todo[0].outcome.job.source, "restoring"):
             images = [_image(piece) for piece in todo]
             large = any(image.out is not None for image in images)
-            results = engine.together(images, lambda: over() or (large and stop()), shared)
+            results = engine.restore_many(images, lambda: over() or (large and stop()), shared)
     except DefocusError as error:
         results = [error] * len(todo)
     seconds, size = perf_counter() - start, sum(_pixels(piece) for piece in todo)
@@ -171,10 +171,10 @@ def infer_stage(
     return [done.get(id(piece), piece) for piece in pieces]
 
 
-def _image(piece: PipelineItem) -> Image:
+def _image(piece: PipelineItem) -> ImageRequest:
     assert piece.stack is not None
     data = piece.stack.data
-    return Image(data, piece.stack.axes, piece.outcome.job.name, piece.place(data.shape, data.dtype))
+    return ImageRequest(data, piece.stack.axes, piece.outcome.job.name, piece.place(data.shape, data.dtype))
 
 
 def _pixels(piece: PipelineItem) -> int:
@@ -182,7 +182,7 @@ def _pixels(piece: PipelineItem) -> int:
 
 
 def write_stage(piece: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcome:
-    """Judge what was restored, write and commit it."""
+    """Assess what was restored, write and commit it."""
     stack, restored, outcome = piece.stack, piece.restored, piece.outcome
     job = outcome.job
     if stack is None or restored is None:
@@ -192,9 +192,12 @@ def write_stage(piece: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcom
     try:
         with _naming(job.source, "restoring"):
             start = perf_counter()
-            outcome = replace(outcome, reports=assess(stack.data, restored, stack.axes, keep_sharp))
+            reports = assess(stack.data, restored, stack.axes)
+            if keep_sharp:
+                reports = keep_sharp_planes(stack.data, restored, stack.axes, reports)
+            outcome = replace(outcome, reports=reports)
             drop_resident_pages(stack.data, restored)
-            outcome.seconds["judge"] = perf_counter() - start
+            outcome.seconds["assess"] = perf_counter() - start
         with _naming(job.target, "writing"):
             account = provenance(engine, job.source, piece.version)
             account |= {**piece.notes, "only_defocused": keep_sharp, "planes": summary(outcome.reports)}

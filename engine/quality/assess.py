@@ -1,7 +1,8 @@
-"""The judge: looks at every plane beside its restored one, reports on both, and keeps what is sharp as it was."""
+"""Assess every plane beside its restored one, and report on both; sharp planes may then be kept as they came."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,30 +15,50 @@ from .focus import focus_score
 from .report import PlaneReport
 
 
-def assess(source: np.ndarray, result: np.ndarray, axes: str, keep_sharp: bool = False) -> tuple[PlaneReport, ...]:
+def assess(source: np.ndarray, result: np.ndarray, axes: str) -> tuple[PlaneReport, ...]:
     """Report on every plane of an image and of its restored one, both of `axes` and one shape, dtype and unit.
 
-    Planes come in the order of the axes without Y and X. With `keep_sharp`, planes that are sharp already, or
-    show nothing above their noise, are copied from `source` into `result`.
+    Planes come in the order of the axes without Y and X. Nothing is changed.
     """
+    return tuple(_assess_plane(before, after) for before, after in _plane_pairs(source, result, axes))
+
+
+def keep_sharp_planes(
+    source: np.ndarray, result: np.ndarray, axes: str, reports: Sequence[PlaneReport]
+) -> tuple[PlaneReport, ...]:
+    """Copy planes that are sharp already, or show nothing above their noise, from `source` into `result`.
+
+    `reports` are those of `assess`; they come back with `copied` set where a plane was copied.
+    """
+    kept = list(reports)
+    for number, (before, after) in enumerate(_plane_pairs(source, result, axes)):
+        report = reports[number]
+        if not report.copied and (report.sharp or report.fidelity is None):
+            after[...] = before
+            kept[number] = replace(report, copied=True)
+    return tuple(kept)
+
+
+def _plane_pairs(source: np.ndarray, result: np.ndarray, axes: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Views of each plane (Y, X) of both."""
     if source.size == 0:
-        return ()
+        return []
     before, after = (as_groups(array, axes, 1)[..., 0, :, :] for array in (source, result))
-    return tuple(_assess(before[index], after[index], keep_sharp) for index in np.ndindex(before.shape[:-2]))
+    return [(before[index], after[index]) for index in np.ndindex(before.shape[:-2])]
 
 
-def _assess(seen: np.ndarray, restored: np.ndarray, keep_sharp: bool) -> PlaneReport:
-    least, most = extremes(seen)
-    if least == most:
+def _assess_plane(before: np.ndarray, after: np.ndarray) -> PlaneReport:
+    ends = extremes(before)
+    if ends[0] == ends[1]:
         return PlaneReport(copied=True)  # the engine gives flat planes back
-    hot = hot_pixels(seen, (least, most))
-    report = PlaneReport(focus_in=focus_score(seen, hot))
-    if report.focus_in is not None:
-        report = replace(report, focus_out=focus_score(restored, hot))
-        found = fidelity(seen, restored, hot)
-        if found is not None:
-            report = replace(report, fidelity=found.explained, worst=found.worst, blur_px=found.blur_px)
-    if keep_sharp and (report.sharp or report.fidelity is None):
-        restored[...] = seen
-        return replace(report, copied=True)
-    return report
+    hot = hot_pixels(before, ends)
+    report = PlaneReport(focus_in=focus_score(before, hot))
+    if report.focus_in is None:
+        return report
+    report = replace(report, focus_out=focus_score(after, hot))
+    match = fidelity(before, after, hot)
+    if match is None:
+        return report
+    return replace(
+        report, fidelity=match.share_explained, max_local_residual=match.max_local_residual, blur_px=match.blur_px
+    )

@@ -23,7 +23,7 @@ from ..image.fourier import irfft2, power, rfft2
 from ..image.hot_pixels import HotPixels
 from .focus import SMALLEST, scaled, span, windows
 
-REGION_PX = 32  # side of the place whose unexplained share is `worst`: about a nucleus at 20x
+REGION_PX = 32  # side of the place whose unexplained share is `max_local_residual`: about a nucleus at 20x
 
 _SIDE, _MOST = 768, 4  # windows of a large plane, px
 _PAD = 24  # binned px around a window, mirrored
@@ -39,9 +39,9 @@ class Fidelity:
 
     Attributes
     ----------
-    explained : float
+    share_explained : float
         Share of the input's variance above noise that the blurred output explains: 1 all, 0 none.
-    worst : float
+    max_local_residual : float
         The largest unexplained variance in any place of 32 x 32 px, over the structure there plus half the
         plane's mean; 0 is best.
     blur_px : float
@@ -49,8 +49,8 @@ class Fidelity:
         than the input the output is.
     """
 
-    explained: float
-    worst: float
+    share_explained: float
+    max_local_residual: float
     blur_px: float
 
 
@@ -78,8 +78,8 @@ def fidelity(seen: np.ndarray, restored: np.ndarray, hot: HotPixels = ()) -> Fid
     if structure <= _WEAKEST * noise or structure <= 0:
         return None
     unexplained = float(np.mean([residual.unexplained for residual in residuals]))
-    worst = max(residual.worst(structure) for residual in residuals)
-    return Fidelity(1 - unexplained / structure, worst, 2 * radius * math.hypot(1, 2 * softness))
+    local = max(residual.max_local_residual(structure) for residual in residuals)
+    return Fidelity(1 - unexplained / structure, local, 2 * radius * math.hypot(1, 2 * softness))
 
 
 class _Pair(NamedTuple):
@@ -136,7 +136,7 @@ class _Residual(NamedTuple):
     def unexplained(self) -> float:
         return max(float(np.square(self.difference).mean()) - self.noise, 0.0)
 
-    def worst(self, structure: float) -> float:
+    def max_local_residual(self, structure: float) -> float:
         """The largest unexplained share of a place, `structure` being the plane's."""
         side = min(REGION_PX // 2, *self.seen.shape)
         # Squares of noise scatter: five standard deviations of their mean are noise, too.

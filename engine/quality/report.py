@@ -1,4 +1,4 @@
-"""The report: what is known of each plane of a file and of its output. No pixels here, see `judge`."""
+"""The report: what is known of each plane of a file and of its output. No pixels here, see `assess`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 # A plane is sharp already if the model sharpens it by less than this many px, raises its focus score by less than
 # this factor, and leaves no place further from the input than this. By measurement (docs/results/trust.md): in good
 # light the blur is under 2 px in focus and over 5 px at 8 um; where light is so scarce that the blur cannot be found,
-# the factor, 1.26 and more at 8 um, still tells; a plane partly out of focus shows it in its worst place.
-SHARP_BLUR_PX, SHARP_GAIN, SHARP_WORST = 3.0, 1.25, 0.06
-# An output is doubtful that leaves more than this of its input unexplained, in all or in its worst place: about one
+# the factor, 1.26 and more at 8 um, still tells; a plane partly out of focus shows it in one place.
+SHARP_BLUR_PX, SHARP_GAIN, SHARP_LOCAL_RESIDUAL = 3.0, 1.25, 0.06
+# An output is doubtful that leaves more than this of its input unexplained, in all or in any one place: about one
 # in fifty of the intact held-out outputs is.
-DOUBTFUL_SHARE, DOUBTFUL_WORST = 0.03, 0.5
+DOUBTFUL_SHARE, DOUBTFUL_LOCAL_RESIDUAL = 0.03, 0.5
 
 LISTED = 64  # planes listed one by one in a file's provenance
 
@@ -30,7 +30,7 @@ class PlaneReport:
         Focus score of the input and of the restored plane, cycles a pixel (`focus.focus_score`).
     fidelity : float or None
         Share of the input's structure that the restored plane, blurred again, explains: 1 is all.
-    worst : float or None
+    max_local_residual : float or None
         The largest unexplained share of a place of 32 x 32 px: 0 is best (`fidelity.Fidelity`).
     blur_px : float or None
         Radius of the blur between the restored plane and the input, px.
@@ -42,33 +42,33 @@ class PlaneReport:
     focus_in: float | None = None
     focus_out: float | None = None
     fidelity: float | None = None
-    worst: float | None = None
+    max_local_residual: float | None = None
     blur_px: float | None = None
     copied: bool = False
 
     @property
     def doubt(self) -> float | None:
         """Over 1: look at this output before you use it. None: it cannot be judged."""
-        if self.fidelity is None or self.worst is None:
+        if self.fidelity is None or self.max_local_residual is None:
             return None
-        return max((1 - self.fidelity) / DOUBTFUL_SHARE, self.worst / DOUBTFUL_WORST)
+        return max((1 - self.fidelity) / DOUBTFUL_SHARE, self.max_local_residual / DOUBTFUL_LOCAL_RESIDUAL)
 
     @property
     def sharp(self) -> bool:
         """Whether the model found next to nothing to sharpen, anywhere."""
-        if self.blur_px is None or self.worst is None or not self.focus_in:
+        if self.blur_px is None or self.max_local_residual is None or not self.focus_in:
             return False
         gain = (self.focus_out or 0.0) / self.focus_in
-        return self.blur_px < SHARP_BLUR_PX and gain < SHARP_GAIN and self.worst < SHARP_WORST
+        return self.blur_px < SHARP_BLUR_PX and gain < SHARP_GAIN and self.max_local_residual < SHARP_LOCAL_RESIDUAL
 
     @property
     def verdict(self) -> str:
-        """One of "no structure", "doubtful", "sharp" and "explained"."""
+        """One of "no structure", "doubtful", "sharp" and "consistent"."""
         if self.doubt is None:
             return "no structure"
         if self.doubt > 1 and not self.copied:
             return "doubtful"
-        return "sharp" if self.sharp else "explained"
+        return "sharp" if self.sharp else "consistent"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: numbers of four digits, and the verdict."""
@@ -76,13 +76,13 @@ class PlaneReport:
 
 
 def summary(reports: Sequence[PlaneReport]) -> list[dict[str, Any]] | dict[str, Any]:
-    """For a file's provenance: each report, or of more than 64 the worst, the median and how many of each verdict."""
+    """For a file's provenance: each report, or of more than 64 the extreme, the median and how many of each verdict."""
     if len(reports) <= LISTED:
         return [report.as_dict() for report in reports]
     found: dict[str, Any] = {"count": len(reports), "copied": sum(report.copied for report in reports)}
-    for key in ("focus_in", "focus_out", "fidelity", "worst", "blur_px"):
+    for key in ("focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px"):
         values = [value for report in reports if (value := getattr(report, key)) is not None]
-        extreme = max if key == "worst" else min
+        extreme = max if key == "max_local_residual" else min
         found[key] = {extreme.__name__: _short(extreme(values)), "median": _short(median(values))} if values else None
     verdicts = [report.verdict for report in reports]
     return found | {"verdicts": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}}

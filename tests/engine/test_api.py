@@ -13,7 +13,7 @@ import pytest
 import defocus
 from defocus.engine import api
 from defocus.engine.inference import engine as engine_module
-from defocus.engine.inference.cached_engine import Kept
+from defocus.engine.inference.cached_engine import CachedEngine
 
 
 @pytest.mark.parametrize("module", [defocus, engine_module])
@@ -46,7 +46,7 @@ def test_deblur_closes_the_engine_that_it_replaces_once_nobody_uses_it(tiny_mode
         now.remove(engine)
         close(engine)
 
-    monkeypatch.setattr(api, "_ENGINE", Kept[tuple[str, str]](lambda what: opened(*what)))
+    monkeypatch.setattr(api, "_ENGINE", CachedEngine[tuple[str, str]](lambda what: opened(*what)))
     monkeypatch.setattr(defocus.Engine, "close", closed)
     image = np.random.default_rng(0).integers(100, 4000, (48, 64), dtype=np.uint16)
     models = [str(tiny_model), f"{tiny_model.parent}/./{tiny_model.name}"]

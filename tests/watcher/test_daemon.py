@@ -45,12 +45,12 @@ def run(folders, tiny_model):
 
 def failing(monkeypatch, errors):
     """Make the engine fail with these errors, one a file, and work after."""
-    real, left = Engine.together, list(errors)
+    real, left = Engine.restore_many, list(errors)
 
     def together(self, images, *rest):
         return [left.pop(0) for _ in images] if left else real(self, images, *rest)
 
-    monkeypatch.setattr(Engine, "together", together)
+    monkeypatch.setattr(Engine, "restore_many", together)
 
 
 def test_a_failure_is_tried_again(folders, run, monkeypatch):
@@ -65,12 +65,12 @@ def test_a_failure_is_tried_again(folders, run, monkeypatch):
 def test_tries_are_bounded(folders, run, monkeypatch):
     write_tiff(folders[0] / "a.tif")
     write_tiff(folders[0] / "b.tif", 1)
-    real, error = Engine.together, BackendError("gpu", "always this", "give up")
+    real, error = Engine.restore_many, BackendError("gpu", "always this", "give up")
 
     def together(self, images, *rest):
         return [error if Path(str(image.name)).name == "a.tif" else real(self, [image], *rest)[0] for image in images]
 
-    monkeypatch.setattr(Engine, "together", together)
+    monkeypatch.setattr(Engine, "restore_many", together)
     events, quarantined = run(retries=3)
     assert [event.kind for event in events if event.relative == "a.tif"] == ["retry", "retry", "quarantined"]
     assert [(entry.relative, entry.attempts, entry.state) for entry in quarantined] == [
@@ -174,8 +174,8 @@ def test_a_long_backlog_is_no_silence(folders, tiny_model, monkeypatch):
         lines.append(ArrivalQueue(*arguments, length=2, **how))
         return lines[0]
 
-    real = Engine.together
-    monkeypatch.setattr(Engine, "together", lambda *arguments: go_on.wait(30) and real(*arguments))
+    real = Engine.restore_many
+    monkeypatch.setattr(Engine, "restore_many", lambda *arguments: go_on.wait(30) and real(*arguments))
     monkeypatch.setattr(daemon, "ArrivalQueue", line)
     health = Health(lambda: now[0])
     with Engine.load(tiny_model, backend="cpu") as engine:

@@ -85,8 +85,8 @@ def test_out_of_memory_makes_the_tile_smaller_and_stays(place, tiny_model, image
         assert all(np.prod(shape) <= card.most for shape in card.shapes[count:])  # it has learned
         account = engine.provenance()
     assert account["settings"]["tile"] == engine.settings.tile
-    assert account["gave_way"][0] == "Fake card: out of device memory; went on with batch 1, tile 256"
-    assert len(account["gave_way"]) == 3
+    assert account["fallbacks"][0] == "Fake card: out of device memory; went on with batch 1, tile 256"
+    assert len(account["fallbacks"]) == 3
     json.dumps(account)
 
 
@@ -97,7 +97,7 @@ def test_where_no_tile_is_small_enough_the_next_backend_takes_over(place, tiny_m
         assert engine.backend == "cpu"
         assert engine.settings.tile == 256  # what was asked for: the processor has memory
         assert engine.rejected_backends["cuda"] == "out of device memory"
-        assert "CPUExecutionProvider" in engine.provenance()["gave_way"][-1]
+        assert "CPUExecutionProvider" in engine.provenance()["fallbacks"][-1]
         assert "CPUExecutionProvider" in engine.provenance()["backend"]
     assert card.closed == 1
 
@@ -144,7 +144,7 @@ def test_with_nothing_left_the_error_is_the_first_ones(tiny_model, image, monkey
 def test_without_trouble_nothing_is_told(tiny_model, image):
     with Engine.load(tiny_model, backend="cpu") as engine:
         engine(image)
-        assert "gave_way" not in engine.provenance()
+        assert "fallbacks" not in engine.provenance()
 
 
 @pytest.mark.parametrize(

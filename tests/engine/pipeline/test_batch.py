@@ -124,7 +124,7 @@ def test_a_folder_end_to_end(folder, tmp_path, tiny_model):
         assert set(line) == keys
         assert (line["status"], line["error"], line["shape"], line["dtype"]) == ("done", None, [40, 50], "uint16")
         assert (line["axes"], line["planes"]) == ("YX", 1)
-        assert set(line["seconds"]) == {"read", "infer", "judge", "write"}
+        assert set(line["seconds"]) == {"read", "infer", "assess", "write"}
         source, target = tifffile.imread(line["source"]), tifffile.imread(line["target"])
         assert target.shape == source.shape
         assert target.dtype == source.dtype

@@ -73,7 +73,7 @@ def test_each_file_gets_its_own_output_of_one_joint_run(tmp_path, engine, job, a
     for outcome in (first, second):
         assert (outcome.planes, outcome.shape, outcome.axes) == (1, (64, 80), "YX")
         assert len(outcome.reports) == 1
-        assert set(outcome.seconds) == {"read", "infer", "judge", "write"}
+        assert set(outcome.seconds) == {"read", "infer", "assess", "write"}
 
 
 def test_the_provenance_names_the_partners(engine, job):

@@ -15,7 +15,7 @@ import tifffile
 from defocus import Engine
 from defocus.engine.errors import BackendError, InputError, OutOfMemoryError
 from defocus.engine.inference.session_pool import Lane, Lanes
-from defocus.engine.inference.tasks import Image
+from defocus.engine.inference.tasks import ImageRequest
 from defocus.engine.pipeline import concurrent
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import pipeline
@@ -71,7 +71,7 @@ def test_files_in_hand_are_bounded(tmp_path, engine, jobs, monkeypatch):
 
     for number, _ in enumerate(pipeline(told(), engine, keep_sharp=False, ahead=1)):
         most[0] = max(most[0], len(taken) - number)
-    assert most[0] <= 2 * 1 + engine.settings.together + 1  # in hand, and the one that waits for a place
+    assert most[0] <= 2 * 1 + engine.settings.tiles_in_flight + 1  # in hand, and the one that waits for a place
 
 
 def test_bytes_in_hand_are_bounded_but_one_file_goes_in(tmp_path, engine, jobs):
@@ -108,8 +108,8 @@ def test_files_share_batches_where_the_engine_takes_several(tmp_path, tiny_model
             yield from sets
             time.sleep(0.5)  # the engine is slower than that, so the others have been read
 
-        first = engine.together
-        engine.together = lambda *given: (time.sleep(0.2), first(*given))[1]  # type: ignore[method-assign]
+        first = engine.restore_many
+        engine.restore_many = lambda *given: (time.sleep(0.2), first(*given))[1]  # type: ignore[method-assign]
         done = {outcome.job.source.name: outcome for outcome in pipeline(jobs(), engine, keep_sharp=False, ahead=2)}
         assert 1 < max(batches) <= 4
         bad = {name for name, outcome in done.items() if outcome.error}
@@ -130,7 +130,7 @@ def test_a_backend_that_fails_fails_all_files_of_the_batch(tmp_path, tiny_model,
     monkeypatch.setattr(Engine, "_restore", fails)
     with Engine.load(tiny_model, backend="cpu", batch=4) as engine:
         whole = [job.source for job in sets if job.source.name != "10.tif"]
-        found = engine.together([Image(tifffile.imread(path)) for path in whole])
+        found = engine.restore_many([ImageRequest(tifffile.imread(path)) for path in whole])
     kinds = {path.name: type(one) for path, one in zip(whole, found, strict=True)}
     assert kinds.pop("06.tif") is np.ndarray  # flat: the backend never sees it
     assert kinds.pop("08.tif") is InputError  # its own fault
@@ -150,7 +150,7 @@ def test_a_file_that_breaks_the_network_fails_alone(tiny_model, monkeypatch):
     images = [np.random.default_rng(i).integers(0, 4000, (50, 60), np.uint16) for i in range(5)]
     images[2][7, 7] = 65_535
     with Engine.load(tiny_model, backend="cpu", streams=2, threads=2) as engine:
-        found = engine.together([Image(image) for image in images])
+        found = engine.restore_many([ImageRequest(image) for image in images])
         assert [isinstance(one, BackendError) for one in found] == [False, False, True, False, False]
         for one, image in zip(found, images, strict=True):
             if isinstance(one, np.ndarray):
@@ -184,7 +184,7 @@ def test_a_stop_leaves_what_is_not_begun_and_writes_what_is_restored(tmp_path, e
     for outcome in pipeline(jobs, engine, keep_sharp=False, ahead=2, stop=stop.is_set):
         done.append(outcome)
         stop.set()
-    assert 1 <= len(done) <= 2 * 2 + engine.settings.together  # at most those that were in hand
+    assert 1 <= len(done) <= 2 * 2 + engine.settings.tiles_in_flight  # at most those that were in hand
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         outcome.job.target.name for outcome in done if outcome.error is None
     }

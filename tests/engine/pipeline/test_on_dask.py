@@ -20,7 +20,7 @@ import pytest
 import tifffile
 
 from defocus.engine.errors import InputError, MissingExtraError
-from defocus.engine.inference.cached_engine import Kept
+from defocus.engine.inference.cached_engine import CachedEngine
 from defocus.engine.inference.cpu_count import available_cores
 from defocus.engine.model.card import read_card
 from defocus.engine.pipeline import on_dask
@@ -103,7 +103,7 @@ def test_threads_of_one_worker_share_its_engine_and_the_scheduler_never_holds_mo
     from distributed import LocalCluster
 
     monkeypatch.setattr(on_dask, "SUBMITTED", 6)
-    monkeypatch.setattr(on_dask, "_ENGINE", Kept(on_dask._load))
+    monkeypatch.setattr(on_dask, "_ENGINE", CachedEngine(on_dask._load))
     jobs = find([folder / "in"], folder / "out")
     card = read_card(tiny_model)
     backend = "openvino" if find_spec("openvino") else "cpu"

@@ -45,7 +45,7 @@ def test_a_file_is_restored(tmp_path, engine, source):
     outcome = one(Job(source, target), engine)
     assert outcome.error is None
     assert (outcome.shape, outcome.dtype, outcome.axes, outcome.planes) == ((3, 2, 40, 50), "uint16", "ZCYX", 6)
-    assert set(outcome.seconds) == {"read", "infer", "judge", "write"}
+    assert set(outcome.seconds) == {"read", "infer", "assess", "write"}
     assert len(outcome.reports) == 6
     assert all(seconds > 0 for seconds in outcome.seconds.values())
     written = read_tiff(target)

@@ -21,7 +21,7 @@ from defocus.training.evaluation.heldout import CAMERA, OPTICS, counts_pair
 from defocus.training.physics.optics import defocus
 from defocus.training.physics.specimen import draw_cells
 
-KEYS = {"focus_in", "focus_out", "fidelity", "worst", "blur_px", "copied", "verdict"}
+KEYS = {"focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px", "copied", "verdict"}
 
 
 def program(*arguments: str | Path) -> list[dict]:
@@ -47,7 +47,7 @@ def test_defocus_run_copies_the_sharp_plane_and_corrects_the_others(series, tmp_
     (line,) = program(series, "-o", tmp_path / "only")
     (usual,) = program(series, "-o", tmp_path / "all", "--all-planes")
     assert [report["copied"] for report in line["reports"]] == [True, False, False, True]
-    assert [report["verdict"] for report in line["reports"]][:3] == ["sharp", "explained", "explained"]
+    assert [report["verdict"] for report in line["reports"]][:3] == ["sharp", "consistent", "consistent"]
     assert [report["copied"] for report in usual["reports"]] == [False, False, False, True]
     before = read_tiff(series)
     only, everything = (read_tiff(tmp_path / folder / "series.tif") for folder in ("only", "all"))
@@ -117,22 +117,23 @@ def test_odd_planes_go_through(tmp_path, tiny_model, shape):
 
 def test_a_report_says_what_a_microscopist_wants_to_read():
     assert PlaneReport(copied=True).verdict == "no structure"
-    assert PlaneReport(0.02, 0.03, 0.995, 0.1, 8.0).verdict == "explained"
+    assert PlaneReport(0.02, 0.03, 0.995, 0.1, 8.0).verdict == "consistent"
     assert PlaneReport(0.02, 0.03, 0.90, 0.1, 8.0).verdict == "doubtful"
     assert PlaneReport(0.02, 0.03, 0.995, 0.7, 8.0).verdict == "doubtful"
     assert PlaneReport(0.04, 0.041, 0.999, 0.01, 0.5).verdict == "sharp"
-    assert PlaneReport(0.04, 0.041, 0.99, 0.2, 0.5).verdict == "explained"  # a part of it is out of focus
-    assert PlaneReport(0.04, 0.06, 0.999, 0.01, 0.5).verdict == "explained"  # little light: the blur cannot be found
+    assert PlaneReport(0.04, 0.041, 0.99, 0.2, 0.5).verdict == "consistent"  # a part of it is out of focus
+    assert PlaneReport(0.04, 0.06, 0.999, 0.01, 0.5).verdict == "consistent"  # little light: the blur cannot be found
 
 
 @pytest.mark.parametrize("pattern", ["infocus_w2/*_k14_*", "infocus_w1/*_a05_*"])
 def test_real_fields_that_the_model_never_saw(shared_data, pattern):
-    from defocus.engine.quality.assess import assess
+    from defocus.engine.quality.assess import assess, keep_sharp_planes
 
     (path,) = (shared_data / "bbbc006").glob(pattern)
     field = load_field(path)
     source = np.stack([counts_pair(field, z)[0] for z in (0, 8, 24)])
     with Engine.load("default", backend="cpu") as engine:
-        reports = assess(source, engine(source), "ZYX", keep_sharp=True)
+        result = engine(source)
+        reports = keep_sharp_planes(source, result, "ZYX", assess(source, result, "ZYX"))
     assert [report.copied for report in reports] == [True, False, False]
     assert all(report.verdict != "doubtful" for report in reports)

@@ -159,7 +159,7 @@ def _proof(device: Device, stream: Stream, kernels: DeviceCounts) -> Iterator[st
         kernels.to_unit(packet, at, unit, stream)
         device.download(inside, unit, stream)
         stream.synchronize()
-        expected, beyond = _host_unit(given)
+        expected, remainder = _host_unit(given)
         yield "" if np.array_equal(inside, expected) else "counts to unit range"
 
         restored = _as_if_restored(expected)
@@ -172,7 +172,7 @@ def _proof(device: Device, stream: Stream, kernels: DeviceCounts) -> Iterator[st
             device.download(up.array, at, stream)
             stream.synchronize()
             if bad == 0:
-                yield "" if np.array_equal(counts, _host_counts(given, restored, beyond)) else "unit range to counts"
+                yield "" if np.array_equal(counts, _host_counts(given, restored, remainder)) else "unit range to counts"
             yield "" if bool(flag[0]) == (bad != 0) else "values that are no numbers"
 
 
@@ -182,14 +182,14 @@ def _host_unit(given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for plane, counts, intensity in zip(unit, given, _PROOF, strict=True):
         if not intensity.flat:
             plane[:] = to_unit(counts, intensity)
-    inside, beyond = clip_with_remainder(unit)
-    return inside, np.zeros_like(unit) if beyond is None else beyond
+    inside, remainder = clip_with_remainder(unit)
+    return inside, np.zeros_like(unit) if remainder is None else remainder
 
 
-def _host_counts(given: np.ndarray, restored: np.ndarray, beyond: np.ndarray) -> np.ndarray:
+def _host_counts(given: np.ndarray, restored: np.ndarray, remainder: np.ndarray) -> np.ndarray:
     found = given.copy()
     with np.errstate(over="ignore"):  # that comes back as the highest count
-        for counts, unit, rest, intensity in zip(found, restored, beyond, _PROOF, strict=True):
+        for counts, unit, rest, intensity in zip(found, restored, remainder, _PROOF, strict=True):
             if not intensity.flat:
                 counts[:] = from_unit(unit + rest, intensity, counts.dtype)
     return found

@@ -15,7 +15,7 @@ from defocus.engine.image.normalization import Intensity
 from defocus.engine.inference.backends import OpenedSession
 from defocus.engine.inference.engine import Engine
 from defocus.engine.inference.options import Settings
-from defocus.engine.inference.tasks import Image, Work
+from defocus.engine.inference.tasks import ImageRequest, ImageTask
 from defocus.engine.model.card import read_card
 
 RUNS = 20
@@ -117,8 +117,8 @@ def test_the_engine_makes_nothing_anew(gpu, made, tiny_model, way):
     engine = Engine(read_card(tiny_model), OpenedSession("rtx", session), Settings(1024, 16, batch=64))
     image = np.random.default_rng(0).integers(0, 4000, shape, np.uint16)
     gpu.launch = lambda *arguments: None
-    work = Work(Image(image, "TCYX"), engine.card)
-    pieces = list(work.portions(engine.settings))
+    work = ImageTask(ImageRequest(image, "TCYX"), engine.card)
+    pieces = list(work.tile_tasks(engine.settings))
     assert len(pieces) == len(image)
     for _ in range(3):
         engine._restore([pieces], shared=False)

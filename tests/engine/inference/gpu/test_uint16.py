@@ -76,9 +76,9 @@ def test_a_packet_holds_its_parts_apart():
 def test_every_count_in_every_range_as_on_the_host(gpu, device, offset, scale):
     packet, intensity = Uint16Buffer((1, 1, 256, 256)), Intensity(offset, scale)
     given = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
-    inside, beyond = np.zeros(given.shape, np.float32), None
+    inside, remainder = np.zeros(given.shape, np.float32), None
     if scale:
-        inside, beyond = clip_with_remainder(to_unit(given, intensity))
+        inside, remainder = clip_with_remainder(to_unit(given, intensity))
     with device.current():
         kernels, stream = DeviceCounts(device), device.stream()
         at, unit = device.allocate(packet.nbytes), device.allocate(4 * given.size)
@@ -101,7 +101,7 @@ def test_every_count_in_every_range_as_on_the_host(gpu, device, offset, scale):
         kernels.free()
     expected = given
     if scale:
-        expected = from_unit(restored if beyond is None else restored + beyond, intensity, given.dtype)
+        expected = from_unit(restored if remainder is None else restored + remainder, intensity, given.dtype)
     assert np.array_equal(counts[0, 0], expected)
     assert flag[0] == 0
 
