@@ -1,0 +1,197 @@
+"""Every command line of README and docs: given to the parser that reads it, and run where it is cheap."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import typer.main
+
+from .test_docs import MODULES, PAGES, ROOT
+
+SCRIPTS = Path(sys.executable).parent
+# Reads the command lines of scripts that use argparse, and stops there.
+PARSE_ONLY = """
+import argparse, json, os, runpy, sys
+real = argparse.ArgumentParser.parse_args
+class Parsed(BaseException): pass
+def parse_args(self, args=None, namespace=None):
+    real(self, args, namespace)
+    raise Parsed
+argparse.ArgumentParser.parse_args = parse_args
+for line in json.load(sys.stdin):
+    sys.argv = line
+    before = set(sys.modules)
+    sys.path.insert(0, os.path.dirname(line[0]))
+    try:
+        runpy.run_path(line[0], run_name="__main__")
+    except Parsed:
+        continue
+    except SystemExit as error:
+        print(f"{line}: exit code {error.code}")
+    else:
+        print(f"{line}: has no parser")
+    finally:
+        sys.path.pop(0)
+        for name in set(sys.modules) - before:  # two folders have a module of the same name
+            if "benchmarks" in (getattr(sys.modules[name], "__file__", None) or ""):
+                del sys.modules[name]
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One command line of a page; `whole` if it stands in a block, not as a mention in the text."""
+
+    page: str
+    words: tuple[str, ...]
+    whole: bool
+
+
+def lines_of(page: Path) -> list[Line]:
+    name = page.relative_to(ROOT).as_posix()
+    text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+    found, language = [], None
+    for line in text.splitlines():
+        if fence := re.match(r"```(\w*)", line):
+            language = None if language is not None else fence.group(1)
+        elif language == "sh" or (language is None and line.startswith("    ")):
+            found.append((line.strip(), True))
+        elif language is None:
+            found += [(code, False) for code in re.findall(r"`([^`]+)`", line)]
+    starts = re.compile(rf"({'|'.join(MODULES)}|python (benchmarks|demo)/|pytest |make )")
+    return [
+        Line(name, tuple(shlex.split(code.split(" > ")[0], comments=True)), whole)
+        for code, whole in found
+        if starts.match(code)
+    ]
+
+
+LINES = list(dict.fromkeys(line for page in PAGES for line in lines_of(page)))
+OURS = [line for line in LINES if line.words[0] in MODULES]
+
+
+def ids(line: Line) -> str:
+    return f"{line.page}: {' '.join(line.words)}"
+
+
+def complaint(command: Any, name: str, arguments: list[str]) -> Exception | None:
+    """What the parser, and that of a sub-command, has against the arguments; nothing is run."""
+    try:
+        context = command.make_context(name, arguments)
+        if hasattr(command, "commands") and arguments:
+            rest = [*getattr(context, "_protected_args", ()), *context.args]
+            name, command, rest = command.resolve_command(context, rest)
+            command.make_context(name, rest, parent=context)
+    except Exception as error:  # a class of click, which newer versions of typer bring along under another name
+        return error
+    return None
+
+
+@pytest.mark.parametrize("line", OURS, ids=ids)
+def test_our_parsers_take_every_command(line):
+    command = typer.main.get_command(importlib.import_module(MODULES[line.words[0]]).app)
+    arguments = [word.removesuffix("...") for word in line.words[1:]]
+    if arguments == ["--version"]:  # it prints and exits
+        return
+    found = complaint(command, line.words[0], arguments)
+    if line.whole:
+        assert found is None, str(found)
+    elif found is not None:  # a mention may leave out what the text around it says
+        kind = type(found).__name__
+        assert kind in ("MissingParameter", "NoArgsIsHelpError") or "requires" in str(found), str(found)
+
+
+def test_the_benchmarks_parsers_take_every_command():
+    lines = [line.words[1:] for line in LINES if line.words[0] == "python" and line.whole]
+    assert len(lines) > 10
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE_ONLY],
+        input=json.dumps(lines),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "", done.stderr
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.words[0] in ("pytest", "make")], ids=ids)
+def test_tests_and_targets_exist(line):
+    if line.words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert re.search(rf"^{line.words[1]}:", makefile, re.MULTILINE)
+        return
+    for word in line.words[1:]:
+        if word.startswith("tests/"):
+            path, _, test = word.partition("::")
+            assert f"def {test}" in (ROOT / path).read_text(encoding="utf-8")
+
+
+def cheap(line: Line) -> bool:
+    """Whether it takes seconds: no training, no proofs of an export, no cluster."""
+    name, *rest = line.words
+    if name == "defocus-export":
+        return rest in (["--list-engines"], ["--clear-engines"])
+    return (
+        name in ("defocus-watch", "defocus-run", "defocus-doctor")
+        and "--dask" not in rest
+        and "D:acqfolder" not in rest
+    )
+
+
+RUN = [line for line in dict.fromkeys(Line("", line.words, True) for line in OURS if line.whole) if cheap(line)]
+
+
+@pytest.fixture
+def stage(tmp_path, tiny_model, tiny_model_2c):
+    """What the pages take for granted: an acquisition folder, models, a settings file; and how a page names them."""
+    acquisition = tmp_path / "acq"
+    acquisition.mkdir()
+    rng = np.random.default_rng(0)
+    for channel in (1, 2):
+        plane = rng.integers(90, 4000, (64, 80), dtype=np.uint16)
+        tifffile.imwrite(acquisition / f"plate_a01_s2_w{channel}.tif", plane)
+    (tmp_path / "defocus.toml").write_text(f"model = '{tiny_model}'\n[[folders]]\nacquisition = '{acquisition}'\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    places = dict.fromkeys(("/acq/folder", "/acq", "ACQ", "INPUT", "raw", "drift", "live"), str(acquisition))
+    models = dict.fromkeys(("mine.onnx", "default_fp16.onnx"), str(tiny_model)) | {
+        "two_channels.onnx": str(tiny_model_2c)
+    }
+    files = {"defocus.toml": str(tmp_path / "defocus.toml"), "/home/me/defocus.toml": str(tmp_path / "defocus.toml")}
+    return places | models | files | {"8765": str(port), "0.0.0.0:8765": f"0.0.0.0:{port}"}
+
+
+@pytest.mark.parametrize("line", RUN, ids=lambda line: " ".join(line.words))
+def test_what_is_cheap_works(line, stage, tmp_path, tiny_model):
+    words = [stage.get(word, word) for word in line.words]
+    # The short form: one pass, and a tiny network where the page means the embedded one.
+    if words[0] == "defocus-watch" and not {"--print-config", "--install-service", "--dry-run", "--once"} & {*words}:
+        words.append("--once")
+    if not {"--model", "--config", "--version"} & {*words} and words[0] != "defocus-export":
+        words += ["--model", str(tiny_model)]
+    done = subprocess.run(
+        [SCRIPTS / words[0], *words[1:]],
+        cwd=tmp_path,
+        env={**os.environ, "DEFOCUS_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
