@@ -24,7 +24,7 @@ from .test_docs import MODULES, PAGES, ROOT
 SCRIPTS = Path(sys.executable).parent
 # Reads the command lines of scripts that use argparse, and stops there.
 PARSE_ONLY = """
-import argparse, json, os, runpy, sys
+import argparse, json, runpy, sys
 real = argparse.ArgumentParser.parse_args
 class Parsed(BaseException): pass
 def parse_args(self, args=None, namespace=None):
@@ -32,22 +32,16 @@ def parse_args(self, args=None, namespace=None):
     raise Parsed
 argparse.ArgumentParser.parse_args = parse_args
 for line in json.load(sys.stdin):
-    sys.argv = line
-    before = set(sys.modules)
-    sys.path.insert(0, os.path.dirname(line[0]))
+    module = line[0] == "-m"
+    sys.argv = line[1:] if module else line
     try:
-        runpy.run_path(line[0], run_name="__main__")
+        (runpy.run_module if module else runpy.run_path)(sys.argv[0], run_name="__main__")
     except Parsed:
         continue
     except SystemExit as error:
         print(f"{line}: exit code {error.code}")
     else:
         print(f"{line}: has no parser")
-    finally:
-        sys.path.pop(0)
-        for name in set(sys.modules) - before:  # two folders have a module of the same name
-            if "benchmarks" in (getattr(sys.modules[name], "__file__", None) or ""):
-                del sys.modules[name]
 """
 
 
@@ -71,7 +65,7 @@ def lines_of(page: Path) -> list[Line]:
             found.append((line.strip(), True))
         elif language is None:
             found += [(code, False) for code in re.findall(r"`([^`]+)`", line)]
-    starts = re.compile(rf"({'|'.join(MODULES)}|python (benchmarks|demo)/|pytest |make )")
+    starts = re.compile(rf"({'|'.join(MODULES)}|python (-m benchmarks[.]|demo/)|pytest |make )")
     return [
         Line(name, tuple(shlex.split(code.split(" > ")[0], comments=True)), whole)
         for code, whole in found

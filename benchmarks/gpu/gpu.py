@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ways import Way, every
 
+from benchmarks.gpu.ways import Way, every
 from defocus import __version__
 from defocus.engine.errors import BackendError, DefocusError
 from defocus.engine.inference import gpu

@@ -12,14 +12,14 @@ parts=(); [ "$what" = unpack ] && parts=("$@")
 [ "$what" = unpack ] && exit 0
 
 half=$1; out=$2; shift 2
-source=$(mktemp -d); ln -s "$PWD" "$source/defocus"; mkdir -p "$out"
-export PYTHONPATH="$source${PYTHONPATH:+:$PYTHONPATH}" DEFOCUS_CACHE="$source/cache"
+cache=$(mktemp -d); mkdir -p "$out"
+export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}" DEFOCUS_CACHE="$cache"
 python=$(command -v python3.12 || command -v python3)
 # What there is, and whether each backend gives what the processor gives: a minute at most, whatever it comes to.
 timeout 120 "$python" - "$half" > "$out/doctor.txt" 2>&1 <<'P'
 import sys
-from defocus.engine import doctor
+from defocus.engine import diagnostics as doctor
 print(*doctor.lines(doctor.examine(sys.argv[1], self_test=True)), sep="\n")
 P
 cat "$out/doctor.txt"
-"$python" benchmarks/gpu/gpu.py --fp16 "$half" --minutes 6 -o "$out/gpu.md" "$@"
+"$python" -m benchmarks.gpu.gpu --fp16 "$half" --minutes 6 -o "$out/gpu.md" "$@"

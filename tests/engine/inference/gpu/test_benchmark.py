@@ -11,12 +11,12 @@ import pytest
 
 from defocus.engine.inference.gpu.driver import why_no_gpu
 
-SCRIPT = Path(__file__).resolve().parents[4] / "benchmarks" / "gpu" / "gpu.py"
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "benchmarks.gpu.gpu", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
 
 
 def test_the_processors_rows_and_what_is_missing(tmp_path):
@@ -47,9 +47,9 @@ def test_no_row_begins_after_its_time(tmp_path):
 
 def test_every_way_of_the_issue_is_there():
     """By name: that they can be made is seen on a GPU only."""
-    code = "from pathlib import Path; from ways import every; "
+    code = "from pathlib import Path; from benchmarks.gpu.ways import every; "
     code += "print(*(name for name, _ in every(Path('a'), Path('b'), object(), True)), sep='\\n')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=SCRIPT.parent)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     names = set(done.stdout.splitlines())
     assert names >= {"torch eager FP32", "torch FP16 channels-last", "torch.compile FP16"}
     assert names >= {f"ONNX Runtime CUDA {kind}{where}" for kind in ("FP32", "FP16") for where in ("", ", on device")}
@@ -60,8 +60,7 @@ def test_every_way_of_the_issue_is_there():
 
 def test_the_way_of_counts_holds_the_device_against_the_host(made, monkeypatch):
     """Over the late driver: equal kernels pass, one that is wrong is found out."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    import ways  # pyright: ignore[reportMissingImports]
+    from benchmarks.gpu import ways
 
     way = object.__new__(ways.OfCounts)
     way._session = made.session
