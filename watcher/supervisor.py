@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 
 from ..engine.cli import _app
 from ..engine.errors import DefocusError
@@ -88,8 +89,11 @@ def _watch(config: Config, stop: threading.Event, once: bool, health: Health, st
     """One stretch of watching with the same settings; `started` is set once nothing can keep it from watching."""
     from .notify import Notifier
     from .status.page import Page
+    from .status.previews import MEMORY as PREVIEWS
 
     watched = config.settings(once)
+    if config.status:  # the page's previews count toward --memory
+        watched = [replace(one, memory=max(one.memory - PREVIEWS, one.memory // 2)) for one in watched]
     check_folders(watched)
     shown = _shown(config)
     with ExitStack() as stack:

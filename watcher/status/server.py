@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
-import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib.resources import files
@@ -20,7 +19,7 @@ from ...engine.errors import DefocusError, InputError
 from .access import Access
 from .http import BadRequest, BoundedHandler, BoundedServer, Request
 from .metrics import CONTENT_TYPE, metrics
-from .previews import previews
+from .previews import Previews
 from .statistics import State
 
 ASSETS = {
@@ -49,23 +48,18 @@ class Server(BoundedServer):
     def __init__(self, host: str, port: int, token: str, state: State) -> None:
         self.state = state
         self.csrf = secrets.token_urlsafe(24)
-        self._pictures: tuple[tuple[int, str, int], tuple[bytes, bytes]] | None = None
-        self._lock = threading.Lock()
+        self._previews = Previews()
         super().__init__(host, port, Handler)
         self.access = Access(host, self.server_port, token)
 
     def pictures(self) -> tuple[bytes, bytes] | None:
-        """The last file before and after, made once for each file."""
+        """The last file before and after, made once."""
         state = self.state
         if state.last is None:
             return None
         index, relative = state.last
-        key = (index, relative, state.counts["done"])
-        with self._lock:
-            if self._pictures is None or self._pictures[0] != key:
-                folder = state.folders[index]
-                self._pictures = key, previews(folder.acquisition / relative, folder.out / relative)
-            return self._pictures[1]
+        folder = state.folders[index]
+        return self._previews.pair(folder.acquisition / relative, folder.out / relative)
 
 
 def serve(host: str, port: int, token: str, state: State) -> Server:
