@@ -29,7 +29,11 @@ def export(
     training_data: Annotated[str, typer.Option(help="What it was trained on.")] = "not stated",
     licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "not stated",
     halo: Annotated[int | None, typer.Option(min=0, help="Halo of a tile in pixels, not the measured default.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of real images that the proof runs as well.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of sharp images: the gain is measured on them, and the proofs run them as well."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Export a model that loses against its input, too.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, proven at 60 dB or better to FP32.")] = False,
     keep_fp32: Annotated[
         list[str] | None,
@@ -107,11 +111,11 @@ def export(
 
             with TemporaryDirectory() as folder:
                 full = Path(folder) / "fp32.onnx"
-                exact = workflow.export_fp32(Path(source), full, card_of, images, say, out)
+                exact = workflow.export_fp32(Path(source), full, card_of, images, say, out, force)
                 workflow.export_fp16(full, out, exact, keep_fp32 or (), fp16_io, images, say)
         else:
             with workflow.unproven(out) as candidate:
-                workflow.export_fp32(Path(source), candidate, card_of, images, say, out)
+                workflow.export_fp32(Path(source), candidate, card_of, images, say, out, force)
         made = out
     if tensorrt:
         texts = [text for several in profile or () for text in several.split(",")]

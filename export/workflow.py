@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.errors import BackendError, InputError, MissingExtraError
+from ..engine.errors import BackendError, InputError, MissingExtraError, ModelError
 from ..engine.files.atomic import output_error
 from ..engine.inference.backends import backend, open_session
 from ..engine.inference.backends.tensorrt.backend import RTX, TENSORRT, TensorRT
@@ -48,26 +48,34 @@ def unproven(out: Path) -> Iterator[Path]:
 
 
 def export_fp32(
-    checkpoint: Path, out: Path, describe: Callable[..., Card], images: Path | None, tell: Tell, name: Path
+    checkpoint: Path,
+    out: Path,
+    describe: Callable[..., Card],
+    images: Path | None,
+    tell: Tell,
+    name: Path,
+    force: bool = False,
 ) -> Run:
-    """Write a checkpoint as FP32 ONNX to `out`, prove it, and return the torch network as a `Run`.
+    """Write a checkpoint as FP32 ONNX to `out`, prove it, measure its gain, and return the torch network as a `Run`.
 
-    `describe(recipe)` makes the card, `name` stands in messages.
+    `describe(recipe)` makes the card, `name` stands in messages. With `force` a model that loses is only told of.
 
     Raises
     ------
     MissingExtraError, ModelError, InputError, OutputError
-        torch is missing; the checkpoint, the images or the result cannot be used.
+        torch is missing; the checkpoint, the images or the result cannot be used; the model loses against its input.
     """
-    _require("onnx", "onnxscript", "torch")
+    _require("onnx", "onnxscript", "torch", "skimage")
     import torch
 
     from ..training.fit.checkpoint import load_checkpoint
+    from .gain import measure_gain, refuse_losses
     from .onnx_export import export_onnx
     from .parity import TOLERANCE, compare, judge
 
     network, recipe = load_checkpoint(checkpoint)
-    export_onnx(network, describe(recipe), out)
+    card = describe(recipe)
+    export_onnx(network, card, out)
     comparisons = []
     for one in compare(network, out, images):
         comparisons.append(one)
@@ -79,6 +87,21 @@ def export_fp32(
         with torch.inference_mode():
             return network(torch.from_numpy(np.ascontiguousarray(batch)))[0].numpy()
 
+    gains = []
+    for gain in measure_gain(run, card, images):
+        if not gains:
+            tell(f"PSNR to the truth before and after, {'images of ' + str(images) if images else 'drawn specimens'}:")
+        gains.append(gain)
+        tell(f"  {gain}")
+    if gains:
+        try:
+            refuse_losses(name, gains)
+        except ModelError as error:
+            if not force:
+                raise
+            tell(f"exported all the same: it {error.cause}")
+    else:
+        tell("its gain is not measured: the distances that it was trained for are not known")
     return run
 
 

@@ -59,7 +59,8 @@ def export(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def exported(checkpoint, tmp_path_factory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("out") / "model.onnx"
-    done = export(checkpoint, "-o", out, "--name", "test", "--licence", "CC0", "--training-data", "noise")
+    # Random weights gain nothing: the export has to be forced.
+    done = export(checkpoint, "-o", out, "--name", "test", "--licence", "CC0", "--training-data", "noise", "--force")
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 
@@ -161,13 +162,27 @@ def test_a_failed_proof_leaves_nothing(small, tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_becomes_half_precision_proven_against_torch(checkpoint, tmp_path):
-    done = export(checkpoint, "-o", tmp_path / "model.onnx", "--fp16", "--name", "half")
+    done = export(checkpoint, "-o", tmp_path / "model.onnx", "--fp16", "--name", "half", "--force")
     assert done.returncode == 0, done.stderr
     assert "equal to torch within" in done.stdout
     assert "62 of 62 convolutions in half precision" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     card = read_card(tmp_path / "model.onnx")
     assert (card.name, card.precision) == ("half", "fp16")
+
+
+def test_a_model_that_loses_is_refused_and_leaves_nothing(small, tmp_path):
+    done = export(small, "-o", tmp_path / "model.onnx")
+    assert done.returncode == 1
+    for z_um in (10, 16, 22, 28, 34):
+        assert f"\n    {z_um} um " in done.stdout
+    assert len(done.stderr.splitlines()) == 1
+    assert "against its input; train it for longer, or export it all the same with --force" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    forced = export(small, "-o", tmp_path / "model.onnx", "--force")
+    assert forced.returncode == 0, forced.stderr
+    assert "exported all the same: it loses" in forced.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_bad_checkpoints_are_one_line(tmp_path):

@@ -7,6 +7,7 @@ rises by 0.32 counts for each count above an offset of about 100, so a count is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from ...engine.errors import InputError
 from ...engine.image.normalization import measure, to_unit
 from ...engine.model.card import Percentiles
 from ..data.fields import Field, list_images, name_hash, split
-from ..physics.optics import Camera, Optics, defocus
+from ..physics.optics import Aberrations, Camera, Optics, defocus
 
 DISTANCES_UM = (0, 10, 16, 22, 28, 34)
 OPTICS = Optics(na=0.55, wavelength_um=0.52, pixel_um=0.645)
+# The aberrated twins of these optics, by waves of spherical aberration (root mean square): NA 0.5 and -0.2 waves are
+# what fits a real pair of BBBC006's planes best.
+TWINS = {waves: replace(OPTICS, na=0.5, aberrations=Aberrations(spherical=waves)) for waves in (-0.2, 0.2)}
 CAMERA = Camera(photons_per_count=3.0, offset=100.0, read_noise=1.5, bits=16)
 PEAK_COUNTS = 1500.0  # 99.9th percentile of the sharp field above background
 
@@ -35,7 +39,7 @@ def held_out_files(folders: Iterable[Path], patterns: Sequence[str] = HELD_OUT) 
     return found
 
 
-def counts_pair(field: Field, z_um: float) -> tuple[np.ndarray, np.ndarray]:
+def counts_pair(field: Field, z_um: float, optics: Optics = OPTICS) -> tuple[np.ndarray, np.ndarray]:
     """(defocused, sharp) of a field: uint16 (Y, X) as the camera records it, float32 (Y, X) in the same counts.
 
     The noise is seeded by the file's name and the distance. Double precision and a noiseless image rounded to 1/16
@@ -45,7 +49,7 @@ def counts_pair(field: Field, z_um: float) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.percentile(data, (0.5, 99.9))
     sharp = np.clip(data - low, 0, None) * (PEAK_COUNTS / max(high - low, 1e-6))
     rng = np.random.default_rng(name_hash(f"{field.path.name} {z_um}"))
-    blurred = np.rint(defocus(sharp, OPTICS, z_um, dtype=np.float64) * 16) / 16
+    blurred = np.rint(defocus(sharp, optics, z_um, dtype=np.float64) * 16) / 16
     return CAMERA.expose(blurred, rng), (sharp + CAMERA.offset).astype(np.float32)
 
 

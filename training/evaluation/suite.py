@@ -2,7 +2,8 @@
 
 A suite is a folder with `suite.json` (how it was made, and the SHA-256 of the pixels of every plane and of all of
 them), `sharp/NAME.tif` (float32, the truth in camera counts) and `z00/NAME.tif` .. `z34/NAME.tif` (uint16, recorded
-that many um out of focus). Optics, camera and seeds are those of `heldout`.
+that many um out of focus). Optics, camera and seeds are those of `heldout`; the aberrated twin of a suite has the same
+fields, camera and seeds, seen through one of the pupils of `heldout.TWINS`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tifffile
 from ...engine.errors import InputError
 from ...engine.tiff.read import read_tiff
 from ..data.fields import Field, name_hash
+from ..physics.optics import Optics
 from ..physics.specimen import draw_cells, draw_filaments
 from .heldout import CAMERA, DISTANCES_UM, OPTICS, PEAK_COUNTS, counts_pair
 
@@ -33,7 +35,7 @@ class Case:
     """One plane to restore: uint16 `seen` and float32 `sharp`, (C, Y, X) in camera counts, `z_um` out of focus."""
 
     name: str
-    z_um: int
+    z_um: float
     seen: np.ndarray
     sharp: np.ndarray
 
@@ -51,12 +53,15 @@ class Suite:
         return tuple(dict.fromkeys(case.name for case in self.cases))
 
     @property
-    def distances(self) -> tuple[int, ...]:
+    def distances(self) -> tuple[float, ...]:
         return tuple(sorted({case.z_um for case in self.cases}))
 
 
 def make_cases(
-    fields: Iterable[Field], distances: Sequence[int] = DISTANCES_UM, crop: tuple[int, int] | None = None
+    fields: Iterable[Field],
+    distances: Sequence[float] = DISTANCES_UM,
+    crop: tuple[int, ...] | None = None,
+    optics: Optics = OPTICS,
 ) -> Iterator[Case]:
     """Defocus sharp fields to every distance.
 
@@ -68,7 +73,7 @@ def make_cases(
             for side, part in zip(field.data.shape, crop or field.data.shape, strict=True)
         )
         for z in distances:
-            seen, sharp = counts_pair(field, z)
+            seen, sharp = counts_pair(field, z, optics)
             yield Case(field.path.stem, z, seen[cut][None], sharp[cut][None])
 
 
@@ -78,8 +83,8 @@ def make(title: str, cases: Iterable[Case]) -> Suite:
     return Suite(title, made, checksum([digest for case in made for digest in digests(case)]))
 
 
-def save(suite: Suite, folder: Path) -> None:
-    """Write a suite into a new folder. Raises InputError if a suite lies there already."""
+def save(suite: Suite, folder: Path, optics: Optics = OPTICS) -> None:
+    """Write a suite, made with these optics, into a new folder. Raises InputError if a suite lies there already."""
     folder = Path(folder)
     if (folder / INDEX).exists():
         raise InputError(folder, "already holds a suite", "choose another folder or delete this one")
@@ -92,7 +97,12 @@ def save(suite: Suite, folder: Path) -> None:
     index = {
         "format": FORMAT,
         "title": suite.title,
-        "optics": {"na": OPTICS.na, "wavelength_um": OPTICS.wavelength_um, "pixel_um": OPTICS.pixel_um},
+        "optics": {
+            "na": optics.na,
+            "wavelength_um": optics.wavelength_um,
+            "pixel_um": optics.pixel_um,
+            "spherical_waves": optics.aberrations.spherical,
+        },
         "camera": {**dataclasses.asdict(CAMERA), "peak_counts": PEAK_COUNTS},
         "cases": [[case.name, case.z_um] for case in suite.cases],
         "planes": planes,
@@ -157,7 +167,7 @@ def pixels_hash(data: np.ndarray) -> str:
 
 
 def _paths(case: Case) -> tuple[str, str]:
-    return f"z{case.z_um:02d}/{case.name}.tif", f"sharp/{case.name}.tif"
+    return f"z{case.z_um:02g}/{case.name}.tif", f"sharp/{case.name}.tif"
 
 
 def _read(path: Path, expected: str) -> np.ndarray:

@@ -15,7 +15,7 @@ pytest.importorskip("skimage", reason='needs scikit-image: pip install ".[train]
 
 from defocus.engine.errors import InputError
 from defocus.training.evaluation import suite
-from defocus.training.evaluation.heldout import DISTANCES_UM
+from defocus.training.evaluation.heldout import DISTANCES_UM, TWINS
 
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "quality" / "defocus_suite.py"
 # Of the first drawn field, at 0, 10 and 34 um. It changes when the physics, the camera, the seeds or NumPy's random
@@ -102,3 +102,16 @@ def test_the_script_builds_and_verifies(tmp_path):
     assert broken.returncode != 0
     assert broken.stderr.startswith("error: ")
     assert len(broken.stderr.splitlines()) == 1
+
+
+def test_the_twin_is_seen_through_an_aberrated_pupil(small, tmp_path):
+    for waves, optics in TWINS.items():
+        twin = suite.make("twin", suite.make_cases(suite.drawn_fields(1), (0, 10), optics=optics))
+        assert twin.checksum != small.checksum
+        for case, ideal in zip(twin.cases, small.cases[:2], strict=True):
+            np.testing.assert_array_equal(case.sharp, ideal.sharp)
+            # In focus both show what they are given; out of focus each blurs in its own way.
+            assert np.array_equal(case.seen, ideal.seen) == (case.z_um == 0)
+        suite.save(twin, tmp_path / f"{waves}", optics)
+        assert suite.load(tmp_path / f"{waves}").checksum == twin.checksum
+        assert json.loads((tmp_path / f"{waves}" / "suite.json").read_text())["optics"]["spherical_waves"] == waves
