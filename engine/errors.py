@@ -5,9 +5,39 @@ from __future__ import annotations
 import errno
 import re
 import unicodedata
+from enum import StrEnum
+from typing import ClassVar
 
 _PLAIN = re.compile(r"[ -~]*")
 _JOINERS = "\u200c\u200d"  # of Persian and Indic names, and of emoji: they change no order and end no line
+
+
+class ErrorCode(StrEnum):
+    """What went wrong, for programs: metrics, journal and JSON hold these values, and nothing reads the prose."""
+
+    MISSING = "missing"  # no such file or folder
+    PERMISSION = "permission"
+    UNREADABLE = "unreadable"  # the disk, the share, or no file at all
+    NOT_TIFF = "not_tiff"
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    INCOMPLETE = "incomplete"  # still being written, as far as can be told
+    DAMAGED = "damaged"
+    CHANGED = "changed"  # while it was read
+    UNSUPPORTED = "unsupported"  # pixel type, axes, layout, compression
+    NOT_FINITE = "not_finite"  # NaN or infinity among the pixels
+    NO_PARTNER = "no_partner"  # a file of one channel without those that belong to it
+    DISK_FULL = "disk_full"
+    OCCUPIED = "occupied"  # what lies at the output's path was not made by defocus
+    UNWRITABLE = "unwritable"
+    INPUT = "input"  # any other fault of what was given: an argument, a setting, an image
+    MODEL = "model"
+    BACKEND = "backend"
+    MEMORY = "memory"
+    MISSING_EXTRA = "missing_extra"
+    OLD_PACKAGE = "old_package"
+    STOPPED = "stopped"
+    INTERNAL = "internal"
 
 
 class DefocusError(Exception):
@@ -21,10 +51,15 @@ class DefocusError(Exception):
         Why it failed, in words a microscopist understands.
     remedy : str
         What to do now.
+    code : ErrorCode, optional
+        The same for programs; by default that of the class.
     """
 
-    def __init__(self, thing: object, cause: str, remedy: str) -> None:
+    default_code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+
+    def __init__(self, thing: object, cause: str, remedy: str, code: ErrorCode | None = None) -> None:
         self.thing, self.cause, self.remedy = str(thing), cause, remedy
+        self.code = self.default_code if code is None else code
         super().__init__(self.thing, cause, remedy)
 
     def __str__(self) -> str:
@@ -75,33 +110,49 @@ def is_full(error: OSError) -> bool:
 class InputError(DefocusError):
     """The image, folder or argument given cannot be used."""
 
+    default_code = ErrorCode.INPUT
+
 
 class ChangedError(InputError):
     """The input changed while it was being read: it is not complete yet, try again later."""
+
+    default_code = ErrorCode.CHANGED
 
 
 class StoppedError(DefocusError):
     """The work was left before its end because somebody asked for that: nothing is wrong with the file."""
 
+    default_code = ErrorCode.STOPPED
+
 
 class OutputError(DefocusError):
     """The result cannot be written (permission, full disk): the input is not to blame."""
+
+    default_code = ErrorCode.UNWRITABLE
 
 
 class ModelError(DefocusError):
     """The model file or checkpoint cannot be used."""
 
+    default_code = ErrorCode.MODEL
+
 
 class BackendError(DefocusError):
     """The runtime cannot be used or failed while running."""
+
+    default_code = ErrorCode.BACKEND
 
 
 class OutOfMemoryError(BackendError):
     """The device's memory does not hold the batch: a smaller tile may do."""
 
+    default_code = ErrorCode.MEMORY
+
 
 class MissingExtraError(DefocusError):
     """An optional part of defocus is not installed; the remedy is the install command."""
+
+    default_code = ErrorCode.MISSING_EXTRA
 
     def __init__(self, module: str, extra: str, purpose: str) -> None:
         cause = f"not installed, but needed for {purpose}"

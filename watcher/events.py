@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..engine.errors import ErrorCode
 from ..engine.pipeline.jobs import Outcome
 
 
@@ -19,6 +20,8 @@ class WatchEvent:
         The file concerned, below the acquisition folder.
     text : str
         The reason, in a line.
+    code : ErrorCode or None
+        The reason for programs, with "retry", "quarantined" and where a file or its output is at fault.
     latency : float
         s from the close of the file to its corrected file.
     queued : int
@@ -37,5 +40,6 @@ class WatchEvent:
     latency: float = 0.0
     queued: int = 0
     waiting: int = 0
+    code: ErrorCode | None = None
     outcome: Outcome | None = None
     folder: Path | None = None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..engine.errors import ChangedError, InputError, OutputError, StoppedError
+from ..engine.errors import ChangedError, DefocusError, InputError, OutputError, StoppedError
 from ..engine.files.version import digest
 from ..engine.inference.engine import Engine
 from ..engine.pipeline.batch import is_done
@@ -137,19 +137,19 @@ class FolderProcessor:
         with self._looking:
             if time.monotonic() < self._next_look:
                 return False
-            reason = missing_room(out, self._settings.min_free_mb)
-            if reason and self._settings.once:
-                raise OutputError(out, *reason.removeprefix(f"{out}: ").split("; ", 1))
-            self._next_look = time.monotonic() + OUTPUT_PAUSE if reason else 0.0
-            if reason:
-                self._health.set_problem(f"{out} room", reason)
+            error = missing_room(out, self._settings.min_free_mb)
+            if error and self._settings.once:
+                raise error
+            self._next_look = time.monotonic() + OUTPUT_PAUSE if error else 0.0
+            if error:
+                self._health.set_problem(f"{out} room", str(error))
                 if not self._without_room:
-                    self._say(WatchEvent("paused", text=reason, queued=queued))
+                    self._say(_failure("paused", "", error, queued))
             elif self._without_room:
                 self._health.set_problem(f"{out} room", None)
                 self._say(WatchEvent("warning", text=f"{out}: can be written to again", queued=queued))
-            self._without_room = bool(reason)
-            return not reason
+            self._without_room = error is not None
+            return error is None
 
     def output_unavailable(self) -> bool:
         """Whether the output cannot be written to just now, as was found before; called from any thread, often."""
@@ -159,7 +159,7 @@ class FolderProcessor:
         """The job that an arrival gives; None for a bad file and for one that is done already."""
         members = [(one, _digest(one.path)) for one in arrival.each()]
         if arrival.problem is not None:
-            self._quarantine(arrival, members[0][1], str(arrival.problem), queued)
+            self._quarantine(arrival, members[0][1], arrival.problem, queued)
             return None
         first, *others = (Job(one.path, self._settings.out / one.relative, one.stat) for one, _ in members)
         job = replace(first, others=tuple(others))
@@ -167,7 +167,7 @@ class FolderProcessor:
             done = self._done_before(job, arrival)
         except OutputError as error:  # somebody else's file is in its place
             for one, found in members:
-                self._quarantine(one, found, str(error), queued)
+                self._quarantine(one, found, error, queued)
             return None
         if done:
             for one, found in members:
@@ -195,7 +195,7 @@ class FolderProcessor:
             # Not the files' fault: nothing is written down, the next rescan finds them again.
             told = self.output_unavailable()  # of the files in progress, only the first has to say it
             if not told:
-                self._say(WatchEvent("paused", members[0][0].name, str(outcome.error), queued=queued))
+                self._say(_failure("paused", members[0][0].name, outcome.error, queued))
             if self._settings.once:
                 raise outcome.error
             with self._looking:
@@ -215,10 +215,10 @@ class FolderProcessor:
                 # Not complete after all, or left for later: it is found again.
                 self.drop_pending(arrival)
             elif attempts >= self._settings.retries or _hopeless(one):
-                self._quarantine(arrival, found, str(error), queued, attempts)
+                self._quarantine(arrival, found, error, queued, attempts)
             else:
                 self._record(arrival, found, FileState.FAILED, attempts, str(error))
-                self._say(WatchEvent("retry", name, str(error), queued=queued))
+                self._say(_failure("retry", name, error, queued))
 
     def _failures(self, arrival: Arrival) -> int:
         """How often this version has failed so far."""
@@ -232,9 +232,9 @@ class FolderProcessor:
         known = entry is not None and (entry.stat, entry.model) == (arrival.stat, self._how)
         return entry.state if entry is not None and known else None
 
-    def _quarantine(self, arrival: Arrival, found: str, reason: str, queued: int, attempts: int = 1) -> None:
-        self._record(arrival, found, FileState.QUARANTINED, attempts, reason)
-        self._say(WatchEvent("quarantined", arrival.name, reason, queued=queued))
+    def _quarantine(self, arrival: Arrival, found: str, error: DefocusError, queued: int, attempts: int = 1) -> None:
+        self._record(arrival, found, FileState.QUARANTINED, attempts, str(error))
+        self._say(_failure("quarantined", arrival.name, error, queued))
 
     def _record(
         self, arrival: Arrival, found: str, state: FileState, attempts: int = 1, reason: str = "", report: str = ""
@@ -276,6 +276,10 @@ class FolderProcessor:
         if any(self._state(one) is not None for one in arrival.each() if not one.recalled):
             return False  # the journal knows this version: its content changed, or it failed before
         return is_done(job, self.card)
+
+
+def _failure(kind: str, name: str, error: DefocusError, queued: int) -> WatchEvent:
+    return WatchEvent(kind, name, str(error), queued=queued, code=error.code)
 
 
 def _hopeless(outcome: Outcome) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import DefocusError, InputError, OutputError, is_full
+from ..errors import DefocusError, ErrorCode, InputError, OutputError, is_full
 
 PREFIX, SUFFIX = ".defocus-", ".part"
 _SYSTEM = os.name
@@ -59,11 +59,13 @@ def output_error(target: Path, error: OSError) -> DefocusError:
     # numpy.tofile swallows the errno of a write that ended short: "200000 requested and 130712 written".
     short = error.errno is None and "requested and" in str(error)
     if short or is_full(error):
-        return OutputError(target, "the disk is full", f"free some space or {elsewhere}")
+        return OutputError(target, "the disk is full", f"free some space or {elsewhere}", ErrorCode.DISK_FULL)
     if error.errno == errno.ENAMETOOLONG:
         return InputError(target, "its output's path is too long", "give shorter names, or a shorter folder with -o")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return OutputError(target, "no permission to write", f"give this user write permission or {elsewhere}")
+        return OutputError(
+            target, "no permission to write", f"give this user write permission or {elsewhere}", ErrorCode.PERMISSION
+        )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return OutputError(target, "a file is in the place of a folder", f"remove it or {elsewhere}")
     return OutputError(target, f"cannot be written ({error.strerror or error})", f"check the disk or {elsewhere}")

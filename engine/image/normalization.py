@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import ErrorCode, InputError
 from ..model.card import Percentiles
 from .bands import bands, extremes, planes
 
@@ -49,7 +49,12 @@ def check_dtype(dtype: np.dtype, thing: object = "image") -> None:
     """Raise InputError unless the engine takes images of this dtype (either byte order)."""
     if dtype.newbyteorder("=") not in DTYPES:
         allowed = ", ".join(known.name for known in DTYPES)
-        raise InputError(thing, f"pixels of type {dtype.name} are not supported", f"convert to one of {allowed}")
+        raise InputError(
+            thing,
+            f"pixels of type {dtype.name} are not supported",
+            f"convert to one of {allowed}",
+            ErrorCode.UNSUPPORTED,
+        )
 
 
 def measure(values: np.ndarray, rule: Percentiles, thing: object = "image") -> Intensity:
@@ -70,9 +75,16 @@ def measure(values: np.ndarray, rule: Percentiles, thing: object = "image") -> I
     least, most = extremes(values)  # NaN comes through both
     if not (np.isfinite(least) and np.isfinite(most)):
         kind = "NaN" if np.isnan(least) or np.isnan(most) else "infinite"
-        raise InputError(thing, f"holds {kind} values", "replace them by numbers, for example the background level")
+        raise InputError(
+            thing,
+            f"holds {kind} values",
+            "replace them by numbers, for example the background level",
+            ErrorCode.NOT_FINITE,
+        )
     if not np.isfinite(most - least):
-        raise InputError(thing, f"values from {least:g} to {most:g} are too far apart", "rescale the image")
+        raise InputError(
+            thing, f"values from {least:g} to {most:g} are too far apart", "rescale the image", ErrorCode.UNSUPPORTED
+        )
     if least == most:
         return Intensity(least, 0.0)
     low, high = _percentiles(values, rule)

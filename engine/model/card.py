@@ -13,7 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import ErrorCode, ModelError
 
 FORMAT = 1
 KEY = "defocus"
@@ -162,7 +162,9 @@ def read_card(path: str | os.PathLike[str]) -> Card:
             entries, has_graph = _model_proto(file)
             sha256 = _sha256(file)
     except FileNotFoundError as error:
-        raise ModelError(path, "no such model file", "check the path, or use --model default") from error
+        raise ModelError(
+            path, "no such model file", "check the path, or use --model default", ErrorCode.MISSING
+        ) from error
     except OSError as error:
         raise ModelError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
     except ValueError as error:

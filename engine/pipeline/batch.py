@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DefocusError, InputError, OutputError
+from ..errors import DefocusError, ErrorCode, InputError, OutputError
 from .jobs import Job, Outcome, version_record
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Result:
             "target": str(self.job.target),
             "status": self.status.value,
             "error": str(self.error) if self.error else None,
+            "code": self.error.code.value if self.error else None,
             "shape": list(outcome.shape),
             "dtype": outcome.dtype,
             "axes": outcome.axes,
@@ -183,9 +184,11 @@ def _made(target: Path) -> dict[str, Any] | None:
     try:
         account = read_provenance(target)
     except (DefocusError, OSError) as error:
-        raise OutputError(target, "is there already and is no TIFF that can be read", remedy) from error
+        raise OutputError(
+            target, "is there already and is no TIFF that can be read", remedy, ErrorCode.OCCUPIED
+        ) from error
     if account is None:
-        raise OutputError(target, "is there already and was not made by defocus", remedy)
+        raise OutputError(target, "is there already and was not made by defocus", remedy, ErrorCode.OCCUPIED)
     try:
         check_complete(target)
     except InputError:  # ours, but cut short since: made anew
@@ -203,7 +206,7 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
     elif glob.has_magic(text):
         yield from _glob(text, out)
     else:
-        raise InputError(text, "no such file or folder", "check the path")
+        raise InputError(text, "no such file or folder", "check the path", ErrorCode.MISSING)
 
 
 def _folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ChangedError, DefocusError, InputError
+from ..errors import ChangedError, DefocusError, ErrorCode, InputError
 from ..image.axes import own_channels
 from ..image.memmap import is_disk_backed
 from .jobs import Job, Outcome, version_record
@@ -69,7 +69,7 @@ def written(piece: PipelineItem, write: Callable[[PipelineItem], Outcome]) -> Ou
 def without(source: object, partner: DefocusError) -> InputError:
     """Why a file that is good itself cannot be corrected: its partner cannot be used."""
     cause = f"cannot be corrected without its partner ({partner.thing}: {partner.cause})"
-    return InputError(source, cause, "repair that file, and both are done")
+    return InputError(source, cause, "repair that file, and both are done", ErrorCode.NO_PARTNER)
 
 
 def _split(piece: PipelineItem) -> list[PipelineItem]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-from ..errors import InputError
+from ..errors import ErrorCode, InputError
 from ..model.card import Card
 from ..tiff.read import axes_of
 from .batch import SUFFIXES
@@ -222,7 +222,9 @@ def _reason(
         return too_many(job.source, pattern.order(found), channels)
     if len(found) < channels:
         cause = f"cannot be corrected without {pattern.lacking(group, found, channels, seen)}"
-        return InputError(job.source, cause, "add the missing file, or change the pattern of --channels")
+        return InputError(
+            job.source, cause, "add the missing file, or change the pattern of --channels", ErrorCode.NO_PARTNER
+        )
     return None
 
 

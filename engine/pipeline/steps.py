@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ChangedError, DefocusError, InputError
+from ..errors import ChangedError, DefocusError, ErrorCode, InputError
 from ..files.atomic import commit, output_error
 from ..image.memmap import Allocator, DiskAllocator, drop_resident_pages, in_memory, is_disk_backed
 from ..inference.tasks import ImageRequest
@@ -240,24 +240,27 @@ def _naming(path: Path, doing: str) -> Iterator[None]:
     except DefocusError:
         raise
     except MemoryError as error:
-        raise DefocusError(path, f"not enough memory for {doing} it", "use a smaller --tile or free memory") from error
+        raise DefocusError(
+            path, f"not enough memory for {doing} it", "use a smaller --tile or free memory", ErrorCode.MEMORY
+        ) from error
     except OSError as error:
         if doing == "writing":
             raise output_error(path, error) from error
-        raise InputError(path, _reason(error), "check the path and its permissions") from error
+        raise InputError(path, *_reason(error)) from error
     except Exception as error:
         cause = f"unexpected error while {doing} it ({type(error).__name__}: {error})"
         raise DefocusError(path, cause, "please report it") from error
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError) -> tuple[str, str, ErrorCode]:
+    """Cause, remedy and code."""
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        return "no such file", "check the path", ErrorCode.MISSING
     if isinstance(error, IsADirectoryError):
-        return "a folder, not a file"
+        return "a folder, not a file", "give a TIFF file", ErrorCode.NOT_TIFF
     if isinstance(error, PermissionError):
-        return "no permission to read"
-    return f"cannot be read ({error.strerror or error})"
+        return "no permission to read", "give this user read permission", ErrorCode.PERMISSION
+    return f"cannot be read ({error.strerror or error})", "check the disk or the share", ErrorCode.UNREADABLE
 
 
 def _same_file(source: Path, target: Path) -> bool:

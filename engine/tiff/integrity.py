@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import tifffile
 
-from ..errors import DefocusError, InputError
+from ..errors import DefocusError, ErrorCode, InputError
 from .quiet import quiet_tifffile
 
 _AGAIN = "wait until it is complete, or write it again"
@@ -36,13 +36,13 @@ def check_complete(path: str | os.PathLike[str]) -> None:
     with errors_as_input_error(path):
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # opening a pipe would wait for ever
-            raise InputError(path, "not a regular file", _NOT_TIFF)
+            raise InputError(path, "not a regular file", _NOT_TIFF, ErrorCode.NOT_TIFF)
         size = status.st_size
         with open(path, "rb") as file:
             pages = _count_pages(file, size, path)
         with quiet_tifffile(), open_tiff(path) as tif:
             if len(tif.pages) != pages:
-                raise InputError(path, "truncated: the chain of its pages is broken", _AGAIN)
+                raise InputError(path, "truncated: the chain of its pages is broken", _AGAIN, ErrorCode.TRUNCATED)
             for number, page in enumerate(tif.pages):
                 _check_page(tif, page, number, size, path)
             _check_imagej(tif, size, path)
@@ -75,40 +75,51 @@ def errors_as_input_error(path: Path) -> Iterator[None]:
     except DefocusError:
         raise
     except FileNotFoundError as error:
-        raise InputError(path, "no such file", "check the path") from error
+        raise InputError(path, "no such file", "check the path", ErrorCode.MISSING) from error
     except IsADirectoryError as error:
-        raise InputError(path, "a folder, not a file", _NOT_TIFF) from error
+        raise InputError(path, "a folder, not a file", _NOT_TIFF, ErrorCode.NOT_TIFF) from error
     except PermissionError as error:
         if Path(path).is_dir():  # what Windows says of a folder
-            raise InputError(path, "a folder, not a file", _NOT_TIFF) from error
-        raise InputError(path, "no permission to read", "give this user read permission") from error
+            raise InputError(path, "a folder, not a file", _NOT_TIFF, ErrorCode.NOT_TIFF) from error
+        raise InputError(
+            path, "no permission to read", "give this user read permission", ErrorCode.PERMISSION
+        ) from error
     except MemoryError:
         raise
     except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror or error})", "check the disk or the share") from error
+        raise InputError(
+            path, f"cannot be read ({error.strerror or error})", "check the disk or the share", ErrorCode.UNREADABLE
+        ) from error
     except Exception as error:  # tifffile and imagecodecs raise many kinds on damaged files
         cause = f"damaged ({type(error).__name__}: {error})"
-        raise InputError(path, cause[:300], _AGAIN) from error
+        raise InputError(path, cause[:300], _AGAIN, ErrorCode.DAMAGED) from error
 
 
 def _check_page(tif: tifffile.TiffFile, page, number: int, size: int, path: Path) -> None:  # type: ignore[no-untyped-def]
     page = page.aspage()
     offsets, counts = page.dataoffsets, page.databytecounts
     if page.imagewidth < 1 or page.imagelength < 1:
-        raise InputError(path, f"page {number} has no pixels", _AGAIN)
+        raise InputError(path, f"page {number} has no pixels", _AGAIN, ErrorCode.DAMAGED)
     if len(offsets) != len(counts) or len(offsets) < _segments(page):
-        raise InputError(path, f"truncated: page {number} lacks strips or tiles", _AGAIN)
+        raise InputError(path, f"truncated: page {number} lacks strips or tiles", _AGAIN, ErrorCode.TRUNCATED)
     for offset, count in zip(offsets, counts, strict=True):
         if offset <= 0 or count <= 0:
-            raise InputError(path, f"not complete: page {number} has strips or tiles not written yet", _AGAIN)
+            raise InputError(
+                path, f"not complete: page {number} has strips or tiles not written yet", _AGAIN, ErrorCode.INCOMPLETE
+            )
         if offset + count > size:
             missing = offset + count - size
-            raise InputError(path, f"truncated: page {number} ends {missing} bytes beyond the end of the file", _AGAIN)
+            raise InputError(
+                path,
+                f"truncated: page {number} ends {missing} bytes beyond the end of the file",
+                _AGAIN,
+                ErrorCode.TRUNCATED,
+            )
     values = page.imagedepth * page.imagelength * page.imagewidth * page.samplesperpixel
     bits = page.bitspersample if isinstance(page.bitspersample, int) else min(page.bitspersample)
     needed = values * bits // 8 // (1 if page.compression == 1 else _DENSEST)
     if sum(counts) < needed and not page.is_subsampled:
-        raise InputError(path, f"truncated: page {number} has fewer bytes than pixels", _AGAIN)
+        raise InputError(path, f"truncated: page {number} has fewer bytes than pixels", _AGAIN, ErrorCode.TRUNCATED)
 
 
 def _segments(page) -> int:  # type: ignore[no-untyped-def]
@@ -129,10 +140,15 @@ def _check_imagej(tif: tifffile.TiffFile, size: int, path: Path) -> None:
     first = tif.pages.first
     if len(tif.pages) == 1 and images > 1:
         if first.dataoffsets[0] + images * first.nbytes > size:
-            raise InputError(path, f"truncated: its description names {images} planes, not all are there", _AGAIN)
+            raise InputError(
+                path,
+                f"truncated: its description names {images} planes, not all are there",
+                _AGAIN,
+                ErrorCode.TRUNCATED,
+            )
     elif len(tif.pages) < images:
         cause = f"not complete: its description names {images} planes, {len(tif.pages)} are there"
-        raise InputError(path, cause, _AGAIN)
+        raise InputError(path, cause, _AGAIN, ErrorCode.INCOMPLETE)
 
 
 def _count_pages(file: BinaryIO, size: int, path: Path) -> int:
@@ -141,35 +157,39 @@ def _count_pages(file: BinaryIO, size: int, path: Path) -> int:
     tifffile stops at a broken link and takes the rest for not there; a missing plane must not go unseen.
     """
     if size == 0:
-        raise InputError(path, "empty (0 bytes)", _AGAIN)
+        raise InputError(path, "empty (0 bytes)", _AGAIN, ErrorCode.EMPTY)
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     magic = struct.unpack(f"{order}H", head[2:4])[0] if order and len(head) >= 4 else 0
     if magic not in (42, 43):
         if not head.strip(b"\0"):
-            raise InputError(path, "not a TIFF yet: it starts with zeros", _AGAIN)
-        raise InputError(path, "not a TIFF file", _NOT_TIFF)
+            raise InputError(path, "not a TIFF yet: it starts with zeros", _AGAIN, ErrorCode.INCOMPLETE)
+        raise InputError(path, "not a TIFF file", _NOT_TIFF, ErrorCode.NOT_TIFF)
     big = magic == 43
     number, entry, link = ("Q", 20, "Q") if big else ("H", 12, "I")
     if len(head) < (16 if big else 8):
-        raise InputError(path, "truncated: it ends inside its header", _AGAIN)
+        raise InputError(path, "truncated: it ends inside its header", _AGAIN, ErrorCode.TRUNCATED)
     (offset,) = struct.unpack(f"{order}{link}", head[8:16] if big else head[4:8])
     seen: set[int] = set()
     while offset:
         if offset in seen:
-            raise InputError(path, "damaged: the chain of its pages is a circle", _AGAIN)
+            raise InputError(path, "damaged: the chain of its pages is a circle", _AGAIN, ErrorCode.DAMAGED)
         seen.add(offset)
         file.seek(offset)
         start = file.read(struct.calcsize(number))
         if len(start) < struct.calcsize(number):
-            raise InputError(path, f"truncated: page {len(seen) - 1} lies beyond the end of the file", _AGAIN)
+            raise InputError(
+                path, f"truncated: page {len(seen) - 1} lies beyond the end of the file", _AGAIN, ErrorCode.TRUNCATED
+            )
         entries = struct.unpack(f"{order}{number}", start)[0] * entry
         if offset + len(start) + entries + struct.calcsize(link) > size:
-            raise InputError(path, f"truncated: it ends inside the directory of page {len(seen) - 1}", _AGAIN)
+            raise InputError(
+                path, f"truncated: it ends inside the directory of page {len(seen) - 1}", _AGAIN, ErrorCode.TRUNCATED
+            )
         _check_values(file.read(entries), f"{order}HH{link}{link}", size, path, len(seen) - 1)
         (offset,) = struct.unpack(f"{order}{link}", file.read(struct.calcsize(link)))
     if not seen:
-        raise InputError(path, "not complete: its header names no page yet", _AGAIN)
+        raise InputError(path, "not complete: its header names no page yet", _AGAIN, ErrorCode.INCOMPLETE)
     return len(seen)
 
 
@@ -179,7 +199,12 @@ def _check_values(directory: bytes, entry: str, size: int, path: Path, page: int
     for code, kind, count, offset in struct.iter_unpack(entry, directory):
         length = count * _TYPE_SIZES.get(kind, 1)
         if length > inline and offset + length > size:
-            raise InputError(path, f"truncated: tag {code} of page {page} lies beyond the end of the file", _AGAIN)
+            raise InputError(
+                path,
+                f"truncated: tag {code} of page {page} lies beyond the end of the file",
+                _AGAIN,
+                ErrorCode.TRUNCATED,
+            )
 
 
 def ends_in_zeros(path: str | os.PathLike[str]) -> bool:

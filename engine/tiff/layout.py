@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from ..errors import InputError
+from ..errors import ErrorCode, InputError
 
 PROVENANCE_TAG = 65333  # in the range 65000..65535 that TIFF 6.0 leaves to organisations
 PROCESSING_SOFTWARE = 11  # Exif: "name and version of the software used to post-process the picture"
@@ -106,7 +106,7 @@ def check_writable(layout: Layout, page_axes: str, path: Path) -> None:
             write_page(writer, np.zeros(shape, layout.dtype), layout.pages[0])
     except Exception as error:  # the writer raises many kinds
         cause = f"its layout is damaged or cannot be written back ({error})"
-        raise InputError(path, cause, "save it as a plain TIFF") from error
+        raise InputError(path, cause, "save it as a plain TIFF", ErrorCode.UNSUPPORTED) from error
 
 
 def _arguments(page: tifffile.TiffPage) -> dict[str, Any]:

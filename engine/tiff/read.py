@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from ..errors import InputError
+from ..errors import ErrorCode, InputError
 from ..image.memmap import Allocator, in_memory
 from ..image.normalization import check_dtype
 from .integrity import check_complete, errors_as_input_error, open_tiff
@@ -175,21 +175,26 @@ def _stack(tif: tifffile.TiffFile, path: Path, place: Allocator) -> TiffImage:
     if len(images) != 1:
         shapes = ", ".join("x".join(map(str, series.shape)) for series in images[:4])
         cause = f"holds {len(images)} images instead of one ({shapes})"
-        raise InputError(path, cause, "save each as a file of its own")
+        raise InputError(path, cause, "save each as a file of its own", ErrorCode.UNSUPPORTED)
     series = images[0]
     axes = series.axes
     if "Y" not in axes or "X" not in axes:
-        raise InputError(path, f"has no Y and X axes (its axes are {axes})", "save it with axes that name Y and X")
+        raise InputError(
+            path,
+            f"has no Y and X axes (its axes are {axes})",
+            "save it with axes that name Y and X",
+            ErrorCode.UNSUPPORTED,
+        )
     pages = [page.aspage() for page in series.pages if page is not None]
     if pages[0].dtype is None:  # the series' dtype says float64 then
         cause = f"pixels of {pages[0].bitspersample} bits and sample format {pages[0].sampleformat} are not supported"
-        raise InputError(path, cause, "convert it to 8 or 16 bits")
+        raise InputError(path, cause, "convert it to 8 or 16 bits", ErrorCode.UNSUPPORTED)
     check_dtype(series.dtype, path)
     for number, page in enumerate(pages):
         # tifffile decodes all pages of an image as its first one, and would give wrong pixels.
         if page.hash != pages[0].hash:
             cause = f"page {number} is stored in another way than page 0 (compression, strips or type of pixels)"
-            raise InputError(path, cause, "save all pages alike")
+            raise InputError(path, cause, "save all pages alike", ErrorCode.UNSUPPORTED)
     layout = layout_of(tif, pages, series.shape, series.dtype.newbyteorder("="))
     check_writable(layout, pages[0].axes, path)
     data = series.asarray(out=place(layout.shape, layout.dtype), buffersize=_BUFFER)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from defocus import Engine
+from defocus.engine.errors import OutputError
 from defocus.watcher import daemon
 from defocus.watcher import folder as processor
 from defocus.watcher.discovery.scanner import ScanTiming
@@ -63,8 +64,8 @@ def two(tmp_path, tiny_model) -> Iterator[Two]:
 @pytest.mark.parametrize("length", [daemon.LENGTH, 2], ids=["all put by", "some left to the rescan"])
 def test_a_folder_without_room_holds_up_no_other(two, monkeypatch, length):
     full = {two.a.out}
-    reason = f"{two.a.out}: only 1 MB free, waiting for 200 MB; make room"
-    monkeypatch.setattr(processor, "missing_room", lambda out, least: reason if out in full else None)
+    error = OutputError(two.a.out, "only 1 MB free, waiting for 200 MB", "make room")
+    monkeypatch.setattr(processor, "missing_room", lambda out, least: error if out in full else None)
     monkeypatch.setattr(processor, "OUTPUT_PAUSE", 0.2)
     monkeypatch.setattr(daemon, "LENGTH", length)
     names = [f"{number}.tif" for number in range(5)]
@@ -76,7 +77,7 @@ def test_a_folder_without_room_holds_up_no_other(two, monkeypatch, length):
         wait_for(lambda: outputs(two.b.out) == names)
         wait_for(lambda: two.told("done") == Counter(("b", name) for name in names))
         assert outputs(two.a.out) == []
-        assert two.health.problems() == [reason]
+        assert two.health.problems() == [str(error)]
         assert not two.health.stuck()
         full.clear()
         wait_for(lambda: two.told("done") == Counter((folder, name) for folder in "ab" for name in names))
@@ -102,8 +103,8 @@ def test_a_folder_whose_output_cannot_be_written_holds_up_no_other(two, monkeypa
 
 
 def test_a_folder_without_room_does_not_find_its_files_again_and_again(two, monkeypatch, tiny_model):
-    reasons: list[str | None] = [f"{two.a.out}: only 1 MB free, waiting for 200 MB; make room"]
-    monkeypatch.setattr(processor, "missing_room", lambda out, least: reasons[-1])
+    errors: list[OutputError | None] = [OutputError(two.a.out, "only 1 MB free, waiting for 200 MB", "make room")]
+    monkeypatch.setattr(processor, "missing_room", lambda out, least: errors[-1])
     monkeypatch.setattr(processor, "OUTPUT_PAUSE", 0.05)
     with Engine.load(tiny_model, backend="cpu") as engine, Journal(two.a.out) as journal:
         one = processor.FolderProcessor(two.a, engine, journal, two.events.append, Health())
@@ -111,6 +112,6 @@ def test_a_folder_without_room_does_not_find_its_files_again_and_again(two, monk
         assert not one.has_disk_space()
         time.sleep(0.1)
         assert one.needs_nothing(Path("a.tif"), (1, 1), False)
-        reasons.append(None)
+        errors.append(None)
         wait_for(lambda: not one.needs_nothing(Path("a.tif"), (1, 1), False), 2)
     assert [event.kind for event in two.events] == ["paused", "warning"]

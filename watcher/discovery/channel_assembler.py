@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...engine.errors import InputError
+from ...engine.errors import ErrorCode, InputError
 from ...engine.pipeline.channel_groups import without
 from ...engine.pipeline.channel_pattern import Pattern, fits, lone, too_many, twice
 from ...engine.pipeline.steps import stat_of
@@ -187,7 +187,9 @@ class ChannelAssembler:
         remedy = "it is corrected when that file comes"
         # One that has gone itself has no problem: the pipeline finds that out.
         return [
-            replace(one, problem=InputError(one.path, cause, remedy)) if one.path.exists() else one
+            replace(one, problem=InputError(one.path, cause, remedy, ErrorCode.NO_PARTNER))
+            if one.path.exists()
+            else one
             for one in members.values()
         ]
 

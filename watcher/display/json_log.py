@@ -26,7 +26,7 @@ class JsonLog:
         yield
 
     def show(self, event: WatchEvent) -> None:
-        """Write an event: time, event, and whichever of folder, file, text, latency, queued, seconds, planes it has."""
+        """Write an event: time, event, and what it has of folder, file, text, code, latency, seconds, planes."""
         if event.kind == "waiting":  # as often as files come; a partner that stays away is told of as "quarantined"
             return
         line: dict[str, object] = {"event": event.kind}
@@ -36,6 +36,8 @@ class JsonLog:
             line["file"] = event.relative
         if event.text:
             line["text"] = event.text
+        if event.code is not None:
+            line["code"] = event.code.value
         if event.kind == "done":
             line["latency"] = round(event.latency, 4)
         line["queued"] = event.queued

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from ...engine.errors import InputError
+from ...engine.errors import InputError, OutputError
 from ...engine.files.atomic import output_error
 from ..journal import FOLDER
 
@@ -56,15 +56,15 @@ class FolderLock:
         self._lock.release()
 
 
-def why_not_ours(out: Path) -> str | None:
-    """Why this process does not hold an output folder that it took at its start, in a few words; None if it does."""
+def why_not_ours(out: Path) -> OutputError | None:
+    """Why this process does not hold an output folder that it took at its start; None if it does."""
     folder = out / FOLDER
     if not (folder / WHO).exists():  # an unmounted share leaves an empty folder
-        return "the output folder has gone; bring it back or start defocus-watch again"
+        return OutputError(out, "the output folder has gone", "bring it back or start defocus-watch again")
     who = _who(folder)
     if who is None or (who.pid, who.host) == (os.getpid(), platform.node()):
         return None  # where it cannot be read the write itself will tell
-    return f"another defocus-watch writes there now ({who}); stop one of the two"
+    return OutputError(out, f"another defocus-watch writes there now ({who})", "stop one of the two")
 
 
 class _Who(NamedTuple):

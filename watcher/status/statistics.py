@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...engine.errors import ErrorCode
 from ...engine.inference.engine import Engine
 from ...engine.inference.gpu.driver import find_gpu, why_no_gpu
 from ..events import WatchEvent
@@ -23,19 +24,6 @@ HISTORY = 2000  # files of the focus plot
 RATE_WINDOW = 60.0  # s
 SHOWN_FAILURES = 200
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # s
-
-_KINDS = {
-    "in vain for": "no_partner",
-    "cannot be corrected without": "no_partner",
-    "truncated": "truncated",
-    "not a tiff": "not_tiff",
-    "empty": "empty",
-    "damaged": "damaged",
-    "permission": "permission",
-    "memory": "memory",
-    "not supported": "unsupported",
-    "not made by defocus": "occupied",
-}
 
 
 @dataclass
@@ -91,7 +79,7 @@ class State:
             if event.kind != "warning":
                 self.queued = event.queued
             if event.kind == "quarantined":
-                self.failed[kind_of(event.text)] += 1
+                self.failed[(event.code or ErrorCode.INTERNAL).value] += 1
             if event.kind in ("paused", "warning"):
                 self.message = event.text
             if event.kind == "done" and event.outcome is not None:
@@ -195,12 +183,6 @@ class State:
             planes = json.loads(report) if report else []
             if isinstance(planes, list):
                 self._plot(datetime.fromisoformat(updated).timestamp(), relative, planes)
-
-
-def kind_of(reason: str) -> str:
-    """A reason as one of a few words, for a label of the metrics."""
-    text = reason.lower()
-    return next((kind for words, kind in _KINDS.items() if words in text), "other")
 
 
 def _quantile(ordered: list[float], share: float) -> float | None:

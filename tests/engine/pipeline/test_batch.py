@@ -120,9 +120,10 @@ def test_a_folder_end_to_end(folder, tmp_path, tiny_model):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == 4
     for line in lines:
-        keys = {"source", "target", "status", "error", "shape", "dtype", "axes", "planes", "reports", "seconds"}
+        keys = {"source", "target", "status", "error", "code", "shape", "dtype", "axes", "planes", "reports", "seconds"}
         assert set(line) == keys
-        assert (line["status"], line["error"], line["shape"], line["dtype"]) == ("done", None, [40, 50], "uint16")
+        assert (line["status"], line["error"], line["code"]) == ("done", None, None)
+        assert (line["shape"], line["dtype"]) == ([40, 50], "uint16")
         assert (line["axes"], line["planes"]) == ("YX", 1)
         assert set(line["seconds"]) == {"read", "infer", "assess", "write"}
         source, target = tifffile.imread(line["source"]), tifffile.imread(line["target"])
@@ -172,11 +173,8 @@ def test_bad_files_are_reported_and_the_rest_goes_on(folder, tmp_path, tiny_mode
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     results = {Path(line["source"]).name: line for line in map(json.loads, done.stdout.splitlines())}
-    assert {name for name, line in results.items() if line["status"] == "failed"} == {
-        "cut.tif",
-        "text.tif",
-        "empty.tif",
-    }
+    codes = {name: line["code"] for name, line in results.items() if line["status"] == "failed"}
+    assert codes == {"cut.tif": "truncated", "text.tif": "not_tiff", "empty.tif": "empty"}
     errors = done.stderr.splitlines()
     assert len(errors) == 4  # a line a file, and the summary
     for name in ("cut.tif", "text.tif", "empty.tif"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from defocus.engine.errors import InputError
+from defocus.engine.errors import ErrorCode, InputError
 from defocus.engine.quality.report import PlaneReport
 from defocus.watcher.config import Config, Folder
 from defocus.watcher.events import WatchEvent
@@ -21,7 +21,7 @@ from defocus.watcher.journal import FileState, Journal, JournalEntry
 from defocus.watcher.status.metrics import metrics
 from defocus.watcher.status.page import Page
 from defocus.watcher.status.server import ASSETS
-from defocus.watcher.status.statistics import SHOWN_FAILURES, Histogram, State, kind_of
+from defocus.watcher.status.statistics import SHOWN_FAILURES, Histogram, State
 
 from ..conftest import free_port, outputs, wait_for, write_tiff
 
@@ -146,19 +146,6 @@ def test_a_port_that_is_taken_is_one_line(quiet, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("reason", "kind"),
-    [
-        ("x.tif: truncated: the chain", "truncated"),
-        ("x.tif: not a TIFF; give", "not_tiff"),
-        ("x: no permission to read", "permission"),
-        ("what?", "other"),
-    ],
-)
-def test_reasons_have_few_labels(reason, kind):
-    assert kind_of(reason) == kind
-
-
 def test_a_restart_remembers_the_focus_and_what_was_set_aside(tmp_path):
     settings = Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),)).settings()
     with Journal(tmp_path / "out") as journal:
@@ -169,7 +156,7 @@ def test_a_restart_remembers_the_focus_and_what_was_set_aside(tmp_path):
     seen = State(settings, Health())
     assert sorted(point["blur_px"] for point in seen.picture()["focus"]) == [0.0, 1.0, 2.0]
     assert seen.picture()["failures"] == [{"folder": 0, "file": "bad.tif", "reason": "truncated"}]
-    seen.see(WatchEvent("quarantined", "b.tif", "b.tif: not a TIFF", folder=tmp_path / "acq"))
+    seen.see(WatchEvent("quarantined", "b.tif", "empty/b.tif: x", folder=tmp_path / "acq", code=ErrorCode.NOT_TIFF))
     seen.see(WatchEvent("paused", text="the disk is full", queued=7))
     picture = seen.picture()
     assert (picture["queue"], picture["message"], seen.failed["not_tiff"]) == (7, "the disk is full", 1)
