@@ -47,6 +47,7 @@ class FolderProcessor:
         self._pending: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
         self._told_of_journal, self._next_prune = "", -math.inf
         self._looking, self._without_room = threading.Lock(), False
+        self._writing = f"{settings.out} writing"  # what the health calls it
         self._next_look = 0.0  # at the output, while it cannot be written to; 0: it can
         self._in_progress: dict[Path, tuple[list[tuple[Arrival, str]], int]] = {}  # by the first source
 
@@ -193,6 +194,7 @@ class FolderProcessor:
         members, queued = self._in_progress.pop(outcome.job.source)
         if isinstance(outcome.error, OutputError):
             # Not the files' fault: nothing is written down, the next rescan finds them again.
+            self._health.set_problem(self._writing, str(outcome.error))  # until a write has worked
             told = self.output_unavailable()  # of the files in progress, only the first has to say it
             if not told:
                 self._say(_failure("paused", members[0][0].name, outcome.error, queued))
@@ -208,6 +210,7 @@ class FolderProcessor:
         for (arrival, found), one in zip(members, outcome.each(), strict=True):
             name, error = arrival.name, one.error
             if error is None:
+                self._health.set_problem(self._writing, None)
                 latency = time.monotonic() - arrival.seen
                 self._record(arrival, found, FileState.DONE, report=json.dumps(summary(one.reports)))
                 self._say(WatchEvent("done", name, latency=latency, queued=queued, outcome=one))
