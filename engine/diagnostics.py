@@ -25,6 +25,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "MNN",
     "tensorrt",
     "tensorrt-rtx",
     "cuda-bindings",

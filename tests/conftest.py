@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY_HALO = 16  # the receptive field of two 3x3 convolutions is 2 px; 16 keeps the tile origins on the multiple
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory):
+    """What backends keep (converted models, plans) goes into a folder of this run, not into the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "DEFOCUS_CACHE" not in os.environ:
+            patch.setenv("DEFOCUS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

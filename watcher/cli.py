@@ -44,7 +44,9 @@ def watch(
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="auto (the first that works), tensorrt, rtx, cuda, openvino or cpu.", show_default="auto"),
+        typer.Option(
+            help="auto (the first that works), tensorrt, rtx, cuda, mnn, openvino or cpu.", show_default="auto"
+        ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Correct what is there, then leave.")] = False,
     dry_run: Annotated[

@@ -105,14 +105,14 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=6, help="of two channels of 2048 x 2048")
     parser.add_argument("--side", type=int, default=20_000, help="of the large plane; 0 leaves it out")
     parser.add_argument("--memory", type=float, default=1.0, help="GB given to defocus-run for the large plane")
-    parser.add_argument("--backend", action="append", help="again for more; the default is cpu and openvino")
+    parser.add_argument("--backend", action="append", help="again for more; the default is all on a processor")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     bars, notes = [], []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         write_two_channels(work / "two", options.files)
-        for backend in options.backend or ["cpu", "openvino"]:
+        for backend in options.backend or ["cpu", "openvino", "mnn"]:
             found = run(work / "two", work / f"two_{backend}", "--backend", backend)
             bars.append(
                 Bar(

@@ -74,7 +74,7 @@ def _program(name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--backend", action="append", help="again for more; the default is cpu and openvino")
+    parser.add_argument("--backend", action="append", help="again for more; the default is all on a processor")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     bars = []
@@ -83,7 +83,7 @@ def main() -> None:
         bars.append(Bar(f"import of `{name}`", IMPORT_S, median(found), "s", spread=spread(found)))
     with tempfile.TemporaryDirectory() as folder:
         (source,) = write_files(Path(folder) / "in", 1)
-        for backend in options.backend or ["cpu", "openvino"]:
+        for backend in options.backend or ["cpu", "openvino", "mnn"]:
             found = repeated(options.repetitions, lambda: first_output(Path(folder), source, backend))  # noqa: B023
             what = f"start of `defocus-run` to its first output, less the inference, backend {backend}"
             bars.append(Bar(what, START_S, median(found), "s", spread=spread(found)))

@@ -1,6 +1,6 @@
 """How near `defocus-run` comes to its floor: the processor time of decode, inference and encode over the cores.
 
-    python -m benchmarks.speed.throughput [-n 40] [--backend cpu --backend openvino] [-o docs/results/throughput.md]
+    python -m benchmarks.speed.throughput [-n 40] [--backend cpu --backend mnn] [-o docs/results/throughput.md]
 
 Drawn planes of 520 x 696, 16-bit, LZW. Each repetition measures, one after the other: decode, inference and encode of
 the same files in bare loops (their processor time over the cores is the floor), the pipeline with its stages side by
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     rows = []
-    for name in options.backend or ["cpu", "openvino"]:
+    for name in options.backend or ["cpu", "openvino", "mnn"]:
         with tempfile.TemporaryDirectory() as folder, Engine.load(options.model, name) as engine:
             paths = write_files(Path(folder), options.n)
             repetition(engine, paths[:2], Path(folder))

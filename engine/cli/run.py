@@ -40,7 +40,7 @@ def run(
     ],
     model: Annotated[str, typer.Option(help='"default" or an ONNX file made by defocus-export.')] = "default",
     backend: Annotated[
-        str, typer.Option(help="auto (the first that works), tensorrt, rtx, cuda, openvino or cpu.")
+        str, typer.Option(help="auto (the first that works), tensorrt, rtx, cuda, mnn, openvino or cpu.")
     ] = "auto",
     tile: Annotated[
         int | None,

@@ -15,7 +15,7 @@ DEFAULT_TILE = 1024
 # (docs/explanation/performance.md); on a card several hide the copies and the start of each layer (not measured yet).
 _TOGETHER = {"tensorrt": 4, "rtx": 4, "cuda": 4}
 # How many batches go through a processor side by side: two are faster than one on all cores (the same page).
-_STREAMS = {"cpu": 2, "openvino": 2}
+_STREAMS = {"cpu": 2, "openvino": 2, "mnn": 2}
 
 
 @dataclass(frozen=True)

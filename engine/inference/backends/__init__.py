@@ -114,6 +114,7 @@ _WHERE = {
     "tensorrt": ("tensorrt.backend", "TENSORRT"),
     "rtx": ("tensorrt.backend", "RTX"),
     "cuda": ("onnx_runtime", "CUDA"),
+    "mnn": ("mnn", "MNN"),
     "openvino": ("openvino", "OPENVINO"),
     "cpu": ("onnx_runtime", "CPU"),
 }

@@ -18,16 +18,28 @@ from defocus.engine.inference.backends import onnx_runtime
 from defocus.engine.model.card import read_card
 
 
-def test_runs_what_the_graph_says(tiny_model):
-    opened = backends.open_session("cpu", tiny_model, read_card(tiny_model), threads=1)
-    batch = np.random.default_rng(0).random((3, 1, 48, 32), np.float32)
+@pytest.fixture(params=["cpu", "openvino", "mnn"])
+def processor(request):
+    """Each backend that runs on a processor."""
+    if reason := backends.backend(request.param).unavailable_reason():
+        pytest.skip(f"{reason}; {backends.backend(request.param).remedy()}")
+    return request.param
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 48, 32), (1, 1, 16, 16), (1, 1, 16, 1008)])
+def test_runs_what_the_graph_says(tiny_model, processor, shape):
+    opened = backends.open_session(processor, tiny_model, read_card(tiny_model), threads=1)
+    batch = np.random.default_rng(0).random(shape, np.float32)
     first = opened.session.run(batch)
     assert first.shape == batch.shape
     assert first.dtype == np.float32
     (expected,) = ReferenceEvaluator(str(tiny_model)).run(None, {"image": batch})
-    assert np.abs(first - np.asarray(expected)).max() < 1e-5
-    assert opened.session.description.startswith("ONNX Runtime ")
-    assert opened.session.description.endswith("CPUExecutionProvider, 1 thread")
+    assert np.abs(first - np.asarray(expected)).max() < (1e-3 if " bf16" in opened.session.description else 1e-5)
+    start = {"cpu": "ONNX Runtime ", "openvino": "OpenVINO ", "mnn": "MNN "}[processor]
+    assert opened.session.description.startswith(start)
+    assert opened.session.description.endswith(", 1 thread")
+    assert np.array_equal(opened.session.run(batch), opened.session.run(batch))
+    assert opened.session.run(batch[:1]).shape == (1, *shape[1:])
 
 
 def test_auto_takes_what_works_and_says_why_not_the_others(tiny_model):
@@ -46,7 +58,7 @@ def test_every_backend_answers_why_not():
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(BackendError, match="choose one of: auto, tensorrt, rtx, cuda, openvino, cpu"):
+    with pytest.raises(BackendError, match="choose one of: auto, tensorrt, rtx, cuda, mnn, openvino, cpu"):
         backends.backend("quantum")
 
 
@@ -70,7 +82,8 @@ def test_a_silent_fall_back_to_the_cpu_is_noticed(tiny_model, monkeypatch):
     monkeypatch.setattr(onnx_runtime.OnnxRuntime, "unavailable_reason", lambda self: None)
     with pytest.raises(BackendError, match="fell back to CPUExecutionProvider"):
         backends.open_session("cuda", tiny_model, read_card(tiny_model))
-    monkeypatch.setattr(backends.backend("openvino"), "unavailable_reason", lambda: "not installed")
+    for name in ("mnn", "openvino"):
+        monkeypatch.setattr(backends.backend(name), "unavailable_reason", lambda: "not installed")
     opened = backends.open_session("auto", tiny_model, read_card(tiny_model))
     assert opened.name == "cpu"
     assert "fell back" in opened.rejected_backends["cuda"]
@@ -136,19 +149,22 @@ def broken_graph(model):
         (broken_graph, "ONNX Runtime cannot read it"),
     ],
 )
-def test_a_graph_that_does_not_fit_its_card_is_refused(tiny_model, tmp_path, change, cause):
+@pytest.mark.parametrize("backend", ["cpu", "mnn"])  # OpenVINO's words are its own: test_openvino.py
+def test_a_graph_that_does_not_fit_its_card_is_refused(tiny_model, tmp_path, change, cause, backend):
+    if reason := backends.backend(backend).unavailable_reason():
+        pytest.skip(reason)
     path = make(tmp_path / "changed.onnx", tiny_model, change)
     with pytest.raises(ModelError, match=cause):
-        backends.open_session("cpu", path, read_card(path))
+        backends.open_session(backend, path, read_card(path))
 
 
-def test_channels_must_be_the_cards(tiny_model):
+def test_channels_must_be_the_cards(tiny_model, processor):
     with pytest.raises(ModelError, match="'image' has 1 channels, the card says 3"):
-        backends.open_session("cpu", tiny_model, replace(read_card(tiny_model), channels=3))
+        backends.open_session(processor, tiny_model, replace(read_card(tiny_model), channels=3))
 
 
-def test_a_failing_run_is_one_line(tiny_model):
-    session = backends.open_session("cpu", tiny_model, read_card(tiny_model)).session
+def test_a_failing_run_is_one_line(tiny_model, processor):
+    session = backends.open_session(processor, tiny_model, read_card(tiny_model)).session
     with pytest.raises(BackendError, match="failed on a batch of 1x2x16x16") as caught:
         session.run(np.zeros((1, 2, 16, 16), np.float32))
     assert "\n" not in str(caught.value)
@@ -157,7 +173,7 @@ def test_a_failing_run_is_one_line(tiny_model):
         session.run(np.zeros((1, 1, 16, 16), np.float32))
 
 
-def test_the_runtime_says_nothing_of_its_own(tiny_model, tmp_path):
+def test_the_runtime_says_nothing_of_its_own(tiny_model, tmp_path, processor):
     """Neither a good run nor a broken model may print: the line on stderr is ours."""
     bad = make(tmp_path / "bad.onnx", tiny_model, broken_graph)
     code = f"""
@@ -168,7 +184,8 @@ from defocus.engine.model.card import read_card
 from defocus.engine.errors import DefocusError
 for path in {[str(tiny_model), str(bad)]}:
     try:
-        session = backends.open_session("auto", Path(path), read_card(path)).session
+        session = backends.open_session({processor!r}, Path(path), read_card(path)).session
+        session.run(np.zeros((1, 1, 32, 16), np.float32))
         session.run(np.zeros((1, 9, 16, 16), np.float32))
     except DefocusError:
         pass

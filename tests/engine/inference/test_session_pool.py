@@ -41,9 +41,9 @@ def lanes(monkeypatch) -> list[tuple[str, int]]:
     return seen
 
 
-@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+@pytest.mark.parametrize("backend", ["cpu", "openvino", "mnn"])
 def test_side_by_side_gives_the_same_bits(tiny_model, stack, backend):
-    module = {"cpu": "onnxruntime", "openvino": "openvino"}[backend]
+    module = {"cpu": "onnxruntime", "openvino": "openvino", "mnn": "MNN"}[backend]
     pytest.importorskip(module, reason=f'needs {module}: pip install ".[{backend}]"')
     with (
         Engine.load(tiny_model, backend, threads=2, streams=1) as one,
