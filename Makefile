@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 DECLARED := pyproject.toml engine/_version.py constraints.txt
 
-.PHONY: demo test test-wheel check soak soak-30min format bench results compare wheel clean
+.PHONY: demo test test-wheel check docs package soak soak-30min format bench results compare clean
 
 demo: .venv/.demo
 	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
@@ -37,6 +37,16 @@ check: .venv/.develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The documentation as a site, in build/site: every link, page and reference is checked.
+docs: .venv/.publish
+	NO_MKDOCS_2_WARNING=1 .venv/publish/bin/mkdocs build --quiet
+
+# What an index would get, and whether it would take it.
+package: .venv/.publish
+	rm -rf dist
+	.venv/publish/bin/python -m build --no-isolation
+	.venv/publish/bin/twine check --strict dist/*
 
 format: .venv/.develop
 	$(BIN)/ruff check --fix .
@@ -88,9 +98,6 @@ bench: .venv/.develop
 	$(BIN)/python -m benchmarks.speed.dask_scaling -n 12 -o $(BENCH)/dask.md
 	$(BIN)/python -m benchmarks.speed.peers.peers -n 6 --repetitions 2 --among 6 -o $(BENCH)/peers.md
 
-wheel: .venv/.develop
-	$(BIN)/python -m build --wheel
-
 # The package as the wheel holds it, by links: pyright and import-linter read it there.
 .venv/package:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'defocus needs Python 3.11 or newer')"
@@ -102,10 +109,17 @@ wheel: .venv/.develop
 	$(PIP) install --constraint constraints.txt --editable ".[cpu,demo]"
 	touch $@
 
+# An environment of its own: neither needs our dependencies, and they would disagree about versions.
+.venv/.publish: constraints.txt | .venv/package
+	$(PYTHON) -m venv .venv/publish
+	.venv/publish/bin/pip --disable-pip-version-check --quiet install --constraint constraints.txt \
+	    mkdocs-material mkdocstrings-python ruff build hatchling twine
+	touch $@
+
 .venv/.develop: $(DECLARED) | .venv/package
 	$(PIP) install --constraint constraints.txt \
 	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,workflow,dev]"
 	touch $@
 
 clean:
-	rm -rf .venv dist
+	rm -rf .venv build dist

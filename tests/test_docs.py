@@ -14,7 +14,7 @@ import pytest
 import typer.main
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = {
     "defocus-watch": "defocus.watcher.cli",
     "defocus-run": "defocus.engine.cli.run",
@@ -117,8 +117,8 @@ def test_the_make_targets_of_the_readme_exist():
 
 def test_ci_calls_what_the_readme_says():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert "make check" in script
-    assert "make test" in script
+    for target in ("check", "docs", "package", "test"):
+        assert f"make {target}\n" in script
 
 
 def promises() -> dict[str, list[str]]:
@@ -144,3 +144,34 @@ def test_every_promise_that_is_cited_is_defined():
             cited = re.findall(r"(?<![\w-])P\d+\b", text)
             cited += [f"P{number}" for number in re.findall(r"^def test_p(\d+)_", text, re.MULTILINE)]
             assert set(cited) <= set(promises()), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_file_that_is_named_exists(page):
+    """Paths from the root, as code: `engine/errors.py`."""
+    rooms = "engine|watcher|training|export|tests|benchmarks|demo|docs|pipelines|src"
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(rf"(?<!-o )(?<=[`\s(])((?:{rooms})/[\w./-]+\.(?:py|md|toml|sh|c|cu|onnx|pt))\b", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_site_has_every_page():
+    """`make docs` says the same; here it needs no packages."""
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert site.count(f" {page.relative_to(ROOT / 'docs').as_posix()}\n") == 1, page
+
+
+def test_what_an_index_shows_has_no_link_that_only_a_checkout_can_follow():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (ROOT / project["readme"]).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]*)\)|(?:src|href)=.([^\"']*)", text)
+    assert all(target.startswith("https://") for pair in targets for target in pair if target)
+    for extra in re.findall(r"^\| (`.+`) \|", text, re.MULTILINE):
+        assert set(re.findall(r"`(\w+)`", extra)) <= set(project["optional-dependencies"])
+
+
+def test_what_is_cited_is_this_version():
+    from defocus import __version__
+
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

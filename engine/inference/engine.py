@@ -184,6 +184,8 @@ class Engine:
 
         Parameters are those of a call. Whatever an image raises ends the stream.
 
+        Examples
+        --------
         >>> import numpy as np, defocus
         >>> planes = (np.random.default_rng(i).integers(0, 4000, (64, 64), dtype=np.uint16) for i in range(3))
         >>> with defocus.Engine.load() as engine:
