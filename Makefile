@@ -118,7 +118,7 @@ bench: .venv/.develop
 
 .venv/.develop: $(DECLARED) | .venv/package
 	$(PIP) install --constraint constraints.txt \
-	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,workflow,dev]"
+	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,napari,qt,workflow,dev]"
 	touch $@
 
 clean:
