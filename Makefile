@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 DECLARED := pyproject.toml engine/_version.py constraints.txt
-LINK = ln -sfn $(addprefix ../../../,$(wildcard src/defocus/*.*) engine watcher training export) .venv/package/defocus
+PACKAGE = $(filter-out %/__pycache__,$(wildcard src/defocus/*)) engine watcher training export
+LINK = ln -sfn $(addprefix ../../../,$(PACKAGE)) .venv/package/defocus
 
 .PHONY: demo test test-wheel check docs package soak soak-30min format bench results compare clean
 
