@@ -46,7 +46,8 @@ def repetition(engine: Engine, paths: list[Path], folder: Path) -> dict[str, flo
     infer_wall, infer = timed(lambda: [engine(stack.data, stack.axes) for stack in stacks])
     images = [ImageRequest(stack.data, stack.axes) for stack in stacks]
     _, streams = timed(lambda: engine.restore_many(images))
-    _, encode = timed(lambda: [write_tiff(stack, folder / "bare.tif", engine.provenance()) for stack in stacks])
+    pairs, bare = list(zip(stacks, restored, strict=True)), folder / "bare.tif"
+    _, encode = timed(lambda: [write_tiff(stack, [data], bare, engine.provenance()) for stack, data in pairs])
     _, judged = timed(
         lambda: [assess(stack.data, image, stack.axes) for stack, image in zip(stacks, restored, strict=True)]
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._version import __version__
+from ..errors import printable
 from ..quality.report import SHARP_BLUR_PX
 from . import _app
 
@@ -154,6 +155,8 @@ def _show(results: Iterable[Result], total: int, json: bool) -> Counter[str]:
                 print(result.to_json(), flush=True)
             if result.error:
                 console.print(str(result.error))
+            for note in result.outcome.notes if result.outcome and not result.error else ():
+                console.print(printable(f"{result.job.source}: {note}"))
             progress.update(task, advance=1, description=one_line(result.job.source.name)[-40:])
     summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
     console.print(f"defocus-run: {summary} in {perf_counter() - start:.1f} s")

@@ -9,29 +9,37 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..errors import ErrorCode, InputError, OutputError
 from ..files.atomic import output_error
 
 _CHUNK = 1 << 24  # bytes
 _ours: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the maps that `on_disk` made
 
-Allocator = Callable[[tuple[int, ...], np.dtype], np.ndarray | None]
+
+class Allocator:
+    """Where arrays go: in memory, where whoever asks makes one of its own."""
+
+    def __call__(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+        """An array somewhere else, or None."""
+        return None
+
+    def check(self, nbytes: int) -> None:
+        """Raise InputError or OutputError if so many bytes in all can never, or not now, be placed."""
 
 
-def in_memory(shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """The usual place: whoever asks makes an array of its own."""
-    return
+in_memory = Allocator()
 
 
-class DiskAllocator:
+class DiskAllocator(Allocator):
     """The place for what is too large: images of more than `room` bytes lie on the disk of `folder`; 0: none does."""
 
     def __init__(self, folder: Path, room: int) -> None:
@@ -46,6 +54,21 @@ class DiskAllocator:
             return on_disk(self._folder, shape, dtype)
         except OSError as error:
             raise output_error(self._folder, error) from error
+
+    def check(self, nbytes: int) -> None:
+        """Look at the disk before anything is reserved on it."""
+        if not self._room or nbytes <= self._room:
+            return
+        folder = next(folder for folder in (self._folder, *self._folder.absolute().parents) if folder.exists())
+        disk = shutil.disk_usage(folder)
+        need, elsewhere = f"{nbytes / 1e9:.1f} GB of the output's disk", "choose another output folder with -o"
+        if nbytes > disk.total:
+            cause = f"the pixels take {need}, which has {disk.total / 1e9:.1f} GB"
+            raise InputError(self._folder, cause, elsewhere, ErrorCode.UNSUPPORTED)
+        if nbytes > disk.free:
+            free = f"{disk.free / 1e9:.1f} GB are free"
+            remedy = f"free some space or {elsewhere}"
+            raise OutputError(self._folder, f"the pixels take {need}, {free}", remedy, ErrorCode.DISK_FULL)
 
 
 def on_disk(folder: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:

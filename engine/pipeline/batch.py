@@ -10,7 +10,8 @@ import glob
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..model.card import Card
 
 AHEAD = 2  # files read before their turn
-SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2")  # what a folder is searched for, in either case
+SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".stk", ".lsm")  # what a folder is searched for, in either case
 
 
 class Status(StrEnum):
@@ -61,6 +62,8 @@ class Result:
             "dtype": outcome.dtype,
             "axes": outcome.axes,
             "planes": outcome.planes,
+            "images": [asdict(image) for image in outcome.images],
+            "notes": list(outcome.notes),
             "reports": [report.as_dict() for report in outcome.reports],
             "seconds": {stage: round(seconds, 6) for stage, seconds in outcome.seconds.items()},
         }
@@ -178,12 +181,16 @@ def _made(target: Path) -> dict[str, Any] | None:
     """What an output says of its making; None if there is none. Raises OutputError if it is not ours."""
     if not os.path.lexists(target):
         return None
-    from ..tiff.read import check_complete, read_provenance
+    from ..tiff.integrity import check_complete
+    from ..tiff.provenance import cut_short, read_provenance
 
     remedy = "move it away, choose another output folder with -o, or replace it with defocus-run --overwrite"
     try:
         account = read_provenance(target)
     except (DefocusError, OSError) as error:
+        with suppress(DefocusError, OSError):
+            if cut_short(target):
+                return None
         raise OutputError(
             target, "is there already and is no TIFF that can be read", remedy, ErrorCode.OCCUPIED
         ) from error

@@ -28,13 +28,15 @@ def joined(job: Job, parts: Sequence[PipelineItem]) -> PipelineItem:
     If a file could not be read, or does not go with the others, the piece has the error, and every file its own reason.
     """
     outcomes = tuple(part.outcome for part in parts)
-    stacks = [part.stack for part in parts if part.stack is not None]
     error = _first_error(outcomes)
-    if error is None and len(stacks) == len(parts):
+    if error is None:
+        error = next((_several(part) for part in parts if len(part.images) > 1), None)
+    stacks = [image for part in parts for image in part.images]
+    if error is None:
         error = _misfit(job, stacks)
     if error is not None:
         told = replace(outcomes[0], job=job, others=outcomes[1:])
-        return replace(parts[0], outcome=_blamed(told, error), stack=None)
+        return replace(parts[0], outcome=_blamed(told, error), images=())
     first = stacks[0]
     shape = (len(stacks), *first.data.shape)
     data = parts[0].place(shape, first.data.dtype)
@@ -42,15 +44,16 @@ def joined(job: Job, parts: Sequence[PipelineItem]) -> PipelineItem:
         data = np.empty(shape, first.data.dtype)
     for plane, stack in zip(data, stacks, strict=True):
         plane[...] = stack.data
-    held = 0 if is_disk_backed(data) else 2 * data.nbytes
+    held = 0 if is_disk_backed(data) else data.nbytes + sum(part.nbytes for part in parts)
     # The parts look into the one array: their pixels are not held twice.
     views = tuple(
-        replace(part, stack=replace(stack, data=plane)) for part, stack, plane in zip(parts, stacks, data, strict=True)
+        replace(part, images=(replace(stack, data=plane),))
+        for part, stack, plane in zip(parts, stacks, data, strict=True)
     )
     seconds = {"read": sum(outcome.seconds.get("read", 0.0) for outcome in outcomes)}
     outcome = replace(outcomes[0], job=job, seconds=seconds, others=outcomes[1:])
     stack = replace(first, data=data, axes=f"C{first.axes}")
-    return replace(parts[0], outcome=outcome, stack=stack, parts=views, nbytes=held)
+    return replace(parts[0], outcome=outcome, images=(stack,), parts=views, nbytes=held)
 
 
 def written(piece: PipelineItem, write: Callable[[PipelineItem], Outcome]) -> Outcome:
@@ -74,18 +77,22 @@ def without(source: object, partner: DefocusError) -> InputError:
 
 def _split(piece: PipelineItem) -> list[PipelineItem]:
     """A restored group as one piece a file, each with its share of the engine's time and the versions of all files."""
-    assert piece.restored is not None
     notes = {"channels": [version_record(part.outcome.job.source, part.version) for part in piece.parts]}
     share = piece.outcome.seconds.get("infer", 0.0) / len(piece.parts)
     return [
         replace(
             part,
-            restored=restored,
+            restored=(restored,),
             notes=notes,
             outcome=replace(part.outcome, seconds=part.outcome.seconds | {"infer": share}),
         )
-        for part, restored in zip(piece.parts, piece.restored, strict=True)
+        for part, restored in zip(piece.parts, piece.restored[0], strict=True)
     ]
+
+
+def _several(part: PipelineItem) -> InputError:
+    cause = f"holds {len(part.images)} images instead of one"
+    return InputError(part.outcome.job.source, cause, "save each as a file of its own")
 
 
 def _first_error(outcomes: Sequence[Outcome]) -> DefocusError | None:

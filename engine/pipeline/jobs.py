@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ class Job:
 
 
 @dataclass(frozen=True)
+class ImageShape:
+    """Shape, dtype and axes of an image in a file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    axes: str
+
+    @property
+    def planes(self) -> int:
+        """How many planes (Y, X) it has."""
+        return prod(size for size, axis in zip(self.shape, self.axes, strict=True) if axis not in "YX")
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a job: `error` is None when the target has been committed.
 
@@ -58,17 +73,19 @@ class Outcome:
         What went wrong, without the frames that it passed through.
     others : tuple of Outcome
         Those of the job's other files. Files that belong together are written all, or have an error all.
+    images : tuple of ImageShape
+        The images of the file that are corrected.
+    notes : tuple of str
+        What a user should know of how the file is treated, a line each.
     """
 
     job: Job
     error: DefocusError | None = None
-    planes: int = 0
-    shape: tuple[int, ...] = ()
-    dtype: str = ""
-    axes: str = ""
+    images: tuple[ImageShape, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     reports: tuple[PlaneReport, ...] = ()
     others: tuple[Outcome, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.error is not None:
@@ -82,6 +99,23 @@ class Outcome:
     def each(self) -> tuple[Outcome, ...]:
         """The outcomes of its files one by one, in the order of channels."""
         return (replace(self, job=replace(self.job, others=()), others=()), *self.others)
+
+    @property
+    def planes(self) -> int:
+        return sum(image.planes for image in self.images)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first image."""
+        return self.images[0].shape if self.images else ()
+
+    @property
+    def dtype(self) -> str:
+        return self.images[0].dtype if self.images else ""
+
+    @property
+    def axes(self) -> str:
+        return self.images[0].axes if self.images else ""
 
     def failed(self, error: DefocusError) -> Outcome:
         """The same with an error, of every file."""

@@ -13,19 +13,20 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import ChangedError, DefocusError, ErrorCode, InputError
 from ..files.atomic import commit, output_error
+from ..image.bands import planes
 from ..image.memmap import Allocator, DiskAllocator, drop_resident_pages, in_memory, is_disk_backed
 from ..inference.tasks import ImageRequest
 from ..quality.assess import assess, keep_sharp_planes
-from ..quality.report import summary
-from ..tiff.read import TiffImage, read_tiff, write_tiff
+from ..quality.report import PlaneReport, summary
+from ..tiff.read import TiffFile, TiffImage, read_tiff, write_tiff
 from .channel_groups import joined, written
-from .jobs import Job, Outcome, version_record
+from .jobs import ImageShape, Job, Outcome, version_record
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..inference.engine import Engine
 
 Stat = tuple[int, int]
@@ -85,11 +86,17 @@ def process(
 class PipelineItem:
     """A file on its way: what is known of it, and its pixels as far as it has come. With an error it is carried on.
 
-    Of files that belong together `parts` has each, and `stack` their pixels along a new first axis C (see `groups`).
-    `notes` go into the provenance.
+    Of files that belong together `parts` has each, and `images` their pixels along a new first axis C (see
+    `channel_groups`). `notes` go into the provenance.
 
     Attributes
     ----------
+    file : TiffFile or None
+        The bytes of the file.
+    images : tuple of TiffImage
+        What of it is to be restored; empty after an error.
+    restored : tuple of array
+        One for each image.
     place : function (shape, dtype) -> array or None
         Where its pixels go: None for memory.
     nbytes : int
@@ -98,8 +105,9 @@ class PipelineItem:
 
     outcome: Outcome
     version: Stat = (0, 0)
-    stack: TiffImage | None = None
-    restored: np.ndarray | None = None
+    file: TiffFile | None = None
+    images: tuple[TiffImage, ...] = ()
+    restored: tuple[np.ndarray, ...] = ()
     place: Allocator = in_memory
     nbytes: int = 0
     parts: tuple[PipelineItem, ...] = ()
@@ -114,7 +122,7 @@ def read_stage(job: Job, memory: int = 0) -> PipelineItem:
             with _naming(job.source, "reading"):
                 return joined(job, parts)
         except DefocusError as error:
-            return replace(parts[0], outcome=Outcome.of(job).failed(error), stack=None)
+            return replace(parts[0], outcome=Outcome.of(job).failed(error), images=())
     outcome = Outcome(job)
     place = DiskAllocator(job.target.parent, max(1, memory // (2 * _FILES)) if memory else 0)
     try:
@@ -124,18 +132,17 @@ def read_stage(job: Job, memory: int = 0) -> PipelineItem:
             version = job.stat or stat_of(job.source)
             start = perf_counter()
             try:
-                stack = read_tiff(job.source, place)
-                drop_resident_pages(stack.data)
+                file = read_tiff(job.source, place, memory)
+                drop_resident_pages(*(image.data for image in file.images))
             finally:
                 check_unchanged(job.source, version)  # also if it could not be read: half a file is not a bad file
             outcome.seconds["read"] = perf_counter() - start
     except DefocusError as error:
         return PipelineItem(replace(outcome, error=error))
-    shape = stack.data.shape
-    planes = stack.data.size // max(1, _plane_size(shape, stack.axes))
-    outcome = replace(outcome, planes=planes, shape=shape, dtype=stack.data.dtype.name, axes=stack.axes)
-    held = 0 if is_disk_backed(stack.data) else 2 * stack.data.nbytes
-    return PipelineItem(outcome, version, stack, place=place, nbytes=held)
+    shapes = tuple(ImageShape(image.data.shape, image.data.dtype.name, image.axes) for image in file.images)
+    outcome = replace(outcome, images=shapes, notes=file.notes)
+    held = 0 if any(is_disk_backed(image.data) for image in file.images) else file.nbytes
+    return PipelineItem(outcome, version, file, file.images, place=place, nbytes=held)
 
 
 def infer_stage(
@@ -150,60 +157,70 @@ def infer_stage(
     A file in memory is soon done and not left for `stop`; one that lies on disk comes here alone. Both are left once it
     is `over` and nobody waits for them. `shared`: see `Engine.restore_many`.
     """
-    todo = [piece for piece in pieces if piece.stack is not None]
+    todo = [piece for piece in pieces if piece.images]
     if not todo:
         return list(pieces)
     start, done = perf_counter(), dict[int, PipelineItem]()
     try:
         with _naming(todo[0].outcome.job.source, "restoring"):
-            images = [_image(piece) for piece in todo]
+            images = [request for piece in todo for request in _requests(piece)]
             large = any(image.out is not None for image in images)
             results = engine.restore_many(images, lambda: over() or (large and stop()), shared)
     except DefocusError as error:
-        results = [error] * len(todo)
+        results = [error for piece in todo for _ in piece.images]
     seconds, size = perf_counter() - start, sum(_pixels(piece) for piece in todo)
-    for piece, result in zip(todo, results, strict=True):
-        if isinstance(result, DefocusError):  # it still weighs what it took
-            done[id(piece)] = replace(piece, outcome=piece.outcome.failed(result), stack=None)
+    remaining = iter(results)
+    for piece in todo:
+        found = [next(remaining) for _ in piece.images]
+        error = next((one for one in found if isinstance(one, DefocusError)), None)
+        if error is not None:  # it still weighs what it took
+            done[id(piece)] = replace(piece, outcome=piece.outcome.failed(error), images=())
             continue
         piece.outcome.seconds["infer"] = seconds * _pixels(piece) / max(1, size)
-        done[id(piece)] = replace(piece, restored=result)
+        restored = tuple(one for one in found if not isinstance(one, DefocusError))
+        for image, data in zip(piece.images, restored, strict=True):
+            if image.limit is not None:
+                for plane in planes(data.reshape(-1, *data.shape[-2:])):
+                    np.minimum(plane, image.limit, out=plane)
+        done[id(piece)] = replace(piece, restored=restored)
     return [done.get(id(piece), piece) for piece in pieces]
 
 
-def _image(piece: PipelineItem) -> ImageRequest:
-    assert piece.stack is not None
-    data = piece.stack.data
-    return ImageRequest(data, piece.stack.axes, piece.outcome.job.name, piece.place(data.shape, data.dtype))
+def _requests(piece: PipelineItem) -> Iterator[ImageRequest]:
+    for image in piece.images:
+        data = image.data
+        yield ImageRequest(data, image.axes, piece.outcome.job.name, piece.place(data.shape, data.dtype))
 
 
 def _pixels(piece: PipelineItem) -> int:
-    return 0 if piece.stack is None else piece.stack.data.size
+    return sum(image.data.size for image in piece.images)
 
 
 def write_stage(piece: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcome:
     """Assess what was restored, write and commit it."""
-    stack, restored, outcome = piece.stack, piece.restored, piece.outcome
-    job = outcome.job
-    if stack is None or restored is None:
+    outcome, job = piece.outcome, piece.outcome.job
+    if piece.file is None or not piece.restored:
         return outcome
     if piece.parts:
         return written(piece, lambda part: write_stage(part, engine, keep_sharp))
     try:
         with _naming(job.source, "restoring"):
             start = perf_counter()
-            reports = assess(stack.data, restored, stack.axes)
-            if keep_sharp:
-                reports = keep_sharp_planes(stack.data, restored, stack.axes, reports)
-            outcome = replace(outcome, reports=reports)
-            drop_resident_pages(stack.data, restored)
+            reports: list[PlaneReport] = []
+            for number, (image, data) in enumerate(zip(piece.images, piece.restored, strict=True), 1):
+                found = assess(image.data, data, image.axes)
+                if keep_sharp:
+                    found = keep_sharp_planes(image.data, data, image.axes, found)
+                drop_resident_pages(image.data, data)
+                reports += [replace(one, image=number) for one in found] if len(piece.images) > 1 else found
+            outcome = replace(outcome, reports=tuple(reports))
             outcome.seconds["assess"] = perf_counter() - start
         with _naming(job.target, "writing"):
             account = provenance(engine, job.source, piece.version)
             account |= {**piece.notes, "only_defocused": keep_sharp, "planes": summary(outcome.reports)}
             start = perf_counter()
             with commit(job.target, job.run) as temporary:
-                write_tiff(replace(stack, data=restored), temporary, account)
+                write_tiff(piece.file, piece.restored, temporary, account)
             outcome.seconds["write"] = perf_counter() - start
     except DefocusError as error:
         return replace(outcome, error=error)
@@ -268,7 +285,3 @@ def _same_file(source: Path, target: Path) -> bool:
         return os.path.samefile(source, target)
     except OSError:  # one of them is not there; what is wrong with the source is found out by reading it
         return False
-
-
-def _plane_size(shape: tuple[int, ...], axes: str) -> int:
-    return shape[axes.index("Y")] * shape[axes.index("X")] if "Y" in axes and "X" in axes else 0

@@ -92,7 +92,7 @@ class Turns:
 
 def _large(piece: PipelineItem) -> bool:
     """Whether it lies on disk meanwhile: its tiles share the engine by themselves."""
-    return piece.stack is not None and not piece.nbytes
+    return bool(piece.images) and not piece.nbytes
 
 
 def _alike(one: PipelineItem, other: PipelineItem) -> bool:

@@ -37,6 +37,8 @@ class PlaneReport:
     copied : bool
         Whether the output is the input, bit for bit; `focus_out` and the rest then tell of the plane that was not
         used.
+    image : int or None
+        Which image of the file it belongs to, counted from 1, where there are several.
     """
 
     focus_in: float | None = None
@@ -45,6 +47,7 @@ class PlaneReport:
     max_local_residual: float | None = None
     blur_px: float | None = None
     copied: bool = False
+    image: int | None = None
 
     @property
     def doubt(self) -> float | None:
@@ -72,7 +75,8 @@ class PlaneReport:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: numbers of four digits, and the verdict."""
-        return {key: _short(value) for key, value in asdict(self).items()} | {"verdict": self.verdict}
+        found = {key: _short(value) for key, value in asdict(self).items()} | {"verdict": self.verdict}
+        return found if self.image is not None else {key: found[key] for key in found if key != "image"}
 
 
 def summary(reports: Sequence[PlaneReport]) -> list[dict[str, Any]] | dict[str, Any]:

@@ -1,46 +1,34 @@
-"""TIFF: a file becomes a stack with named axes, and a stack becomes a file again that looks as the first one did.
+"""TIFF: a file becomes images with named axes, beside a copy of its bytes in which `replace` puts other pixels.
 
-Pages are written in the order, with the compression and with the tags that the input's pages had, byte for byte: the
-descriptions (OME-XML, ImageJ, Micro-Manager, plain) among them, and Software too, by whose exact text readers know
-MetaSeries and ScanImage files. What we add stands in two tags of the first page that nobody reads a meaning into:
-a private one with all of it as JSON, and ProcessingSoftware with one line for people. Changing the descriptions
-instead would mean rewriting other people's formats.
+The bytes are read once, and everything else works on our own copy of them: whatever happens to the input meanwhile, one
+version of it is what is corrected.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 
 from ..errors import ErrorCode, InputError
-from ..image.memmap import Allocator, in_memory
-from ..image.normalization import check_dtype
-from .integrity import check_complete, errors_as_input_error, open_tiff
-from .layout import (
-    PROCESSING_SOFTWARE,
-    PROVENANCE_TAG,
-    Layout,
-    Page,
-    Tag,
-    check_writable,
-    layout_of,
-    open_writer,
-    write_page,
-)
+from ..image.memmap import Allocator, drop_resident_pages, in_memory
+from .decode import ArrayFile, Decoders
+from .integrity import check_complete, check_structure, errors_as_input_error, open_regular, open_tiff
+from .pages import Page, Structure, contiguous, structure
+from .planes import Plan, corrected_samples, page_shape
+from .planes import plan as plan_images
+from .provenance import PROCESSING_SOFTWARE, PROVENANCE_TAG, read_provenance
 from .quiet import quiet_tifffile
 
 __all__ = [
     "PROCESSING_SOFTWARE",
     "PROVENANCE_TAG",
-    "Layout",
+    "TiffFile",
     "TiffImage",
     "axes_of",
     "check_complete",
@@ -49,155 +37,185 @@ __all__ = [
     "write_tiff",
 ]
 
-_ASCII = 2
-_BUFFER = 1 << 25  # bytes that tifffile reads ahead of decoding
+_BLOCK = 1 << 24  # bytes read at once
+_SMALL = 1 << 26  # bytes of a strip or tile that are always let in
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TiffImage:
-    """An image with named axes.
+    """An image with named axes: one position, scene or stack of a file.
 
     Attributes
     ----------
     data : array
-        As stored, in native byte order.
+        As stored, in native byte order, without alpha; not to be written to.
     axes : str
         tifffile's letters, one a dimension: "YX", "ZCYX", "TZCYX", "YXS", "IYX" (pages of no stated meaning).
-    layout : Layout
-        What `write` needs to write it as it was.
+    pages : tuple of Page
+        Which page holds each plane, in the order of the axes; one page may hold all.
+    limit : int or None
+        The largest value that a pixel may have, where fewer bits are declared than stored.
     """
 
     data: np.ndarray
     axes: str
-    layout: Layout
+    pages: tuple[Page, ...]
+    limit: int | None = None
+
+    def planes(self, data: np.ndarray) -> np.ndarray:
+        """An array like `data` as (planes, separate samples, Z, Y, X, samples of a pixel)."""
+        page = self.pages[0]
+        shape = page_shape(page, corrected_samples(page))
+        return data.reshape((data.size // max(1, prod(shape)), *shape))
 
 
-def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory) -> TiffImage:
-    """Read a whole TIFF: plain, multi-page, ImageJ hyperstack, OME-TIFF; any byte order, BigTIFF, strips or tiles.
+@dataclass(frozen=True, eq=False)
+class TiffFile:
+    """One version of a file: its bytes, and the images in it that are to be corrected.
 
-    Of a pyramid the full resolution is read (and written). Where the description tells of other planes than this very
-    file has (an OME-TIFF set of several files, an acquisition that was stopped), its pages are read as they are, with
-    the axis "I"; the description is kept.
+    Attributes
+    ----------
+    levels : tuple of (Page, Page)
+        Reduced copies of corrected pages, each with the page that it shows.
+    notes : tuple of str
+        What a user should know of how it is treated, a line each.
+    mode : int
+        Its permissions.
+    """
+
+    path: Path
+    images: tuple[TiffImage, ...]
+    structure: Structure
+    bytes: np.ndarray
+    decoders: Decoders
+    levels: tuple[tuple[Page, Page], ...] = ()
+    notes: tuple[str, ...] = ()
+    mode: int = 0o666
+
+    @property
+    def data(self) -> np.ndarray:
+        """The pixels of a file of one image, or of its first one."""
+        return self.images[0].data
+
+    @property
+    def axes(self) -> str:
+        return self.images[0].axes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it has in memory, or will when it is restored."""
+        views = sum(image.data.nbytes for image in self.images if np.shares_memory(image.data, self.bytes))
+        return len(self.bytes) - views + 2 * sum(image.data.nbytes for image in self.images)
+
+
+def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory, memory: int = 0) -> TiffFile:
+    """Read a TIFF of any kind: plain, multi-page, ImageJ, OME, of several images, with pyramids, masks and previews.
+
+    Axes come from the description where it tells of exactly this file's pages; else its pages are planes of no stated
+    meaning ("I"). What is not to be corrected (masks, palettes of names, previews) is no image here.
 
     Parameters
     ----------
-    place : function (shape, dtype) -> array or None
-        Where the pixels go, such as `scratch.DiskAllocator`; None: into a new array in memory.
+    place : Allocator
+        Where bytes and pixels go, such as `memmap.DiskAllocator`.
+    memory : int
+        Bytes that a strip or tile may have once it is unpacked; 0: any.
 
     Raises
     ------
     InputError
-        Missing, unreadable, not a TIFF, truncated or damaged; several separate images (OME images, scenes, shapes);
-        pixels of a type that the engine does not take; no Y and X axes; a layout that cannot be written back.
+        Missing, unreadable, not a TIFF, truncated or damaged; nothing in it that can be corrected.
     """
     path = Path(path)
-    check_complete(path)
-    with errors_as_input_error(path), quiet_tifffile():
-        with open_tiff(path) as tif:
-            if _described(tif):
-                return _stack(tif, path, place)
-        with open_tiff(path, described=False) as tif:
-            return _stack(tif, path, place)
+    with open_regular(path) as file, errors_as_input_error(path), quiet_tifffile():
+        status = os.fstat(file.fileno())
+        found = structure(file, status.st_size, path)
+        check_structure(found, file, path)
+        _check_memory(found, memory, path)
+        place.check(2 * sum(_unpacked(page) for page in found.every) + 2 * found.size)
+        raw = _bytes(file, found.size, path, place)
+        copy: Any = ArrayFile(raw)
+        tif = open_tiff(copy)
+        decoders = Decoders(tif, raw)
+        planned, levels, notes = plan_images(found, copy, tif, decoders, path)
+        images = tuple(_image(found, raw, decoders, plan, place) for plan in planned)
+        return TiffFile(path, images, found, raw, decoders, levels, notes, status.st_mode & 0o777)
 
 
 def axes_of(path: str | os.PathLike[str]) -> tuple[str, tuple[int, ...]]:
-    """Axes and shape of what `read` gives, without reading pixels. Raises InputError if it is no whole TIFF."""
+    """Axes and shape of the first image of `read_tiff`, without reading pixels. Raises InputError as it does."""
     path = Path(path)
-    with errors_as_input_error(path), quiet_tifffile():
-        with open_tiff(path) as tif:
-            if _described(tif):
-                return tif.series[0].axes, tuple(tif.series[0].shape)
-        with open_tiff(path, described=False) as tif:
-            return tif.series[0].axes, tuple(tif.series[0].shape)
+    with open_regular(path) as file, errors_as_input_error(path), quiet_tifffile():
+        found = structure(file, os.fstat(file.fileno()).st_size, path)
+        with open_tiff(file) as tif:
+            (first, *_), _, _ = plan_images(found, file, tif, Decoders(tif, np.zeros(0, np.uint8)), path)
+        return first.axes, first.shape
 
 
-def write_tiff(stack: TiffImage, path: str | os.PathLike[str], provenance: Mapping[str, object]) -> None:
-    """Write a stack with its layout, and `provenance` (JSON-ready) in the first page. Neither syncs nor renames.
+def write_tiff(source: TiffFile, restored: Sequence[np.ndarray], path: str | os.PathLike[str], provenance: Any) -> None:
+    """See `replace.replace_pixels`."""
+    from .replace import replace_pixels
 
-    Raises
-    ------
-    OSError
-        The file cannot be written; see `commit.output_error`.
-    ValueError
-        The data have another shape or dtype than was read.
-    """
-    layout, data = stack.layout, stack.data
-    if data.shape != layout.shape or data.dtype != layout.dtype:
-        raise ValueError(f"{data.dtype} {data.shape} cannot take the place of {layout.dtype} {layout.shape}")
-    planes = data.reshape((len(layout.order), *layout.page_shape))
-    ours = _provenance_tags(provenance)
-    # Compressed pages may take more room than their pixels; classic TIFF ends at 4 GB.
-    big = layout.bigtiff or data.nbytes > 2**32 - 2**25
-    with quiet_tifffile(), open_writer(path, layout, big) as writer:
-        if layout.one_directory:
-            write_page(writer, planes, layout.pages[0], ours, truncate=True)
-            return
-        for number, plane in enumerate(layout.order):
-            page = layout.pages[number] if number < len(layout.pages) else Page(layout.pages[0].arguments, ())
-            write_page(writer, planes[plane], page, ours if number == 0 else ())
+    replace_pixels(source, restored, path, provenance)
 
 
-def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What `write` recorded in a file, or None if it was not written by us. Raises InputError as `read` does."""
-    path = Path(path)
-    with errors_as_input_error(path), quiet_tifffile(), open_tiff(path) as tif:
-        tag = tif.pages.first.tags.get(PROVENANCE_TAG)
-        try:
-            record = json.loads(tag.value) if tag is not None else None
-        except (TypeError, ValueError):
-            return None  # somebody else's use of the tag
-        return record if isinstance(record, dict) else None
+def _check_memory(found: Structure, memory: int, path: Path) -> None:
+    """Refuse what would have to be unpacked in one piece that memory cannot hold."""
+    for page in found.every:
+        size = prod(page.segment) * (1 if page.planar else page.samples) * -(-max(page.numbers.get(258, (1,))) // 8)
+        if memory and size > max(memory, _SMALL) and not contiguous(page):
+            cause = f"a strip or tile of {page.name} takes {size / 1e9:.1f} GB unpacked, more than --memory allows"
+            raise InputError(path, cause, "save it in smaller strips or tiles, or raise --memory", ErrorCode.MEMORY)
 
 
-def _provenance_tags(provenance: Mapping[str, object]) -> tuple[Tag, ...]:
-    software, model = str(provenance.get("software", "defocus")), provenance.get("model")
-    line = f"{software} (model {model})" if model else software
-    record = json.dumps(dict(provenance), ensure_ascii=True)
-    return (
-        (PROCESSING_SOFTWARE, _ASCII, 0, line.encode("ascii", "replace"), True),
-        (PROVENANCE_TAG, _ASCII, 0, record.encode(), True),
-    )
+def _unpacked(page: Page) -> int:
+    return page.depth * page.length * page.width * page.samples * -(-max(page.numbers.get(258, (1,))) // 8)
 
 
-def _described(tif: tifffile.TiffFile) -> bool:
-    """Whether the description tells of the pages of this very file: of all, and of no others."""
-    pages = [page for series in tif.series for page in series.pages]
-    if None in pages or len({page.index for page in pages if page is not None}) != len(tif.pages):
-        return False
-    return all(
-        len(series.pages) == 1 or math.prod(series.shape) == len(series.pages) * math.prod(series.keyframe.shape)
-        for series in tif.series
-    )
+def _bytes(file: Any, size: int, path: Path, place: Allocator) -> np.ndarray:
+    """All bytes of a file; no more than it had when it was opened."""
+    file.seek(0)
+    array = place((size,), np.dtype(np.uint8))
+    array = np.empty(size, np.uint8) if array is None else array
+    for start in range(0, size, _BLOCK):
+        part: Any = array[start : start + _BLOCK]
+        if file.readinto(part) != len(part):
+            raise InputError(path, "truncated while it was read", "try again when it is complete", ErrorCode.TRUNCATED)
+        drop_resident_pages(array)
+    return array
 
 
-def _stack(tif: tifffile.TiffFile, path: Path, place: Allocator) -> TiffImage:
-    images = tif.series
-    if len(images) != 1:
-        shapes = ", ".join("x".join(map(str, series.shape)) for series in images[:4])
-        cause = f"holds {len(images)} images instead of one ({shapes})"
-        raise InputError(path, cause, "save each as a file of its own", ErrorCode.UNSUPPORTED)
-    series = images[0]
-    axes = series.axes
-    if "Y" not in axes or "X" not in axes:
-        raise InputError(
-            path,
-            f"has no Y and X axes (its axes are {axes})",
-            "save it with axes that name Y and X",
-            ErrorCode.UNSUPPORTED,
-        )
-    pages = [page.aspage() for page in series.pages if page is not None]
-    if pages[0].dtype is None:  # the series' dtype says float64 then
-        cause = f"pixels of {pages[0].bitspersample} bits and sample format {pages[0].sampleformat} are not supported"
-        raise InputError(path, cause, "convert it to 8 or 16 bits", ErrorCode.UNSUPPORTED)
-    check_dtype(series.dtype, path)
-    for number, page in enumerate(pages):
-        # tifffile decodes all pages of an image as its first one, and would give wrong pixels.
-        if page.hash != pages[0].hash:
-            cause = f"page {number} is stored in another way than page 0 (compression, strips or type of pixels)"
-            raise InputError(path, cause, "save all pages alike", ErrorCode.UNSUPPORTED)
-    layout = layout_of(tif, pages, series.shape, series.dtype.newbyteorder("="))
-    check_writable(layout, pages[0].axes, path)
-    data = series.asarray(out=place(layout.shape, layout.dtype), buffersize=_BUFFER)
-    if data.shape != layout.shape:
-        raise ValueError(f"pixels of shape {data.shape} instead of {layout.shape}")
-    return TiffImage(np.ascontiguousarray(data.astype(layout.dtype, copy=False)), axes, layout)
+def _image(found: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, place: Allocator) -> TiffImage:
+    """Read the pixels of an image: a view of the file's own bytes where they lie there as in an array."""
+    page, dtype, count = plan.pages[0], plan.dtype, prod(plan.shape)
+    if len(plan.pages) == 1 and contiguous(page) and corrected_samples(page) == page.samples:
+        start = int(page.offsets[0])
+        native = dtype.newbyteorder(found.form.order).isnative or dtype.itemsize == 1
+        if native and (raw.ctypes.data + start) % dtype.itemsize == 0:
+            view = raw[start : start + count * dtype.itemsize].view(dtype).reshape(plan.shape)
+            return TiffImage(view, plan.axes, plan.pages, _kept(plan, view))
+    data = place(plan.shape, dtype)
+    data = np.empty(plan.shape, dtype) if data is None else data
+    image = TiffImage(data, plan.axes, plan.pages)
+    planes = image.planes(data)
+    stored = dtype.newbyteorder(found.form.order)
+    if len(plan.pages) < len(planes):  # all planes under one directory
+        start = int(page.offsets[0])
+        for number, plane in enumerate(planes):
+            part = raw[start + number * page.nbytes : start + (number + 1) * page.nbytes]
+            plane[...] = np.frombuffer(part, stored).reshape(plane.shape)
+            drop_resident_pages(raw, data)
+    else:
+        for one, plane in zip(plan.pages, planes, strict=True):
+            if contiguous(one) and plane.nbytes == one.nbytes:
+                start = int(one.offsets[0])
+                plane[...] = np.frombuffer(raw[start : start + one.nbytes], stored).reshape(plane.shape)
+            else:
+                decoders.read(one, plane)
+            drop_resident_pages(raw, data)
+    return TiffImage(data, plan.axes, plan.pages, _kept(plan, data))
+
+
+def _kept(plan: Plan, data: np.ndarray) -> int | None:
+    """The limit of an image, unless it goes beyond it itself."""
+    return plan.limit if plan.limit is not None and data.size and int(data.max()) <= plan.limit else None

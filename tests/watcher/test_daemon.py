@@ -216,11 +216,11 @@ def test_of_two_versions_in_a_row_the_newer_one_is_there_at_the_end(folders, tin
     write_tiff(source, seed=0)
     writing, real = threading.Event(), steps.write_tiff
 
-    def slow(stack, path, account):
+    def slow(source, restored, path, account):
         if not writing.is_set():  # the first version's
             writing.set()
             time.sleep(0.8)
-        real(stack, path, account)
+        real(source, restored, path, account)
 
     monkeypatch.setattr(steps, "write_tiff", slow)
 

@@ -49,7 +49,7 @@ def test_the_output_is_that_of_an_image_in_memory(tmp_path, engine, image, ahead
         assert outcome.error is None
         assert len(outcome.reports) == 4
         assert [path.name for path in (tmp_path / name).iterdir()] == ["a.tif"]
-    assert len(made) == 2  # of the large one, input and output
+    assert len(made) == 3  # of the large one: bytes, pixels, result
     assert (tmp_path / "usual" / "a.tif").read_bytes() == (tmp_path / "large" / "a.tif").read_bytes()
 
 

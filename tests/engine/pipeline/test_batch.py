@@ -121,7 +121,7 @@ def test_a_folder_end_to_end(folder, tmp_path, tiny_model):
     assert len(lines) == 4
     for line in lines:
         keys = {"source", "target", "status", "error", "code", "shape", "dtype", "axes", "planes", "reports", "seconds"}
-        assert set(line) == keys
+        assert set(line) == keys | {"images", "notes"}
         assert (line["status"], line["error"], line["code"]) == ("done", None, None)
         assert (line["shape"], line["dtype"]) == ([40, 50], "uint16")
         assert (line["axes"], line["planes"]) == ("YX", 1)

@@ -67,7 +67,7 @@ def test_each_file_gets_its_own_output_of_one_joint_run(tmp_path, engine, job, a
     for each, stack, restored in zip(job.each(), inputs, expected, strict=True):
         written = read_tiff(each.target)
         np.testing.assert_array_equal(written.data, restored)
-        assert written.layout.pages[0].arguments == stack.layout.pages[0].arguments
+        assert written.images[0].pages[0].storage == stack.images[0].pages[0].storage
         with tifffile.TiffFile(each.source) as before, tifffile.TiffFile(each.target) as after:
             assert before.pages.first.description == after.pages.first.description
     for outcome in (first, second):
@@ -195,4 +195,4 @@ def test_large_groups_go_by_the_disk_and_come_out_the_same(engine, job, monkeypa
         assert outcome.error is None
         results.append([one.target.read_bytes() for one in job.each()])
     assert results[0] == results[1]
-    assert len(made) == 4  # each file, both together, and the result
+    assert len(made) == 6  # each file's bytes and pixels, both together, and the result

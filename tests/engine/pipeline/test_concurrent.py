@@ -294,8 +294,7 @@ def test_pixels_go_as_soon_as_their_file_is_done(tmp_path, engine, monkeypatch, 
 
     def watched(*given):
         piece = read(*given)
-        assert piece.stack is not None
-        alive.append(weakref.ref(piece.stack.data))
+        alive.append(weakref.ref(piece.images[0].data))
         return piece
 
     monkeypatch.setattr(concurrent, "read_stage", watched)

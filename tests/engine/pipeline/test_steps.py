@@ -160,7 +160,7 @@ def test_what_cannot_be_written_is_not_the_inputs_fault(tmp_path, engine, source
     target.parent.mkdir()
     target.write_bytes(b"what was there")
 
-    def fails(stack, path, provenance):
+    def fails(stack, restored, path, provenance):
         Path(path).write_bytes(b"half")
         raise OSError(code, os.strerror(code))
 
@@ -199,7 +199,7 @@ def test_whatever_the_engine_raises_is_an_outcome(tmp_path, engine, source, monk
 
 
 def test_ctrl_c_passes_and_leaves_nothing(tmp_path, engine, source, monkeypatch):
-    def interrupted(stack, path, provenance):
+    def interrupted(stack, restored, path, provenance):
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from defocus.engine.inference.options import Settings
-from defocus.engine.pipeline.jobs import Job, Outcome
+from defocus.engine.pipeline.jobs import ImageShape, Job, Outcome
 from defocus.engine.pipeline.steps import PipelineItem
 from defocus.engine.pipeline.turns import Turn, Turns
 
@@ -24,8 +24,9 @@ def turns() -> Turns:
 
 def piece(name: str, size: int = 100, shape: tuple[int, int] = (8, 8)) -> PipelineItem:
     """A file that has been read; only whether it has a stack is asked."""
-    stack: Any = object()
-    return PipelineItem(Outcome(Job(Path(name), Path("out", name)), planes=1, shape=shape), stack=stack, nbytes=size)
+    image: Any = object()
+    shapes = (ImageShape(shape, "uint16", "YX"),)
+    return PipelineItem(Outcome(Job(Path(name), Path("out", name)), images=shapes), images=(image,), nbytes=size)
 
 
 def names(turn: Turn | None) -> tuple[str, bool]:

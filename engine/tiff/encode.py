@@ -1,0 +1,80 @@
+"""Pixels of a strip or tile as bytes, stored as their page says; and reduced copies of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import imagecodecs
+import numpy as np
+import tifffile
+
+from .pages import LOSSLESS, Page
+
+_LERC, _PACKBITS = 34887, 32773
+
+Encode = Callable[[np.ndarray], bytes]
+
+
+def encoder(page: Page, compression: int, order: Literal["<", ">"]) -> Encode:
+    """A function that encodes pixels (Z, Y, X, samples) of a strip or tile as the page's tags say."""
+    predictor, bits = page.number(317, 1), page.bits
+    reverse = page.number(266, 1) == 2
+    compress = tifffile.TIFF.COMPRESSORS[compression] if compression != 1 else None
+    lerc: Any = {1: "deflate", 2: "zstd"}.get((*page.numbers.get(50674, ()), 0, 0)[1])
+    if page.compression not in LOSSLESS and predictor not in (1, 2, 3):
+        predictor = 1
+
+    def encode(pixels: np.ndarray) -> bytes:
+        raw: Any
+        pixels = np.ascontiguousarray(pixels)
+        if compression == _LERC:
+            block = pixels[0] if pixels.shape[3] > 1 else pixels[0, :, :, 0]
+            return bytes(imagecodecs.lerc_encode(block, level=0, compression=lerc))
+        if bits not in (8, 16, 32, 64):
+            raw = _packed(pixels, bits)
+        elif predictor == 3:
+            raw = np.asarray(tifffile.TIFF.PREDICTORS[3](pixels, axis=-2)).tobytes()
+        else:
+            if predictor == 2:
+                pixels = tifffile.TIFF.PREDICTORS[2](pixels, axis=-2)
+            raw = pixels.astype(pixels.dtype.newbyteorder(order), copy=False).tobytes()
+        if compression == _PACKBITS:  # row by row
+            rows = np.frombuffer(raw, np.uint8).reshape(pixels.shape[0] * pixels.shape[1], -1)
+            raw = imagecodecs.packbits_encode(rows, axis=-1)
+        elif compress is not None:
+            raw = compress(raw)
+        return bytes(imagecodecs.bitorder_encode(raw) if reverse else raw)
+
+    return encode
+
+
+def _packed(pixels: np.ndarray, bits: int) -> bytes:
+    """Numbers of so many bits one behind the other, each row beginning with a byte."""
+    rows = pixels.reshape(-1, pixels.shape[2] * pixels.shape[3])
+    packed = []
+    for band in (rows[start : start + 256] for start in range(0, len(rows), 256)):
+        wide = np.unpackbits(band.astype(">u2").view(np.uint8).reshape(*band.shape, 2), axis=-1)[..., 16 - bits :]
+        packed.append(np.packbits(wide.reshape(len(band), -1), axis=-1).tobytes())
+    return b"".join(packed)
+
+
+def picked(full: np.ndarray, small: Page) -> np.ndarray:
+    """Every n-th pixel of every n-th row, as many as a reduced copy has."""
+    rows = np.minimum(np.arange(small.length) * max(1, round(full.shape[2] / small.length)), full.shape[2] - 1)
+    columns = np.minimum(np.arange(small.width) * max(1, round(full.shape[3] / small.width)), full.shape[3] - 1)
+    return full[:, :, rows][:, :, :, columns]
+
+
+def means(full: np.ndarray, small: Page) -> np.ndarray:
+    """Means of the pixels that each one of a reduced copy stands for."""
+    out = np.empty((*full.shape[:2], small.length, small.width, full.shape[4]), full.dtype)
+    rows = np.arange(small.length + 1) * full.shape[2] // small.length
+    columns = np.arange(small.width + 1) * full.shape[3] // small.width
+    wide = np.maximum(1, np.diff(columns))[:, None]
+    for number in range(small.length):
+        band = full[:, :, rows[number] : max(rows[number] + 1, rows[number + 1])]
+        sums = np.add.reduceat(band.sum(axis=2, dtype=np.float64), columns[:-1], axis=2)
+        mean = sums / (wide * band.shape[2])
+        out[:, :, number] = np.rint(mean) if out.dtype.kind in "iu" else mean
+    return out

@@ -1,0 +1,291 @@
+"""Pages: what the tags of a directory say of its pixels, read by ourselves and without decoding any.
+
+Two pages of one `storage` are decoded alike; two of one `kind` may be planes of one image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ..errors import ErrorCode, InputError
+from .directories import DamagedError, Directory, Form, below, chain, content, read_header, values
+
+WAIT = "wait until it is complete, or write it again"
+LOSSLESS = {1, 5, 8, 32946, 32773, 34925, 50000, 34887}  # kept; all others would alter the result a second time
+DENSEST = {1: 1, 5: 2560, 8: 1032, 32946: 1032, 32773: 64}  # no compression makes pixels this many times smaller
+_DENSEST = 10**6
+_STORAGE = (254, 255, 256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 320, 322, 323, 338, 339, 347, 529, 530)
+_STORAGE = (*_STORAGE, 532, 32997, 32998, 33628, 34412, 42113, 50674)
+_SLACK = 16  # bytes between parts of a file
+_LSM, _STK_PLANES = 34412, 33629
+_SINGLE = (256, 257, 259, 262, 277, 284, 317, 322, 323, 32997, 32998)
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """A page: shape and storage of its pixels, and where its strips or tiles lie (`offsets`, `counts`, in bytes)."""
+
+    directory: Directory
+    name: str
+    numbers: dict[int, tuple[int, ...]]
+    offsets: np.ndarray
+    counts: np.ndarray
+    storage: tuple[object, ...]
+    parent: Page | None = None
+    children: list[Page] = field(default_factory=list)
+
+    def number(self, code: int, default: int) -> int:
+        found = self.numbers.get(code, ())
+        return found[0] if found else default
+
+    @cached_property
+    def width(self) -> int:
+        return self.number(256, 0)
+
+    @cached_property
+    def length(self) -> int:
+        return self.number(257, 0)
+
+    @cached_property
+    def depth(self) -> int:
+        return max(1, self.number(32997, 1))
+
+    @cached_property
+    def samples(self) -> int:
+        return max(1, self.number(277, 1))
+
+    @cached_property
+    def compression(self) -> int:
+        return self.number(259, 1)
+
+    @cached_property
+    def bits(self) -> int:
+        """Of a sample; 0 where samples differ."""
+        bits = self.numbers.get(258, (1,))[: self.samples]
+        return bits[0] if len(set(bits)) == 1 else 0
+
+    @cached_property
+    def photometric(self) -> int:
+        """Black is zero where nothing is said, as ImageJ and Bio-Formats take it; three samples are colours."""
+        return self.number(262, 2 if self.samples >= 3 else 1)
+
+    @property
+    def planar(self) -> bool:
+        return self.number(284, 1) == 2 and self.samples > 1
+
+    @property
+    def reduced(self) -> bool:
+        return bool(self.number(254, 0) & 1) or self.number(255, 1) == 2
+
+    @property
+    def tiled(self) -> bool:
+        return 322 in self.numbers
+
+    @cached_property
+    def segment(self) -> tuple[int, int, int]:
+        """Depth, length and width of a strip or tile, in full."""
+        if self.tiled:
+            return max(1, self.number(32998, 1)), max(1, self.number(323, 0)), max(1, self.number(322, 0))
+        rows = self.numbers.get(278, ())
+        return 1, min(rows[0] if len(rows) == 1 and rows[0] else self.length, self.length), self.width
+
+    @property
+    def segments(self) -> int:
+        """Strips or tiles that it must have."""
+        sizes = zip((self.depth, self.length, self.width), self.segment, strict=True)
+        return (self.samples if self.planar else 1) * prod(-(-whole // part) for whole, part in sizes)
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What planes of one image have in common."""
+        codes = (254, 255, 256, 257, 258, 277, 338, 339, 32997)
+        colours = (self.photometric, self.planar, self.numbers.get(320))
+        return (*(self.numbers.get(code) for code in codes), *colours, self.parent is None)
+
+    @property
+    def nbytes(self) -> int:
+        """Of its pixels, as they are packed."""
+        row = -(-self.width * self.samples * (self.bits or max(self.numbers.get(258, (1,)))) // 8)
+        return self.depth * self.length * row
+
+    @property
+    def sparse(self) -> np.ndarray:
+        """Which strips or tiles have no bytes: they are zeros, or not written yet."""
+        return (self.offsets[: self.segments] == 0) | (self.counts[: self.segments] == 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """All directories of a file: its pages in their order, those below pages, and others (Exif, GPS)."""
+
+    form: Form
+    size: int
+    pages: tuple[Page, ...]
+    others: tuple[Directory, ...]
+
+    @property
+    def every(self) -> Iterator[Page]:
+        """Pages and, after each, those below it."""
+        for page in self.pages:
+            yield page
+            yield from page.children
+
+
+def structure(file: BinaryIO, size: int, path: Path) -> Structure:
+    """Read all directories. Raises InputError where one is not there or makes no sense."""
+    try:
+        if not size:
+            raise DamagedError("empty (0 bytes)", ErrorCode.EMPTY)
+        form, pointer = read_header(file)
+        directories = chain(file, form, size, pointer)
+        if not directories:
+            raise DamagedError("not complete: its header names no page yet", ErrorCode.INCOMPLETE)
+        seen = {directory.offset for directory in directories}
+        lsm = _LSM in directories[0].tags
+        pages, others = [], []
+        for number, directory in enumerate(directories):
+            page = _page(file, form, size, directory, f"page {number}", None)
+            pages.append(page)
+            for parent in (page, *page.children):  # grows while it is gone through
+                for child in below(file, form, size, parent.directory, seen, images=True):
+                    name = f"{page.name}, SubIFD {len(page.children)}"
+                    page.children.append(_page(file, form, size, child, name, page))
+            others += below(file, form, size, directory, seen, images=False)
+        if lsm:
+            pages = _lsm(pages, size)
+        return Structure(form, size, tuple(pages), tuple(others))
+    except DamagedError as error:
+        remedy = "give a TIFF file" if error.code is ErrorCode.NOT_TIFF else WAIT
+        raise InputError(path, error.cause, remedy, error.code) from error
+
+
+def _page(file: BinaryIO, form: Form, size: int, directory: Directory, name: str, parent: Page | None) -> Page:
+    numbers: dict[int, tuple[int, ...]] = {}
+    storage: list[object] = []
+    for code in _STORAGE:
+        entry = directory.tags.get(code)
+        if entry is None or entry.count > 1 << 16:
+            continue
+        if entry.inline and entry.kind in (1, 3, 4, 16) and entry.count:
+            numbers[code] = directory.inline(entry, form.order)
+            storage.append((code, numbers[code]))
+        else:
+            raw = content(file, entry)
+            if entry.kind in (3, 4, 16):
+                numbers[code] = tuple(values(file, form, entry).tolist())
+            storage.append((code, raw))
+    tiled = 322 in numbers
+
+    def places(one: int, other: int) -> np.ndarray:
+        entry = directory.tags.get(one if tiled and one in directory.tags else other)
+        return np.zeros(0, np.int64) if entry is None else values(file, form, entry).astype(np.int64)
+
+    page = Page(directory, name, numbers, places(324, 273), places(325, 279), tuple(storage), parent)
+    if not len(page.counts) and len(page.offsets):
+        return _counted(page, size)
+    return page
+
+
+def _counted(page: Page, size: int) -> Page:
+    """A page that does not say how long its strips are: as long as their pixels, or up to what comes next."""
+    if page.compression == 1 and page.width and page.length and not page.tiled:
+        row = -(-page.width * (1 if page.planar else page.samples) * page.bits // 8)
+        rows = page.segment[1]
+        last = page.length - (-(-page.length // rows) - 1) * rows
+        counts = np.full(len(page.offsets), rows * row, np.int64)
+        counts[-(-page.length // rows) - 1 :: -(-page.length // rows)] = last * row
+    else:
+        after = np.unique([*page.offsets, page.directory.offset, size])
+        counts = np.array([after[after > offset][0] - offset if offset < size else 0 for offset in page.offsets])
+    return Page(page.directory, page.name, page.numbers, page.offsets, counts, page.storage, page.parent)
+
+
+def _lsm(pages: list[Page], size: int) -> list[Page]:
+    """Zeiss LSM says of compressed strips how long they were before: they end where something else begins."""
+    if size >= 2**32:
+        raise DamagedError("a Zeiss LSM file beyond 4 GB, whose offsets wrap around", ErrorCode.UNSUPPORTED)
+    if all(page.compression == 1 for page in pages):
+        return pages
+    starts = np.unique([size, *(offset for page in pages for offset in page.offsets)])
+    starts = np.unique([*starts, *(page.directory.offset for page in pages)])
+    made = []
+    for page in pages:
+        ends = starts[np.minimum(np.searchsorted(starts, page.offsets, side="right"), len(starts) - 1)]
+        counts = ends - page.offsets if page.compression != 1 else page.counts
+        made.append(
+            Page(page.directory, page.name, page.numbers, page.offsets, counts, page.storage, None, page.children)
+        )
+    return made
+
+
+def check_page(page: Page, size: int, path: Path) -> None:
+    """Raise InputError unless all strips or tiles that a page says it has lie in the file, and can hold its pixels."""
+    offsets, counts, name = page.offsets, page.counts, page.name
+    if page.width < 1 or page.length < 1:
+        raise InputError(path, f"{name} has no pixels", WAIT, ErrorCode.DAMAGED)
+    if any(len(page.numbers.get(code, ())) > 1 for code in _SINGLE):
+        raise InputError(path, f"damaged: {name} has several widths, lengths or compressions", WAIT, ErrorCode.DAMAGED)
+    if not page.compression == 6 and (len(offsets) != len(counts) or len(offsets) < page.segments):
+        raise InputError(path, f"truncated: {name} lacks strips or tiles", WAIT, ErrorCode.TRUNCATED)
+    if (offsets < 0).any() or (counts < 0).any():
+        raise InputError(path, f"damaged: {name} has strips or tiles beyond all files", WAIT, ErrorCode.DAMAGED)
+    if len(offsets) == len(counts):
+        beyond = int(np.max(np.where((offsets > 0) & (counts > 0), offsets + counts - size, 0), initial=0))
+        if beyond > 0:
+            cause = f"truncated: {name} ends {beyond} bytes beyond the end of the file"
+            raise InputError(path, cause, WAIT, ErrorCode.TRUNCATED)
+    if page.compression == 6 or not len(counts):
+        return
+    there = 1 - page.sparse.mean()
+    needed = page.nbytes * there / (3 if page.photometric == 6 else 1)
+    if sum(counts.tolist()) * DENSEST.get(page.compression, _DENSEST) < int(needed):
+        raise InputError(path, f"truncated: {name} has fewer bytes than pixels", WAIT, ErrorCode.TRUNCATED)
+
+
+def planes_below(page: Page, file: BinaryIO, size: int) -> tuple[int, int]:
+    """How many planes lie under one directory, and how many it names: MetaMorph's STK, ImageJ beyond 4 GB.
+
+    They lie behind one another from the first one's place on. None are "there" if the file ends among them; one, if
+    nothing follows it: a single plane that was taken out of a stack with its description.
+    """
+    tags = page.directory.tags
+    named = 1
+    if _STK_PLANES in tags and 33628 in tags:
+        named = tags[_STK_PLANES].count
+    elif 270 in tags and tags[270].nbytes < 1 << 24:
+        text = content(file, tags[270])
+        if text.startswith(b"ImageJ="):
+            found = re.search(rb"^images=(\d+)", text, re.MULTILINE)
+            named = int(found[1]) if found else 1
+    if named <= 1 or not contiguous(page):
+        return 1, named
+    start = int(page.offsets[0])
+    if start + named * page.nbytes <= size:
+        return named, named
+    behind = size - start - page.nbytes
+    for entry in page.directory.entries:
+        behind -= entry.nbytes if not entry.inline and entry.start > start else 0
+    behind -= len(page.directory.raw) if page.directory.offset > start else 0
+    return int(behind <= _SLACK), named
+
+
+def contiguous(page: Page) -> bool:
+    """Whether its pixels lie in the file as in an array, in order and without gaps."""
+    depth, length, width = page.segment
+    whole = ((length, width) == (page.length, page.width) and depth == page.depth) or not page.tiled
+    if page.compression != 1 or not whole or page.number(317, 1) != 1 or page.number(266, 1) != 1:
+        return False
+    if page.bits not in (8, 16, 32, 64) or len(page.offsets) != page.segments or page.sparse.any():
+        return False
+    ends = page.offsets + page.counts
+    if not np.array_equal(page.offsets[1:], ends[:-1]):
+        return False
+    return page.segments == 1 or int(page.counts.sum()) == page.nbytes
