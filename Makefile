@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 DECLARED := pyproject.toml engine/_version.py constraints.txt
+PACKAGE = $(filter-out %/__pycache__,$(wildcard src/defocus/*)) engine watcher training export
+LINK = ln -sfn $(addprefix ../../../,$(PACKAGE)) .venv/package/defocus
 
 .PHONY: demo test test-wheel check docs package soak soak-30min format bench results compare clean
 
@@ -34,12 +36,14 @@ soak-30min: .venv/.develop
 	$(BIN)/python -m benchmarks.soak.soak --minutes 30 --rate 3 --model runs/tiny.onnx -o docs/results/soak.md
 
 check: .venv/.develop
+	@$(LINK)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
 # The documentation as a site, in build/site: every link, page and reference is checked.
 docs: .venv/.publish
+	@$(LINK)
 	NO_MKDOCS_2_WARNING=1 .venv/publish/bin/mkdocs build --quiet
 
 # What an index would get, and whether it would take it.
@@ -103,7 +107,7 @@ bench: .venv/.develop
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'defocus needs Python 3.11 or newer')"
 	$(PYTHON) -m venv .venv
 	mkdir -p $@/defocus
-	ln -sfn $(addprefix ../../../,$(wildcard src/defocus/*.*) engine watcher training export) $@/defocus
+	$(LINK)
 
 .venv/.demo: $(DECLARED) | .venv/package
 	$(PIP) install --constraint constraints.txt --editable ".[cpu,demo]"
@@ -118,7 +122,7 @@ bench: .venv/.develop
 
 .venv/.develop: $(DECLARED) | .venv/package
 	$(PIP) install --constraint constraints.txt \
-	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,workflow,dev]"
+	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,napari,qt,workflow,dev]"
 	touch $@
 
 clean:

@@ -189,3 +189,38 @@ def test_what_is_cheap_works(line, stage, tmp_path, tiny_model):
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+PYTHON_BLOCKS = [
+    (page.relative_to(ROOT).as_posix(), block)
+    for page in PAGES
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+]
+# What the pages take for granted: small images, and an acquisition of which nothing is asked.
+GIVEN = """
+import numpy as np
+image = np.random.default_rng(0).integers(100, 4000, (64, 64), dtype=np.uint16)
+stack, planes = np.stack([image] * 2).reshape(1, 1, 2, 64, 64), [image]
+class Signal:
+    def connect(self, slot): self.slot = slot
+    def disconnect(self, slot): pass
+class core:
+    class mda:
+        class events: frameReady = Signal()
+    @staticmethod
+    def run_mda(sequence, block): core.mda.events.frameReady.slot(image, "event")
+sequence = []
+"""
+
+
+@pytest.mark.parametrize(("page", "block"), PYTHON_BLOCKS, ids=[page for page, _ in PYTHON_BLOCKS])
+def test_python_of_the_pages_runs(page, block, tmp_path):
+    if page.startswith("docs/tutorials/"):
+        return  # test_tutorial.py runs it, on the files of the tutorial
+    given = GIVEN
+    if 'axes="TCYX"' in block:
+        given += "stack = stack[0]\n"
+    done = subprocess.run(
+        [sys.executable, "-c", given + block], cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
