@@ -14,7 +14,12 @@ import pytest
 import typer.main
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "src/defocus/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 MODULES = {
     "defocus-watch": "defocus.watcher.cli",
     "defocus-run": "defocus.engine.cli.run",

@@ -86,7 +86,8 @@ def test_the_wheel_holds_the_rooms_and_the_model(wheel):
     assert {"defocus/training/fit/recipes/default.toml", "defocus/training/fit/recipes/paper.toml"} <= names
     tops = {"/".join(name.split("/")[:2]) for name in names if "/" in name and "dist-info" not in name}
     rooms = {f"defocus/{name}" for name in ("engine", "watcher", "training", "export", "__init__.py", "py.typed")}
-    assert tops <= rooms | {"defocus/__main__.py"}  # no tests, no benchmarks, nothing beside the package
+    rooms |= {f"defocus/{name}" for name in ("__main__.py", "acquisition.py", "napari")}
+    assert tops <= rooms  # no tests, no benchmarks, nothing beside the package
     for extra in ("cpu", "gpu", "tensorrt", "rtx", "train", "test", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata
     base = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
