@@ -20,14 +20,22 @@ from .settings import FolderSettings, default_out
 
 _REMEDY = "see defocus-watch --print-config for one that works"
 _BACKSLASH = "write paths with / or in single quotes: in double quotes a backslash is not taken as it is"
+_MOST = {"na": 2.0, "pixel_size_um": 1000.0}
 
 
 @dataclass(frozen=True)
 class Folder:
-    """An acquisition folder and where its corrected files go ("": ACQ_corrected beside it)."""
+    """An acquisition folder and where its corrected files go ("": ACQ_corrected beside it).
+
+    `name` is what the status page calls it ("": the folder's own). `na` and `pixel_size_um` are those of its microscope
+    (0: as its files say), by which blur becomes a distance from focus.
+    """
 
     acquisition: str
     output: str = ""
+    name: str = ""
+    na: float = 0.0
+    pixel_size_um: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,9 @@ class Config:
             mark = "" if self.folders else "# "
             lines += ["", f"{mark}[[folders]]", f"{mark}acquisition = {_toml(folder.acquisition)}"]
             lines.append(f"{mark}output = {_toml(folder.output)}  # empty: ACQ_corrected beside it")
+            lines.append(f"{mark}name = {_toml(folder.name)}  # on the status page; empty: the folder's own")
+            lines.append(f"{mark}na = {_toml(folder.na)}  # numerical aperture; 0: as the files say")
+            lines.append(f"{mark}pixel_size_um = {_toml(folder.pixel_size_um)}  # in the specimen; 0: as the files say")
         return "\n".join(lines) + "\n"
 
 
@@ -156,11 +167,14 @@ def _folders(value: Any, path: Path) -> tuple[Folder, ...]:
     found = []
     for one in value:
         _check_names(one, [part.name for part in fields(Folder)], path, "folders.")
-        if not isinstance(one.get("acquisition"), str) or not isinstance(one.get("output", ""), str):
+        if not isinstance(one.get("acquisition"), str):
             raise InputError(path, "a folder without its acquisition path", "write acquisition = '/path/to/folder'")
-        for name, value in one.items():
-            _check_text(value, f"folders.{name}", path)
-        found.append(Folder(**one))
+        example = Folder("ACQ")
+        values = {name: _value(f"folders.{name}", value, getattr(example, name), path) for name, value in one.items()}
+        for name in ("na", "pixel_size_um"):
+            if not 0 <= values.get(name, 0.0) < _MOST[name]:
+                raise InputError(path, f"folders.{name} is {values[name]:g}", f"use 0 to {_MOST[name]:g}")
+        found.append(Folder(**values))
     return tuple(found)
 
 

@@ -1,62 +1,103 @@
-"""The state in the text format of Prometheus (exposition format 0.0.4)."""
+"""The state in the text format of Prometheus (exposition format 0.0.4).
+
+The label `folder` is an acquisition folder; `defocus_folder_info` tells its name.
+"""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 
-from .statistics import BUCKETS, Histogram, State
+from .statistics import BUCKETS, FolderStatistics, Histogram, State
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OUTCOMES = ("done", "skipped", "retry", "quarantined")
 
 
 def metrics(state: State) -> str:
     """All metrics, each with its help and type."""
     lines: list[str] = []
 
-    def family(name: str, kind: str, text: str, *samples: tuple[str, float]) -> None:
+    def family(name: str, kind: str, text: str, *samples: tuple[str, float | None]) -> None:
         lines.extend((f"# HELP defocus_{name} {text}", f"# TYPE defocus_{name} {kind}"))
-        lines.extend(f"defocus_{name}{labels} {_number(value)}" for labels, value in samples)
+        lines.extend(f"defocus_{name}{labels} {_number(value)}" for labels, value in samples if value is not None)
 
+    def each(value: Callable[[FolderStatistics], float | None]) -> list[tuple[str, float | None]]:
+        return [(_labels(folder=_folder(one)), value(one)) for one in folders]
+
+    folders = state.microscopes
     family("up", "gauge", "1 when all is well, 0 when /healthz is red.", ("", not state.health.problems()))
     family("queue_files", "gauge", "Files found and not yet taken.", ("", state.queued))
-    waiting = state.waiting()
-    if waiting is not None:
-        family("waiting_files", "gauge", "Files that wait for a partner, another channel's file.", ("", waiting))
-    outcomes = [(_labels(outcome=kind), state.counts[kind]) for kind in ("done", "skipped", "retry", "quarantined")]
-    family("files_total", "counter", "Files dealt with.", *outcomes)
-    reasons = [(_labels(reason=kind), count) for kind, count in sorted(state.failed.items())]
-    family("failed_files_total", "counter", "Files quarantined, by reason.", *reasons)
-    family("read_bytes_total", "counter", "Bytes of the files that were corrected.", ("", state.bytes))
+    if any(one.settings.channels is not None for one in folders):
+        family("waiting_files", "gauge", "Files that wait for a partner.", *each(lambda one: one.waiting))
+    outcomes = [(_labels(folder=_folder(one), outcome=kind), one.counts[kind]) for one in folders for kind in OUTCOMES]
+    family("files_total", "counter", "Files dealt with since the start.", *outcomes)
+    reasons = [
+        (_labels(folder=_folder(one), reason=kind), count)
+        for one in folders
+        for kind, count in sorted(one.failed.items())
+    ]
+    family("failed_files_total", "counter", "Files quarantined since the start, by reason.", *reasons)
+    family("quarantined_files", "gauge", "Files that are quarantined.", *each(lambda one: len(one.failures)))
+    family(
+        "corrected_files",
+        "gauge",
+        "Files that were ever corrected.",
+        *each(lambda one: one.before + one.counts["done"]),
+    )
+    family("read_bytes_total", "counter", "Bytes of the files that were corrected.", *each(lambda one: one.bytes))
     family("latency_seconds", "histogram", "From the close of a file to its corrected file.")
-    lines.extend(_histogram("latency_seconds", state.latency))
+    for one in folders:
+        lines.extend(_histogram("latency_seconds", one.latency, folder=_folder(one)))
     family("stage_seconds", "histogram", "Time of each stage of a file.")
-    for stage, histogram in sorted(state.stages.items()):
-        lines.extend(_histogram("stage_seconds", histogram, stage=stage))
-    point = state.focus() or {}
-    for key, text in (("focus_in", "Focus score of the last input."), ("focus_out", "Focus score of the last output.")):
-        family(f"{key}_cycles_per_pixel", "gauge", text, *([("", point[key])] if point.get(key) is not None else []))
-    blur = [("", point["blur_px"])] if point.get("blur_px") is not None else []
-    family("blur_pixels", "gauge", "Blur between the last input and its output.", *blur)
-    free = []
-    for one in state.folders:
-        try:
-            free.append((_labels(folder=str(one.out)), float(shutil.disk_usage(one.out).free)))
-        except OSError:
-            continue
-    family("disk_free_bytes", "gauge", "Room on the disk of each output folder.", *free)
+    for one in folders:
+        for stage, histogram in sorted(one.stages.items()):
+            lines.extend(_histogram("stage_seconds", histogram, folder=_folder(one), stage=stage))
+    family(
+        "focus_in_cycles_per_pixel",
+        "gauge",
+        "Focus score of the last input.",
+        *each(lambda one: _last(one, "focus_in")),
+    )
+    family(
+        "focus_out_cycles_per_pixel",
+        "gauge",
+        "Focus score of the last output.",
+        *each(lambda one: _last(one, "focus_out")),
+    )
+    family(
+        "blur_pixels", "gauge", "Blur between the last input and its output.", *each(lambda one: _last(one, "blur_px"))
+    )
+    family(
+        "drifted", "gauge", "1 when the last files are blurred beyond --drift-px.", *each(lambda one: one.drift.drifted)
+    )
+    family("disk_free_bytes", "gauge", "Room on the disk of each output folder.", *each(lambda one: one.free()))
+    names = [
+        (_labels(folder=_folder(one), name=one.microscope.name, output=str(one.settings.out)), 1) for one in folders
+    ]
+    family("folder_info", "gauge", "What is watched, and where its corrected files go.", *names)
     family("backend_info", "gauge", "What runs the model.", (_labels(backend=state.backend, model=state.model), 1))
     return "\n".join(lines) + "\n"
 
 
+def _folder(one: FolderStatistics) -> str:
+    return str(one.settings.acquisition)
+
+
+def _last(one: FolderStatistics, key: str) -> float | None:
+    """The median over the planes of the last file."""
+    values = sorted(plane[key] for plane in one.last_planes if plane.get(key) is not None)
+    return values[len(values) // 2] if values else None
+
+
 def _histogram(name: str, histogram: Histogram, **labels: str) -> list[str]:
-    found = [
+    lines = [
         f"defocus_{name}_bucket{_labels(**labels, le=f'{bound:g}')} {count}"
         for bound, count in zip(BUCKETS, histogram.counts, strict=True)
     ]
-    found.append(f"defocus_{name}_bucket{_labels(**labels, le='+Inf')} {histogram.count}")
-    found.append(f"defocus_{name}_sum{_labels(**labels)} {_number(histogram.total)}")
-    found.append(f"defocus_{name}_count{_labels(**labels)} {histogram.count}")
-    return found
+    lines.append(f"defocus_{name}_bucket{_labels(**labels, le='+Inf')} {histogram.count}")
+    lines.append(f"defocus_{name}_sum{_labels(**labels)} {_number(histogram.total)}")
+    lines.append(f"defocus_{name}_count{_labels(**labels)} {histogram.count}")
+    return lines
 
 
 def _number(value: float) -> str:
@@ -65,11 +106,14 @@ def _number(value: float) -> str:
 
 
 def _labels(**labels: str) -> str:
-    if not labels:
-        return ""
     escaped = (
         f'{name}="{value}"'
         for name, raw in labels.items()
-        for value in [raw.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")]
+        for value in [_text(raw).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")]
     )
     return "{" + ",".join(escaped) + "}"
+
+
+def _text(raw: str) -> str:
+    """Bytes of a path that are no UTF-8 cannot be sent as it."""
+    return raw.encode("utf-8", "backslashreplace").decode()

@@ -11,12 +11,13 @@ from types import TracebackType
 
 from ...engine.errors import InputError
 from ...engine.inference.engine import Engine
+from ...engine.tiff.optics import Optics
 from ..config import Config
 from ..events import WatchEvent
 from ..health import Health
 from ..settings import FolderSettings
 from .server import Server, serve
-from .statistics import State
+from .statistics import Microscope, State
 
 _REMEDY = "write --status 8765, or --status 0.0.0.0:8765 with --status-token"
 
@@ -59,7 +60,7 @@ class Page:
             raise InputError(f"status {config.status!r}", "no port in it", _REMEDY)
         if not is_loopback(host) and not config.status_token:
             raise InputError(f"status {config.status!r}", "can be reached from other machines", "add --status-token")
-        return cls(host, int(port), config.status_token, State(folders, health))
+        return cls(host, int(port), config.status_token, State(folders, health, _microscopes(config), config.drift_px))
 
     def started(self, engine: Engine) -> None:
         """The model is loaded."""
@@ -78,6 +79,13 @@ class Page:
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def _microscopes(config: Config) -> list[Microscope]:
+    """What the settings say of each folder's microscope."""
+    return [
+        Microscope(folder.name, Optics(folder.pixel_size_um or None, folder.na or None)) for folder in config.folders
+    ]
 
 
 def is_loopback(host: str) -> bool:

@@ -17,14 +17,14 @@ from ...engine.errors import InputError
 from ...engine.tiff.integrity import errors_as_input_error, open_tiff
 from ...engine.tiff.quiet import quiet_tifffile
 
-SIDE = 900  # px at most
+SIDE, THUMBNAIL = 900, 160  # px at most
 MEMORY = 64_000_000  # bytes that making a pair and the cache may take; taken off what --memory gives the pipeline
 LARGEST = 1 << 28  # pixels of a page; a larger one takes too long
 LOW, HIGH = 0.5, 99.8  # percentiles of the corrected plane
 _BAND = 1 << 21  # pixels that are averaged at once
 _SEGMENT = MEMORY // 2  # bytes of a strip or tile, decoded
 _READ_AHEAD = 1 << 22  # bytes
-_CACHED = 16  # pairs, a megabyte each at most
+_CACHED = 32  # pairs, a megabyte each at most
 _PATIENCE = 8.0  # s to wait for somebody else's pair
 
 
@@ -32,19 +32,19 @@ class Previews:
     """Makes pairs one at a time and keeps the last ones."""
 
     def __init__(self) -> None:
-        self._pairs: OrderedDict[tuple[Path, int, int], tuple[bytes, bytes]] = OrderedDict()
+        self._pairs: OrderedDict[tuple[Path, int, int, int], tuple[bytes, bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def pair(self, before: Path, after: Path) -> tuple[bytes, bytes]:
-        """PNGs of the middle plane of both files. Raises InputError if one of them cannot be read."""
+    def pair(self, before: Path, after: Path, side: int = SIDE) -> tuple[bytes, bytes]:
+        """PNGs of the middle plane of both files, as `previews` makes them."""
         with errors_as_input_error(after):
             status = after.stat()
-        key = (after, status.st_size, status.st_mtime_ns)
+        key = (after, status.st_size, status.st_mtime_ns, side)
         if not self._lock.acquire(timeout=_PATIENCE):
             raise InputError(after, "has to wait for other previews", "look again in a moment")
         try:
             if key not in self._pairs:
-                self._pairs[key] = previews(before, after)
+                self._pairs[key] = previews(before, after, side)
             self._pairs.move_to_end(key)
             while len(self._pairs) > _CACHED:
                 self._pairs.popitem(last=False)

@@ -1,25 +1,28 @@
 """The HTTP server of the status page: a few fixed addresses, no path of a visitor ever becomes a path of the disk.
 
 It is read-only but for one thing, "try again", which needs POST, a token that only a page of the same origin can read,
-and an Origin that is our own. Who may look is decided in `access`, how a request is read in `http`.
+and an Origin that is our own. A state that has not changed costs a 304. Who may look is decided in `access`, how a
+request is read in `http`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import secrets
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib.resources import files
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from ...engine._version import __version__
 from ...engine.errors import DefocusError, InputError
 from .access import Access
 from .http import BadRequest, BoundedHandler, BoundedServer, Request
 from .metrics import CONTENT_TYPE, metrics
-from .previews import Previews
+from .previews import SIDE, THUMBNAIL, Previews
 from .statistics import State
 
 ASSETS = {
@@ -49,17 +52,30 @@ class Server(BoundedServer):
         self.state = state
         self.csrf = secrets.token_urlsafe(24)
         self._previews = Previews()
+        self._lock, self._json = threading.Lock(), ("", b"")
         super().__init__(host, port, Handler)
         self.access = Access(host, self.server_port, token)
 
-    def pictures(self) -> tuple[bytes, bytes] | None:
-        """The last file before and after, made once."""
+    def pictures(self, folder: int | None, relative: str, side: int) -> tuple[bytes, bytes]:
+        """A file before and after; without a folder the last one. Raises InputError for what was not corrected here."""
         state = self.state
-        if state.last is None:
-            return None
-        index, relative = state.last
-        folder = state.folders[index]
-        return self._previews.pair(folder.acquisition / relative, folder.out / relative)
+        if folder is None:
+            newest = [(one.points[-1].time, index) for index, one in enumerate(state.microscopes) if one.points]
+            folder = max(newest)[1] if newest else 0
+            relative = state.microscopes[folder].points[-1].file if newest else ""
+        pair = state.pair(folder, relative) if relative else None
+        if pair is None:
+            raise InputError(relative or "pictures", "nothing like that has been corrected here", "choose another file")
+        return self._previews.pair(*pair, side)
+
+    def state_json(self) -> tuple[str, bytes]:
+        """The tag of the state, and the state: made anew only when the tag is another one."""
+        tag = f'"{hashlib.sha256(f"{self.csrf} {self.state.tag()}".encode()).hexdigest()[:32]}"'
+        with self._lock:
+            if self._json[0] != tag:
+                content = self.state.picture() | {"csrf": self.csrf, "version": __version__}
+                self._json = tag, json.dumps(content).encode()
+            return self._json
 
 
 def serve(host: str, port: int, token: str, state: State) -> Server:
@@ -91,9 +107,10 @@ class Handler(BoundedHandler):
 
     def _get(self, request: Request) -> None:
         routes: dict[str, Callable[[], None]] = {
-            "/api/state": self._state,
-            "/api/before.png": lambda: self._picture(0),
-            "/api/after.png": lambda: self._picture(1),
+            "/api/state": lambda: self._state(request),
+            "/api/points": lambda: self._points(request),
+            "/api/before.png": lambda: self._picture(request, 0),
+            "/api/after.png": lambda: self._picture(request, 1),
             "/healthz": self._health,
             "/metrics": lambda: self.answer(HTTPStatus.OK, metrics(self.server.state).encode(), CONTENT_TYPE),
         }
@@ -110,18 +127,19 @@ class Handler(BoundedHandler):
             raise BadRequest(HTTPStatus.FORBIDDEN, "not from this page")
         try:
             asked = json.loads(self.body(request))
-            folder, relative = asked["folder"], asked["file"]
-            if type(folder) is not int or not isinstance(relative, str):
-                raise ValueError("types")
-            if not 0 <= folder < len(self.server.state.folders):
+            folder, file, code = asked["folder"], asked.get("file"), asked.get("code")
+            if type(folder) is not int or not 0 <= folder < len(self.server.state.folders):
                 raise ValueError("folder")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadRequest(HTTPStatus.BAD_REQUEST, 'send {"folder": 0, "file": "name.tif"}') from error
+            if not isinstance(code if file is None else file, str):
+                raise ValueError("neither a file nor a reason")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            wanted = 'send {"folder": 0, "file": "name.tif"}, or "code" for all of a reason'
+            raise BadRequest(HTTPStatus.BAD_REQUEST, wanted) from error
         try:
-            found = self.server.state.retry(folder, relative)
+            count = self.server.state.retry(folder, file, code)
         except DefocusError as error:
             raise BadRequest(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
-        self._json(HTTPStatus.OK if found else HTTPStatus.NOT_FOUND, {"retried": found})
+        self._json(HTTPStatus.OK if count else HTTPStatus.NOT_FOUND, {"retried": count})
 
     def _refuse(self, request: Request, status: HTTPStatus, text: str) -> None:
         """A browser without a token gets a field for it."""
@@ -132,21 +150,43 @@ class Handler(BoundedHandler):
         bearer = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else {}
         self.answer(status, f"{text}\n".encode(), "text/plain; charset=utf-8", bearer)
 
-    def _state(self) -> None:
-        self._json(HTTPStatus.OK, self.server.state.picture() | {"csrf": self.server.csrf, "version": __version__})
+    def _state(self, request: Request) -> None:
+        tag, data = self.server.state_json()
+        if request.fields.get("if-none-match") == tag:
+            self.answer(HTTPStatus.NOT_MODIFIED, b"", "application/json", {"ETag": tag})
+        else:
+            self.answer(HTTPStatus.OK, data, "application/json", {"ETag": tag})
+
+    def _points(self, request: Request) -> None:
+        folder, query = self._folder(request)
+        try:
+            after = float(query.get("after", "0"))
+        except ValueError:
+            raise BadRequest(HTTPStatus.BAD_REQUEST, "after is a time") from None
+        self._json(HTTPStatus.OK, self.server.state.points(folder or 0, after))
+
+    def _folder(self, request: Request) -> tuple[int | None, dict[str, str]]:
+        """The folder that is asked for, None for none, and all that is asked for."""
+        query = {name: values[-1] for name, values in parse_qs(request.query, keep_blank_values=True).items()}
+        text = query.get("folder")
+        if text is None:
+            return None, query
+        if not text.isdecimal() or not text.isascii() or len(text) > 6 or int(text) >= len(self.server.state.folders):
+            raise BadRequest(HTTPStatus.NOT_FOUND, "no such folder")
+        return int(text), query
 
     def _health(self) -> None:
         problems = self.server.state.health.problems()
         status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
         self._json(status, {"healthy": not problems, "problems": problems})
 
-    def _picture(self, which: int) -> None:
+    def _picture(self, request: Request, which: int) -> None:
+        folder, query = self._folder(request)
+        side = THUMBNAIL if query.get("size") == "small" else SIDE
         try:
-            pictures = self.server.pictures()
+            pictures = self.server.pictures(folder, query.get("file", ""), side)
         except DefocusError as error:
             raise BadRequest(HTTPStatus.NOT_FOUND, str(error)) from error
-        if pictures is None:
-            raise BadRequest(HTTPStatus.NOT_FOUND, "nothing has been corrected yet")
         self.answer(HTTPStatus.OK, pictures[which], "image/png")
 
     def _json(self, status: HTTPStatus, content: object) -> None:

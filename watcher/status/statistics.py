@@ -1,29 +1,37 @@
-"""What the page and the metrics tell, gathered from the daemon's events."""
+"""What the page and the metrics tell: a microscope a folder, gathered from the journals and the daemon's events."""
 
 from __future__ import annotations
 
-import json
+import bisect
 import shutil
+import sqlite3
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...engine.errors import ErrorCode
+from ...engine.errors import ErrorCode, InputError, OutputError
 from ...engine.inference.engine import Engine
 from ...engine.inference.gpu.driver import find_gpu, why_no_gpu
+from ...engine.quality.overview import overview
+from ...engine.quality.report import summary
+from ...engine.tiff.optics import Optics, read_optics
+from ..drift import Drift
 from ..events import WatchEvent
 from ..health import Health
-from ..journal import Journal
 from ..settings import FolderSettings
+from .history import Failure, Point, forget, is_corrected, read_history, thin
 
-HISTORY = 2000  # files of the focus plot
 RATE_WINDOW = 60.0  # s
-SHOWN_FAILURES = 200
+SHOWN_FAILURES = 20  # of a reason
+SHOWN_DOUBTFUL = 24
+SHOWN_NOTES = 5
+OPTICS_AGE = 60.0  # s after which a file is asked anew for the optics: objectives are changed
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # s
+_POINTS = 3000  # points of a folder before they are thinned
 
 
 @dataclass
@@ -41,157 +49,279 @@ class Histogram:
             self.counts[index] += seconds <= bound
 
 
-class State:
-    """Events in, a picture out. Its methods may be called from any thread."""
+@dataclass(frozen=True)
+class Microscope:
+    """How a folder is called on the page, and what its settings say of the optics; None: what its files say."""
 
-    def __init__(self, folders: Sequence[FolderSettings], health: Health) -> None:
-        self.folders, self.health = tuple(folders), health
-        self._begun = time.monotonic()
-        self.phase, self.model, self.backend = "starting", "", ""
+    name: str = ""
+    optics: Optics = field(default_factory=Optics)
+
+
+class FolderStatistics:
+    """One microscope: what was there before this start, and what came of the events since.
+
+    Not thread-safe: `State` holds its lock around every call.
+    """
+
+    def __init__(self, settings: FolderSettings, microscope: Microscope, drift_px: float) -> None:
+        self.settings, self.microscope = settings, microscope
         self.counts: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.latency, self.stages = Histogram(), dict[str, Histogram]()
-        self.bytes = 0
-        self.queued = 0
-        self._waiting: dict[Path | None, int] = {}
-        self.last: tuple[int, str] | None = None  # index of the folder, relative path
-        self.message = ""
-        self._focus: deque[dict[str, Any]] = deque(maxlen=HISTORY)
+        self.bytes, self.waiting = 0, 0
+        self.last_planes: list[dict[str, Any]] = []
+        self.optics = microscope.optics
+        self.drift = Drift(drift_px)
+        history = read_history(settings.out)
+        self.before = history.done  # corrected before this start, as far as it is remembered
+        self.points: list[Point] = history.points
+        self.failures: dict[str, Failure] = {one.file: one for one in reversed(history.failures)}  # the newest last
+        for point in self.points[-50:]:
+            self.drift.add(point.known.blur_px)
         self._latencies: deque[float] = deque(maxlen=500)
         self._done: deque[float] = deque(maxlen=2000)
-        self._aside: tuple[int, list[dict[str, Any]]] | None = None  # of how many events, and what was aside then
+        self._next_optics = 0.0
+        if self.points:
+            self._look_at_optics(self.points[-1].file)
+
+    def see(self, event: WatchEvent) -> None:
+        """Take an event of this folder in."""
+        if event.kind == "waiting":
+            self.waiting = event.waiting
+            return
+        self.counts[event.kind] += 1
+        if event.kind == "quarantined":
+            code = (event.code or ErrorCode.INTERNAL).value
+            self.failed[code] += 1
+            self.failures.pop(event.relative, None)
+            self.failures[event.relative] = Failure(time.time(), event.relative, code, event.text)
+        elif event.kind in ("done", "skipped", "retry"):
+            self.failures.pop(event.relative, None)
+        if event.kind == "done" and event.outcome is not None:
+            self._corrected(event)
+
+    def rate(self) -> float:
+        """Files a minute."""
+        now = time.monotonic()
+        return sum(now - moment < RATE_WINDOW for moment in self._done) * 60 / RATE_WINDOW
+
+    def free(self) -> int | None:
+        """Bytes free on the output's disk; None: not known."""
+        try:
+            return shutil.disk_usage(self.settings.out).free
+        except OSError:
+            return None
+
+    def picture(self) -> dict[str, Any]:
+        """What the page shows of it, ready for JSON."""
+        ordered = sorted(self._latencies)
+        last = self.points[-1] if self.points else None
+        doubtful = [point for point in self.points if point.known.doubtful]
+        return {
+            "name": self.microscope.name,
+            "acquisition": str(self.settings.acquisition),
+            "out": str(self.settings.out),
+            "total": self.before + self.counts["done"],
+            "done": self.counts["done"],
+            "retried": self.counts["retry"],
+            "waiting": self.waiting if self.settings.channels is not None else None,
+            "latency_p50_s": _quantile(ordered, 0.5),
+            "latency_p95_s": _quantile(ordered, 0.95),
+            "um_per_px": self.optics.defocus_um_per_px,
+            "pixel_size_um": self.optics.pixel_size_um,
+            "drift_blur_px": self.drift.blur_px,
+            "drifted": self.drift.drifted,
+            "last": last.as_list() if last else None,
+            "points": len(self.points),
+            "doubtful": [point.as_list() for point in reversed(doubtful[-SHOWN_DOUBTFUL:])],
+            "doubtful_count": len(doubtful),
+            "failed": len(self.failures),
+            "failures": self._groups(),
+        }
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The quarantined files by reason, the newest first, and of each reason the newest ones."""
+        groups: dict[str, dict[str, Any]] = {}
+        for failure in reversed(self.failures.values()):
+            group = groups.setdefault(failure.code, {"code": failure.code, "count": 0, "files": []})
+            group["count"] += 1
+            if len(group["files"]) < SHOWN_FAILURES:
+                group["files"].append([round(failure.time, 1), failure.file, failure.reason])
+        return list(groups.values())
+
+    def _corrected(self, event: WatchEvent) -> None:
+        outcome = event.outcome
+        assert outcome is not None
+        self.latency.add(event.latency)
+        self._latencies.append(event.latency)
+        self._done.append(time.monotonic())
+        for stage, seconds in outcome.seconds.items():
+            self.stages.setdefault(stage, Histogram()).add(seconds)
+        if outcome.job.stat:
+            self.bytes += outcome.job.stat[0]
+        self.last_planes = [report.as_dict() for report in outcome.reports]
+        known = overview(summary(outcome.reports))
+        self.drift.add(known.blur_px)
+        self.points.append(Point(time.time(), event.relative, known))
+        if len(self.points) > _POINTS:
+            kept = set(thin([(point.time, point.file) for point in self.points]))
+            self.points = [point for point in self.points if (point.time, point.file) in kept]
+        if time.monotonic() > self._next_optics:
+            self._look_at_optics(event.relative)
+
+    def _look_at_optics(self, relative: str) -> None:
+        """Ask a corrected file, which lies near and has the tags of its input; the settings go before."""
+        self._next_optics = time.monotonic() + OPTICS_AGE
+        try:
+            found = read_optics(self.settings.out / relative)
+        except (InputError, OSError, ValueError):
+            return
+        said = self.microscope.optics
+        self.optics = Optics(
+            said.pixel_size_um or found.pixel_size_um,
+            said.na or found.na,
+            said.refractive_index or found.refractive_index,
+        )
+
+
+class State:
+    """Events in, a picture out. Its methods may be called from any thread.
+
+    Attributes
+    ----------
+    version : int
+        Another one whenever something has happened that `picture` tells of.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[FolderSettings],
+        health: Health,
+        microscopes: Sequence[Microscope] = (),
+        drift_px: float = 0.0,
+    ) -> None:
+        self.folders, self.health, self.drift_px = tuple(folders), health, drift_px
+        self.phase, self.model, self.backend = "starting", "", ""
+        self.queued, self.version = 0, 0
+        self._started = time.time()
+        self._notes: deque[tuple[float, str]] = deque(maxlen=SHOWN_NOTES)
         self._lock = threading.Lock()
         self._gpu = why_no_gpu() or find_gpu().name
-        self._remember()
+        named = _named(folders, microscopes)
+        self.microscopes = [
+            FolderStatistics(one, microscope, drift_px) for one, microscope in zip(folders, named, strict=True)
+        ]
 
     def begin(self, engine: Engine) -> None:
         """The model is loaded, the watching starts."""
         with self._lock:
             self.phase, self.model, self.backend = "watching", engine.card.name, engine.description
+            self.version += 1
 
     def see(self, event: WatchEvent) -> None:
         """Take an event in."""
         with self._lock:
-            if event.kind == "waiting":
-                self._waiting[event.folder] = event.waiting
-            elif event.kind != "warning":
-                self.counts[event.kind] += 1
+            self.version += 1
+            if event.kind in ("paused", "warning"):
+                self._notes.append((time.time(), event.text))
             if event.kind != "warning":
                 self.queued = event.queued
-            if event.kind == "quarantined":
-                self.failed[(event.code or ErrorCode.INTERNAL).value] += 1
-            if event.kind in ("paused", "warning"):
-                self.message = event.text
-            if event.kind == "done" and event.outcome is not None:
-                index = self._index(event.folder)
-                self.last = (index, event.relative)
-                self.latency.add(event.latency)
-                self._latencies.append(event.latency)
-                self._done.append(time.monotonic())
-                for stage, seconds in event.outcome.seconds.items():
-                    self.stages.setdefault(stage, Histogram()).add(seconds)
-                if event.outcome.job.stat:
-                    self.bytes += event.outcome.job.stat[0]
-                planes = [report.as_dict() for report in event.outcome.reports]
-                self._plot(time.time(), event.relative, planes)
+            owner = next((one for one in self.microscopes if one.settings.acquisition == event.folder), None)
+            if owner is not None:
+                owner.see(event)
 
-    def waiting(self) -> int | None:
-        """How many files wait for a partner; None if none ever does."""
+    def tag(self) -> str:
+        """Another text whenever `picture` would be another: what costs nothing is looked at, and nothing else."""
+        problems = self.health.problems()
         with self._lock:
-            grouped = any(one.channels is not None for one in self.folders)
-            return sum(self._waiting.values()) if grouped else None
-
-    def focus(self) -> dict[str, Any] | None:
-        """The last point of the focus plot."""
-        with self._lock:
-            return self._focus[-1] if self._focus else None
+            live = [(one.rate(), _rounded(one.free())) for one in self.microscopes]
+            return f"{self._started:.6f} {self.version} {live} {problems}"
 
     def picture(self) -> dict[str, Any]:
-        """Everything that the page shows, ready for JSON."""
-        failures, waiting = self.failures(), self.waiting()
+        """Everything that the page shows, ready for JSON; the points of the plots apart."""
+        problems = self.health.problems()
         with self._lock:
-            now = time.monotonic()
-            recent = [moment for moment in self._done if now - moment < RATE_WINDOW]
-            ordered = sorted(self._latencies)
-            last = None
-            if self.last is not None:
-                last = {"folder": self.last[0], "file": self.last[1], "number": self.counts["done"]}
+            folders = [
+                one.picture() | {"rate_per_min": round(one.rate(), 1), "free_bytes": _rounded(one.free())}
+                for one in self.microscopes
+            ]
             return {
                 "phase": self.phase,
-                "up_s": round(now - self._begun),
+                "started": round(self._started, 1),
                 "model": self.model,
                 "backend": self.backend,
                 "gpu": self._gpu,
                 "queue": self.queued,
-                "waiting": waiting,
-                "done": self.counts["done"],
-                "skipped": self.counts["skipped"],
-                "retried": self.counts["retry"],
-                "failed": len(failures),
-                "rate_per_min": round(len(recent) * 60 / RATE_WINDOW, 1),
-                "latency_p50_s": _quantile(ordered, 0.5),
-                "latency_p95_s": _quantile(ordered, 0.95),
-                "last": last,
-                "focus": list(self._focus)[-500:],
-                "failures": failures[:SHOWN_FAILURES],
-                "message": self.message,
-                "problems": self.health.problems(),
-                "folders": [_folder(one) for one in self.folders],
+                "total": sum(one["total"] for one in folders),
+                "done": sum(one["done"] for one in folders),
+                "failed": sum(one["failed"] for one in folders),
+                "drift_px": self.drift_px,
+                "notes": [[round(when, 1), text] for when, text in reversed(self._notes)],
+                "problems": problems,
+                "folders": folders,
             }
 
-    def failures(self) -> list[dict[str, Any]]:
-        """The files that are quarantined, of all folders."""
+    def points(self, folder: int, after: float) -> list[list[Any]]:
+        """The points of a folder's plot that are newer than `after`, s since 1970, in the order of time."""
         with self._lock:
-            events = sum(self.counts.values())
-            if self._aside is not None and self._aside[0] == events:
-                return self._aside[1]
-        found = [
-            {"folder": index, "file": entry.relative, "reason": entry.reason}
-            for index, one in enumerate(self.folders)
-            for entry in Journal.peek(one.out)
-        ]
+            points = self.microscopes[folder].points
+            first = bisect.bisect_right(points, after, key=lambda point: round(point.time, 1))
+            return [point.as_list() for point in points[first:]]
+
+    def pair(self, folder: int, relative: str) -> tuple[Path, Path] | None:
+        """A corrected file before and after; None for what was not corrected here.
+
+        No path of a visitor becomes one of the disk: it must be one that the daemon has written down.
+        """
+        one = self.folders[folder]
         with self._lock:
-            self._aside = events, found
-        return found
+            fresh = any(point.file == relative for point in reversed(self.microscopes[folder].points[-20:]))
+        path = PurePosixPath(relative)
+        if path.is_absolute() or ".." in path.parts or not (fresh or is_corrected(one.out, relative)):
+            return None
+        return one.acquisition / relative, one.out / relative
 
-    def retry(self, folder: int, relative: str) -> bool:
-        """Forget that a file was quarantined, so that the next rescan takes it; whether it was. Raises OutputError."""
-        out, found = self.folders[folder].out, False
-        if relative in {entry.relative for entry in Journal.peek(out)}:  # a damaged journal is left to the daemon
-            with Journal(out) as journal:
-                found = journal.forget(relative)
+    def retry(self, folder: int, file: str | None = None, code: str | None = None) -> int:
+        """Forget that a file, or every file of a reason, was quarantined, so that the next rescan takes it.
+
+        Returns how many. Raises OutputError if the journal cannot be written, or is damaged, which the daemon mends.
+        """
+        one = self.microscopes[folder]
         with self._lock:
-            self._aside = None
-        return found
+            wanted = [
+                failure.file
+                for failure in one.failures.values()
+                if failure.file == file or (file is None and failure.code == code)
+            ]
+        try:
+            count = forget(one.settings.out, wanted) if wanted else 0
+        except (sqlite3.Error, OSError) as error:
+            raise OutputError(
+                one.settings.out, f"its journal cannot be written ({error})", "try again later"
+            ) from error
+        with self._lock:
+            for name in wanted:
+                one.failures.pop(name, None)
+            self.version += 1
+        return count
 
-    def _index(self, folder: Path | None) -> int:
-        return next((i for i, one in enumerate(self.folders) if one.acquisition == folder), 0)
 
-    def _plot(self, when: float, relative: str, planes: list[dict[str, Any]]) -> None:
-        point: dict[str, Any] = {"time": round(when, 1), "file": relative}
-        for key in ("focus_in", "focus_out", "blur_px", "fidelity"):
-            values = sorted(plane[key] for plane in planes if plane.get(key) is not None)
-            point[key] = values[len(values) // 2] if values else None
-        self._focus.append(point)
-
-    def _remember(self) -> None:
-        """The focus of what was done before this start."""
-        from datetime import datetime
-
-        rows = [row for one in self.folders for row in Journal.peek_recent(one.out, HISTORY)]
-        for relative, updated, report in sorted(rows, key=lambda row: row[1])[-HISTORY:]:
-            planes = json.loads(report) if report else []
-            if isinstance(planes, list):
-                self._plot(datetime.fromisoformat(updated).timestamp(), relative, planes)
+def _named(folders: Sequence[FolderSettings], given: Sequence[Microscope]) -> list[Microscope]:
+    """A name for each, the folder's where none is given, and no name twice."""
+    taken: Counter[str] = Counter()
+    named = []
+    for index, one in enumerate(folders):
+        microscope = given[index] if index < len(given) else Microscope()
+        name = microscope.name or one.acquisition.resolve().name or str(one.acquisition)
+        taken[name] += 1
+        named.append(Microscope(f"{name} ({taken[name]})" if taken[name] > 1 else name, microscope.optics))
+    return named
 
 
 def _quantile(ordered: list[float], share: float) -> float | None:
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3) if ordered else None
 
 
-def _folder(one: FolderSettings) -> dict[str, Any]:
-    try:
-        free = shutil.disk_usage(one.out).free
-    except OSError:
-        free = None
-    return {"acquisition": str(one.acquisition), "out": str(one.out), "free_bytes": free}
+def _rounded(free: int | None) -> int | None:
+    """To 10 MB: what others write to the disk is no news."""
+    return None if free is None else free // 10**7 * 10**7

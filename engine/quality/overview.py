@@ -1,0 +1,109 @@
+"""A file in a line: what the reports of its planes, as they stand in a journal or a provenance, come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from statistics import median
+from typing import Any
+
+from .report import PlaneReport
+
+# Names of journals and provenances that were written before.
+_FORMER = {"worst": "max_local_residual"}
+_FORMER_VERDICTS = {"explained": "consistent"}
+_FIELDS = {field.name for field in fields(PlaneReport)}
+
+
+@dataclass(frozen=True)
+class FileOverview:
+    """What is known of a file.
+
+    Attributes
+    ----------
+    planes, kept, doubtful : int
+        How many there are, how many were kept bit for bit, and how many are doubtful.
+    blur_px, fidelity : float or None
+        Medians over the planes that can be judged.
+    doubt : float or None
+        The largest of its planes: over 1, look at it before you use it.
+    """
+
+    planes: int = 0
+    kept: int = 0
+    doubtful: int = 0
+    blur_px: float | None = None
+    fidelity: float | None = None
+    doubt: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """One of "doubtful" (a plane is), "kept" (all planes are), "no structure" (none tells) and "restored"."""
+        if self.doubtful:
+            return "doubtful"
+        if self.planes and self.kept == self.planes:
+            return "kept"
+        return "no structure" if self.doubt is None else "restored"
+
+
+def overview(summary: object) -> FileOverview:
+    """The overview of what `report.summary` gave, now or formerly; an empty one of anything else."""
+    if isinstance(summary, list):
+        reports = [plane_report(plane) for plane in summary if isinstance(plane, dict)]
+        doubts = [report.doubt for report in reports if report.doubt is not None]
+        return FileOverview(
+            len(reports),
+            sum(report.copied for report in reports),
+            sum(report.verdict == "doubtful" for report in reports),
+            _median([report.blur_px for report in reports]),
+            _median([report.fidelity for report in reports]),
+            max(doubts, default=None),
+        )
+    if not isinstance(summary, dict):
+        return FileOverview()
+    found = {_FORMER.get(name, name): value for name, value in summary.items()}
+    worst = plane_report(
+        {
+            "fidelity": _of(found.get("fidelity"), "min"),
+            "max_local_residual": _of(found.get("max_local_residual"), "max"),
+        }
+    )
+    verdicts = found.get("verdicts")
+    return FileOverview(
+        _whole(found.get("count")),
+        _whole(found.get("copied")),
+        _whole(verdicts.get("doubtful")) if isinstance(verdicts, dict) else 0,
+        _of(found.get("blur_px"), "median"),
+        _of(found.get("fidelity"), "median"),
+        worst.doubt,
+    )
+
+
+def plane_report(plane: Mapping[str, Any]) -> PlaneReport:
+    """A plane's report from its JSON, of this version or a former one; what is no number is not known."""
+    values = {_FORMER.get(name, name): value for name, value in plane.items()}
+    numbers = {name: _number(value) for name, value in values.items() if name in _FIELDS and name != "copied"}
+    return PlaneReport(**numbers, copied=values.get("copied") is True)
+
+
+def verdict_of(plane: Mapping[str, Any]) -> str:
+    """The verdict that stands in a plane's JSON, by today's name."""
+    said = str(plane.get("verdict") or plane_report(plane).verdict)
+    return _FORMER_VERDICTS.get(said, said)
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _of(value: object, key: str) -> float | None:
+    return _number(value.get(key)) if isinstance(value, dict) else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
