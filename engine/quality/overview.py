@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -12,7 +12,7 @@ from .report import PlaneReport
 # Names of journals and provenances that were written before.
 _FORMER = {"worst": "max_local_residual"}
 _FORMER_VERDICTS = {"explained": "consistent"}
-_FIELDS = {field.name for field in fields(PlaneReport)}
+_NUMBERS = ("focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px")
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,10 @@ def overview(summary: object) -> FileOverview:
 def plane_report(plane: Mapping[str, Any]) -> PlaneReport:
     """A plane's report from its JSON, of this version or a former one; what is no number is not known."""
     values = {_FORMER.get(name, name): value for name, value in plane.items()}
-    numbers = {name: _number(value) for name, value in values.items() if name in _FIELDS and name != "copied"}
-    return PlaneReport(**numbers, copied=values.get("copied") is True)
+    numbers = {name: _number(values.get(name)) for name in _NUMBERS}
+    image = values.get("image")
+    image = image if isinstance(image, int) and not isinstance(image, bool) else None
+    return PlaneReport(copied=values.get("copied") is True, image=image, **numbers)
 
 
 def verdict_of(plane: Mapping[str, Any]) -> str:

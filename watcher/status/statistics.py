@@ -31,6 +31,7 @@ SHOWN_DOUBTFUL = 24
 SHOWN_NOTES = 5
 OPTICS_AGE = 60.0  # s after which a file is asked anew for the optics: objectives are changed
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # s
+FREE_AGE = 30.0  # s that the free room of a disk stands: others write to it all the time
 _POINTS = 3000  # points of a folder before they are thinned
 
 
@@ -81,6 +82,7 @@ class FolderStatistics:
         self._latencies: deque[float] = deque(maxlen=500)
         self._done: deque[float] = deque(maxlen=2000)
         self._next_optics = 0.0
+        self._free: tuple[float, int | None] = -FREE_AGE, None  # when it was asked for
         if self.points:
             self._look_at_optics(self.points[-1].file)
 
@@ -111,6 +113,14 @@ class FolderStatistics:
             return shutil.disk_usage(self.settings.out).free
         except OSError:
             return None
+
+    def free_lately(self) -> int | None:
+        """The same, as it was in the last half minute, to 10 MB."""
+        now = time.monotonic()
+        if now - self._free[0] >= FREE_AGE:
+            free = self.free()
+            self._free = now, None if free is None else free // 10**7 * 10**7
+        return self._free[1]
 
     def picture(self) -> dict[str, Any]:
         """What the page shows of it, ready for JSON."""
@@ -234,7 +244,7 @@ class State:
         """Another text whenever `picture` would be another: what costs nothing is looked at, and nothing else."""
         problems = self.health.problems()
         with self._lock:
-            live = [(one.rate(), _rounded(one.free())) for one in self.microscopes]
+            live = [(one.rate(), one.free_lately()) for one in self.microscopes]
             return f"{self._started:.6f} {self.version} {live} {problems}"
 
     def picture(self) -> dict[str, Any]:
@@ -242,7 +252,7 @@ class State:
         problems = self.health.problems()
         with self._lock:
             folders = [
-                one.picture() | {"rate_per_min": round(one.rate(), 1), "free_bytes": _rounded(one.free())}
+                one.picture() | {"rate_per_min": round(one.rate(), 1), "free_bytes": one.free_lately()}
                 for one in self.microscopes
             ]
             return {
@@ -320,8 +330,3 @@ def _named(folders: Sequence[FolderSettings], given: Sequence[Microscope]) -> li
 
 def _quantile(ordered: list[float], share: float) -> float | None:
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3) if ordered else None
-
-
-def _rounded(free: int | None) -> int | None:
-    """To 10 MB: what others write to the disk is no news."""
-    return None if free is None else free // 10**7 * 10**7

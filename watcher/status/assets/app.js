@@ -245,7 +245,7 @@ class Scope {
       make("span", reason + ": " + whole(group.count), title);
       if (group.count > 1) {
         const all = make("button", "Try all " + whole(group.count) + " again", title);
-        all.setAttribute("aria-label", "Try all " + whole(group.count) + " files again: " + reason);
+        all.setAttribute("aria-label", "Try all " + whole(group.count) + " again: " + reason);
         all.addEventListener("click", () => retry({ folder: this.index, code: group.code }, all));
       }
       const items = make("ul", undefined, part);
