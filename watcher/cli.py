@@ -117,7 +117,11 @@ def watch(
     ] = None,
     memory: Annotated[
         float | None,
-        typer.Option(min=0, help="GB of pixels in memory at most; larger files go by the disk.", show_default="2"),
+        typer.Option(
+            min=0,
+            help="GB that tiles may take, and files as much again; larger files go by the disk.",
+            show_default="2",
+        ),
     ] = None,
     log_json: Annotated[
         bool | None, typer.Option("--log-json", help="One JSON object a line.", show_default=False)

@@ -104,7 +104,7 @@ def _watch(config: Config, stop: threading.Event, once: bool, health: Health, st
         notifier = stack.enter_context(Notifier.of(config, shown.say))
         from ..engine.inference.engine import Engine
 
-        with Engine.load(config.model, config.backend) as engine:
+        with Engine.load(config.model, config.backend, memory=round(config.memory * 1e9)) as engine:
             if engine.rejected_backends:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in engine.rejected_backends.items())
                 shown.say(f"backends not taken: {reasons}")

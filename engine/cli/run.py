@@ -45,9 +45,7 @@ def run(
     ] = "auto",
     tile: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Side of a tile in pixels, halo included; smaller takes less memory.", show_default="1024"
-        ),
+        typer.Option(min=1, help="Longest side of a tile in pixels, halo included.", show_default="as --memory allows"),
     ] = None,
     halo: Annotated[
         int | None, typer.Option(min=0, help="Overlap of tiles in pixels.", show_default="the model's")
@@ -67,7 +65,8 @@ def run(
         typer.Option(
             "--memory",
             min=0,
-            help="GB of pixels in memory at most; a file of more than a sixth goes by the output's disk. 0: any.",
+            help="GB that tiles may take, and files as much again; a file of more than a sixth goes by the output's "
+            "disk. 0: what is free.",
         ),
     ] = 2.0,
     dask: Annotated[
@@ -114,12 +113,13 @@ def run(
     except OSError as error:
         raise output_error(output, error) from error
 
+    memory = round(memory_gb * 1e9)
+
     def load():
         from ..inference.engine import Engine
 
-        return Engine.load(model, backend, tile, halo, "stack" if per_stack else "plane", threads)
+        return Engine.load(model, backend, tile, halo, "stack" if per_stack else "plane", threads, memory=memory)
 
-    memory = round(memory_gb * 1e9)
     if dask is not None:
         from ..pipeline.on_dask import Task, restore_on
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
+from math import prod
 from types import TracebackType
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from ..image.memmap import drop_resident_pages
 from ..model.card import DEFAULT, Card, model_path, read_card
 from .backends import AUTO, OpenedSession, open_session
 from .fallback import Fallback, reopening
+from .memory import MEMORY
 from .options import Settings, settings_for
 from .session_pool import Batch, Lanes
 from .tasks import ImageRequest, ImageTask, TileTask
@@ -48,6 +50,7 @@ class Engine:
         self.backend, self.rejected_backends = opened.name, opened.rejected_backends
         self._lanes, self.description = Lanes(opened.session, card.channels), opened.session.description
         self._fallback = fallback
+        self._largest = 0  # pixels of a tile, of those tried last
 
     @property
     def fallbacks(self) -> list[str]:
@@ -64,6 +67,7 @@ class Engine:
         threads: int | None = None,
         batch: int | None = None,
         streams: int | None = None,
+        memory: int = MEMORY,
     ) -> Engine:
         """Open a model.
 
@@ -74,7 +78,10 @@ class Engine:
         backend : str
             "auto" takes the first that really works here of `backends.NAMES`.
         tile, halo : int, optional
-            In px; by default 1024 (more where the halo asks for it) and the halo on the model's card.
+            In px. By default tiles are as large as `memory` allows, whole planes where they fit, and the halo is that
+            on the model's card.
+        memory : int
+            Bytes that tiles may take on a processor; 0: what is free. On a card its free memory counts.
         per, threads, batch, streams
             See `Settings`; of batch and streams None is what is usual for the backend that is taken.
 
@@ -88,13 +95,14 @@ class Engine:
         path = model_path(model)
         card = read_card(path)
 
-        def settings(name: str) -> Settings:
-            return settings_for(card, name, tile, halo, per, threads, batch, streams)
+        def settings(opened: OpenedSession) -> Settings:
+            footprint = opened.session.footprint
+            return settings_for(card, opened.name, tile, halo, per, threads, batch, streams, memory, footprint)
 
-        settings(backend)  # what makes no sense is told before a backend is opened
+        settings_for(card, backend, tile, halo, per, threads, batch, streams)  # refuses before a backend is opened
         opened = open_session(backend, path, card, threads)
         fallback = Fallback(backend, reopening(path, card, threads), settings, card.multiple)
-        return cls(card, opened, settings(opened.name), fallback)
+        return cls(card, opened, settings(opened), fallback)
 
     def __call__(
         self,
@@ -203,6 +211,7 @@ class Engine:
 
     def _batches(self, found: list[ImageTask | DefocusError]) -> Iterator[Batch]:
         """The tiles of all images in batches of one shape; an image that turns out to be bad becomes its error."""
+        self._largest = 0
 
         def portions() -> Iterator[TileTask]:
             for index, work in enumerate(found):
@@ -214,7 +223,11 @@ class Engine:
 
         batch: Batch = []
         for portion in portions():
-            if batch and (len(batch) == self.settings.batch or portion.tile.shape != batch[0].tile.shape):
+            pixels = prod(portion.tile.shape)
+            self._largest = max(self._largest, pixels)
+            if batch and (
+                len(batch) >= self.settings.most_in_batch(pixels) or portion.tile.shape != batch[0].tile.shape
+            ):
                 yield batch
                 batch = []
             batch.append(portion)
@@ -248,7 +261,7 @@ class Engine:
         """Go on smaller or elsewhere, from the next try on; whether there is anything left to try."""
         if self._fallback is None:
             return False
-        if less := self._fallback.smaller(self.settings, error):
+        if less := self._fallback.smaller(self.settings, error, self._largest):
             self.settings = less
             return True
         if (taken := self._fallback.next(self.backend, error)) is None:
@@ -262,6 +275,6 @@ class Engine:
 
     def _restore(self, group: Sequence[Batch], shared: bool) -> None:
         if shared:
-            self._lanes.run_one(group[0], self.settings.streams)
+            self._lanes.run_one(group[0], self.settings)
         else:
-            self._lanes.run(group, self.settings.streams)
+            self._lanes.run(group, self.settings)

@@ -33,7 +33,7 @@ class Fallback:
     reopen : callable
         Opens the model in the backend of a name.
     wanted : callable
-        The settings for the backend of a name, as they were first asked for.
+        The settings for a session, as they were first asked for.
     multiple : int
         The model's.
 
@@ -43,22 +43,28 @@ class Fallback:
         What was given up and why, oldest first.
     """
 
-    def __init__(self, asked: str, reopen: Reopen, wanted: Callable[[str], Settings], multiple: int) -> None:
+    def __init__(self, asked: str, reopen: Reopen, wanted: Callable[[OpenedSession], Settings], multiple: int) -> None:
         self._asked, self._reopen, self._wanted, self._multiple = asked, reopen, wanted, multiple
         self.steps: list[str] = []
 
-    def smaller(self, settings: Settings, error: BackendError) -> Settings | None:
-        """Settings that need less memory, or None if memory is not the trouble or they cannot be smaller."""
+    def smaller(self, settings: Settings, error: BackendError, pixels: int) -> Settings | None:
+        """Settings that need less memory, or None if memory is not the trouble or they cannot be smaller.
+
+        `pixels` are those of the largest tile that was tried.
+        """
         if not isinstance(error, OutOfMemoryError):
             return None
-        tile = max(settings.tile // 2 // self._multiple * self._multiple, smallest_tile(settings.halo, self._multiple))
+        smallest, half = smallest_tile(settings.halo, self._multiple), max(pixels // 2, 1)
         if settings.tiles_in_flight > 1:
-            less = replace(settings, batch=1, streams=1)
-        elif tile < settings.tile:
-            less = replace(settings, tile=tile)
+            less = replace(settings, batch=1, streams=1, max_pixels=min(settings.max_pixels, pixels))
+        elif settings.tile is not None and settings.tile > smallest:
+            less = replace(settings, tile=max(settings.tile // 2 // self._multiple * self._multiple, smallest))
+        elif settings.tile is None and min(settings.max_pixels, pixels) > smallest**2:
+            less = replace(settings, max_pixels=max(min(settings.max_pixels, half), smallest**2))
         else:
             return None
-        self.steps.append(f"{error.thing}: {error.cause}; went on with batch {less.batch}, tile {less.tile}")
+        tile = f"of {less.max_pixels / 1e6:.2g} megapixels" if less.tile is None else less.tile
+        self.steps.append(f"{error.thing}: {error.cause}; went on with batch {less.batch}, tile {tile}")
         return less
 
     def next(self, current: str, error: BackendError) -> tuple[OpenedSession, Settings] | None:
@@ -71,7 +77,7 @@ class Fallback:
             except (BackendError, MissingExtraError):
                 continue
             self.steps.append(f"{error.thing}: {error.cause}; went on with {opened.session.description}")
-            return opened, self._wanted(opened.name)
+            return opened, self._wanted(opened)
         return None
 
 

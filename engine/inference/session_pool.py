@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from math import isfinite
+from math import isfinite, prod
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ..image.normalization import clip_with_remainder, from_unit, to_unit
 from ..image.tiling import extract, pixel_positions
 from .backends import Session, StreamsSession, Uint16Session, not_finite
 from .buffer import Buffer
+from .options import Settings
 from .tasks import TileTask
 
 Batch = list[TileTask]  # of one shape
@@ -35,7 +36,7 @@ class Lanes:
         self._narrow: list[Lane] = []
         self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None
-        self._opening = threading.Lock()
+        self._opening, self._gathering = threading.Lock(), threading.Lock()
         self._alone = not isinstance(session, StreamsSession)
         if self._alone:
             self._free.put(self._whole)
@@ -45,16 +46,20 @@ class Lanes:
         """The one on all threads."""
         return self._whole.session
 
-    def run(self, batches: Sequence[Batch], streams: int) -> None:
-        """Restore batches, as many as `streams` at once, or one after the other where the session has no streams.
+    def run(self, batches: Sequence[Batch], settings: Settings) -> None:
+        """Restore batches, one in each stream at once, or one after the other where there are no streams, or no memory
+        for all at once.
 
         Nobody else may run one meanwhile. Raises BackendError when the runtime fails; none of the batches is running
         any more then.
         """
-        if len(batches) == 1 or streams == 1 or not self._open(streams):
+        streams = settings.streams
+        crowded = any(settings.needs_all_memory(_pixels(batch)) for batch in batches)
+        if crowded or len(batches) == 1 or streams == 1 or not self._open(streams):
             for batch in batches:
-                self._whole.restore(batch)
+                self._restore_alone(batch, settings)
             return
+        self._make_room([self._whole], streams * max(map(_pixels, batches)), settings)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(streams, "defocus-stream")
         abreast = len(self._narrow)
@@ -65,14 +70,25 @@ class Lanes:
             for one in running:
                 one.result()
 
-    def run_one(self, batch: Batch, streams: int) -> None:
-        """Restore a batch in one of the streams, while other threads do the same; waits until one is free.
+    def run_one(self, batch: Batch, settings: Settings) -> None:
+        """Restore a batch in one of the streams, while other threads do the same; waits until one is free, or all are
+        where it needs all memory.
 
         Raises BackendError when the runtime fails.
         """
-        self._open(streams)
+        if self._open(settings.streams) and settings.needs_all_memory(_pixels(batch)):
+            with self._gathering:  # of two threads that gather lanes each would wait for the other's
+                lanes = [self._free.get() for _ in self._narrow]
+            try:
+                self._restore_alone(batch, settings)
+            finally:
+                for lane in lanes:
+                    self._free.put(lane)
+            return
         lane = self._free.get()
         try:
+            if lane is not self._whole:
+                self._make_room([self._whole], settings.streams * _pixels(batch), settings)
             lane.restore(batch)
         finally:
             self._free.put(lane)
@@ -83,6 +99,18 @@ class Lanes:
             self._threads.shutdown(wait=True)
         for lane in (self._whole, *self._narrow):
             lane.session.close()
+
+    def _restore_alone(self, batch: Batch, settings: Settings) -> None:
+        self._make_room(self._narrow, _pixels(batch), settings)
+        self._whole.restore(batch)
+
+    def _make_room(self, idle: Sequence[Lane], pixels: int, settings: Settings) -> None:
+        """Let lanes that nobody runs give back what they keep, if there is no memory for that beside so many pixels."""
+        with self._opening:
+            kept = sum(lane.kept_pixels for lane in idle)
+            if kept and kept + pixels > settings.max_pixels:
+                for lane in idle:
+                    lane.trim()
 
     def _open(self, streams: int) -> bool:
         """Open the streams, once; whether there are any to be had."""
@@ -102,10 +130,17 @@ class Lane:
     def __init__(self, session: Session, channels: int) -> None:
         self.session, self.channels = session, channels
         self._batch, self._edge = Buffer(), Buffer()  # of a batch, and of a tile at the plane's edge
+        self.kept_pixels = 0  # of the largest batch, for which the session keeps memory
+
+    def trim(self) -> None:
+        """Give back what is kept from batch to batch. Nobody may be running one."""
+        self.session.trim()
+        self._batch, self._edge, self.kept_pixels = Buffer(), Buffer(), 0
 
     def restore(self, batch: Batch) -> None:
         """Run one batch of tiles and put their cores into place. Raises BackendError when the runtime fails."""
         shape = (len(batch), self.channels, *batch[0].tile.shape)
+        self.kept_pixels = max(self.kept_pixels, _pixels(batch))
         session = self.session
         if isinstance(session, Uint16Session) and all(_same_counts(piece, session) for piece in batch):
             self._restore_counts(session, batch, shape)
@@ -161,6 +196,10 @@ class Lane:
                 room[pixel_positions(tile, plane.shape, y, x)] = median
             seen = room
         return seen
+
+
+def _pixels(batch: Batch) -> int:
+    return len(batch) * prod(batch[0].tile.shape)
 
 
 def _keep_hot(piece: TileTask) -> None:

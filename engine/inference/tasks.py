@@ -11,7 +11,7 @@ from ..image.axes import as_groups, channel_axis, check_axes, indices
 from ..image.bands import extremes
 from ..image.hot_pixels import HotPixels, hot_pixels
 from ..image.normalization import Intensity, check_dtype, measure
-from ..image.tiling import Tile, plan
+from ..image.tiling import Tile
 from ..model.card import Card
 from .options import Settings
 
@@ -67,7 +67,7 @@ class ImageTask:
         if source.size == 0:
             return
         height, width = source.shape[-2:]
-        tiles = plan(height, width, settings.tile, settings.halo, self._card.multiple)
+        tiles = settings.tiles_for(height, width, self._card.multiple)
         find = self._per_plane if settings.per == "plane" else _PerStack(source, self._axes, self._card, self.name)
         for index in indices(source):
             intensities = find(source[index], index)

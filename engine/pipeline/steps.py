@@ -19,6 +19,7 @@ from ..errors import ChangedError, DefocusError, ErrorCode, InputError
 from ..files.atomic import commit, output_error
 from ..image.bands import planes
 from ..image.memmap import Allocator, DiskAllocator, drop_resident_pages, in_memory, is_disk_backed
+from ..inference.memory import MEMORY
 from ..inference.tasks import ImageRequest
 from ..quality.assess import assess, keep_sharp_planes
 from ..quality.report import PlaneReport, summary
@@ -33,7 +34,6 @@ Stat = tuple[int, int]
 Stopped = Callable[[], bool]
 
 
-MEMORY = 2 * 10**9  # bytes of pixels in hand, unless the user says otherwise
 _FILES = 3  # large files that may be in hand at once: read, restored and written
 
 

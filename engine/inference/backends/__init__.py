@@ -18,6 +18,7 @@ import numpy as np
 from ...errors import BackendError, MissingExtraError
 from ...image.normalization import Intensity
 from ...model.card import Card
+from ..memory import Footprint
 
 
 class Session(Protocol):
@@ -28,12 +29,21 @@ class Session(Protocol):
         """What really runs, for people and provenance: "ONNX Runtime 1.32.0 CPUExecutionProvider, 2 threads"."""
         ...
 
+    @property
+    def footprint(self) -> Footprint:
+        """What a run takes, as measured: tests/engine/inference/test_memory.py."""
+        ...
+
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Map float32 (N, C, H, W) to the same shape and dtype; H and W are multiples of the card's `multiple`.
 
         The result is valid until the session's next run, and may be written to until then: nothing of its size need be
         made anew for each batch. Raises BackendError when the runtime fails.
         """
+        ...
+
+    def trim(self) -> None:
+        """Give back the memory that is kept from run to run. Nobody may be running it."""
         ...
 
     def close(self) -> None:
@@ -76,7 +86,8 @@ class Streamed:
     """A session together with the way to open narrower ones: a `StreamsSession`."""
 
     def __init__(self, whole: Session, streams: Callable[[int], Sequence[Session]]) -> None:
-        self.description, self.run, self.close = whole.description, whole.run, whole.close
+        self.description, self.footprint = whole.description, whole.footprint
+        self.run, self.trim, self.close = whole.run, whole.trim, whole.close
         self.streams = streams
 
 

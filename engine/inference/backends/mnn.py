@@ -29,6 +29,7 @@ from ...errors import BackendError, DefocusError, OutOfMemoryError, first_line
 from ...files.atomic import commit
 from ...model.card import Card
 from ..cpu_count import available_cores
+from ..memory import Footprint
 from . import Streamed, is_installed, onnx_runtime
 from .openvino import proof_db
 
@@ -86,6 +87,7 @@ class MnnSession:
 
     def __init__(self, model: _Converted, card: Card, threads: int, description: str) -> None:
         self.description, self._model, self._card, self._threads = description, model, card, threads
+        self.footprint = Footprint(330)  # measured
         self._networks: OrderedDict[tuple[int, ...], _Network] = OrderedDict()
         self._closed = False
 
@@ -105,7 +107,6 @@ class MnnSession:
             raise kind(self.description, cause, "try a smaller --tile or another --backend") from error
 
     def trim(self) -> None:
-        """Give back what is kept between runs."""
         self._networks.clear()
 
     def close(self) -> None:

@@ -16,9 +16,11 @@ import numpy as np
 from ...errors import BackendError, ModelError, OutOfMemoryError, first_line
 from ...model.card import Card, is_still
 from ..cpu_count import available_cores
+from ..memory import Footprint
 from . import Streamed, is_installed
 
 _FATAL = 4  # ONNX Runtime's log severity: whatever is less than fatal we report ourselves, in one line
+_BYTES_PER_PIXEL = 530  # on the processor, as measured: the arena grows by powers of two
 _GPU = "install defocus with [gpu] instead of [cpu] in a fresh environment, or use --backend cpu"
 
 
@@ -85,11 +87,11 @@ class OnnxRuntime:
             if not is_still(path, card):
                 return []
             if (each := max(1, count // streams)) > 1:
-                return [OnnxSession(self._session(path, each), description) for _ in range(streams)]
+                return [OnnxSession(self._session(path, each), description, card) for _ in range(streams)]
             one = self._session(path, 1)  # runs on the thread of its caller, so that all can have the same weights
-            return [OnnxSession(one, description) for _ in range(streams)]
+            return [OnnxSession(one, description, card) for _ in range(streams)]
 
-        return Streamed(OnnxSession(session, f"{description}, {count} thread{'s' * (count > 1)}"), narrow)
+        return Streamed(OnnxSession(session, f"{description}, {count} thread{'s' * (count > 1)}", card), narrow)
 
     def _session(self, path: Path, threads: int) -> Any:
         """An `onnxruntime.InferenceSession`; raises ModelError and BackendError."""
@@ -121,8 +123,10 @@ class OnnxRuntime:
 class OnnxSession:
     """A model opened in ONNX Runtime."""
 
-    def __init__(self, session: Any, description: str) -> None:
-        self._session, self.description = session, description
+    def __init__(self, session: Any, description: str, processor: Card | None = None) -> None:
+        """`processor` is the model's card where it runs on the processor."""
+        self._session, self.description, self._processor = session, description, processor
+        self.footprint = Footprint(_BYTES_PER_PIXEL) if processor else Footprint()
         self._input, self._output = session.get_inputs()[0].name, session.get_outputs()[0].name
         self._half_input = session.get_inputs()[0].type == "tensor(float16)"
 
@@ -137,6 +141,17 @@ class OnnxSession:
             cause = f"failed on a batch of {shape} ({first_line(error)})"
             kind = OutOfMemoryError if _memory(error) else BackendError
             raise kind(self.description, cause, "try a smaller --tile or another --backend") from error
+
+    def trim(self) -> None:
+        if self._session is None or self._processor is None:
+            return
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()  # the arena shrinks at the end of a run, however small
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        side, dtype = self._processor.multiple, np.float16 if self._half_input else np.float32
+        image = np.zeros((1, self._processor.channels, side, side), dtype)
+        self._session.run([self._output], {self._input: image}, options)
 
     def close(self) -> None:
         self._session = None

@@ -9,7 +9,6 @@ import pytest
 
 import defocus
 from defocus.engine.errors import BackendError, InputError
-from defocus.engine.inference import options
 from defocus.engine.inference.engine import Engine
 
 from .test_engine import specimen
@@ -88,10 +87,11 @@ def test_settings_that_make_no_sense(tiny_model, choice, cause):
         Engine.load(tiny_model, **choice)
 
 
-def test_the_default_tile_grows_with_the_halo(make_model, tmp_path):
-    settings = Engine.load(make_model(tmp_path / "wide.onnx", halo=400), backend="cpu").settings
-    assert (settings.tile, settings.halo) == (1600, 400)
-    assert Engine.load(make_model(tmp_path / "narrow.onnx"), backend="cpu").settings.tile == options.DEFAULT_TILE
+def test_a_tile_is_worth_its_halo_however_little_memory_there_is(make_model, tmp_path):
+    settings = Engine.load(make_model(tmp_path / "wide.onnx", halo=400), backend="cpu", memory=1).settings
+    assert (settings.tile, settings.halo, settings.max_pixels) == (None, 400, 1600**2)
+    (tile, *_) = settings.tiles_for(5000, 5000, 16)
+    assert 0.9 * 1600**2 < np.prod(tile.shape) <= 1600**2
 
 
 def test_provenance_says_what_made_it(engine):

@@ -12,6 +12,7 @@ from defocus.engine.errors import BackendError, OutOfMemoryError
 from defocus.engine.inference import backends, fallback
 from defocus.engine.inference.backends import onnx_runtime
 from defocus.engine.inference.engine import Engine
+from defocus.engine.inference.memory import Footprint
 from defocus.engine.inference.session_pool import Lane
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import process
@@ -22,8 +23,8 @@ class Card:
 
     name = "cuda"
 
-    def __init__(self, most: int = 1 << 40, lost_after: int = 1 << 40):
-        self.most, self.lost_after = most, lost_after
+    def __init__(self, most: int = 1 << 40, lost_after: int = 1 << 40, footprint: Footprint | None = None):
+        self.most, self.lost_after, self.footprint = most, lost_after, footprint or Footprint()
         self.description, self.shapes, self.closed = "Fake card", [], 0
 
     def unavailable_reason(self):
@@ -43,6 +44,9 @@ class Card:
         if batch.size > self.most:
             raise OutOfMemoryError(self.description, "out of device memory", "use a smaller --tile")
         return self.session.run(batch)
+
+    def trim(self):
+        pass
 
     def close(self):
         self.closed += 1
@@ -79,6 +83,7 @@ def test_out_of_memory_makes_the_tile_smaller_and_stays(place, tiny_model, image
     with Engine.load(tiny_model, tile=256, batch=4) as engine:
         assert np.array_equal(engine(image), expected)
         assert (engine.backend, engine.settings.batch) == ("cuda", 1)
+        assert engine.settings.tile is not None
         assert engine.settings.tile <= 100
         count = len(card.shapes)
         assert np.array_equal(engine(image), expected)
@@ -88,6 +93,23 @@ def test_out_of_memory_makes_the_tile_smaller_and_stays(place, tiny_model, image
     assert account["fallbacks"][0] == "Fake card: out of device memory; went on with batch 1, tile 256"
     assert len(account["fallbacks"]) == 3
     json.dumps(account)
+
+
+def test_a_card_with_less_memory_than_it_says_gets_smaller_tiles(place, tiny_model, image, expected):
+    """Tiles by its own measure: first one at a time, then of half the pixels, and so on."""
+    card = place(Card(most=50 * 50, footprint=Footprint(bytes_per_pixel=100, longest_side=224, free=50_000_000)))
+    with Engine.load(tiny_model, batch=4, memory=1) as engine:
+        assert engine.settings.max_pixels == 300_000  # of its own memory, whatever the computer's may be
+        assert np.array_equal(engine(image), expected)
+        assert card.shapes[0] == (4, 1, 208, 160)  # a plane of 200 x 260, no side above 224
+        assert (engine.backend, engine.settings.batch) == ("cuda", 1)
+        tried = [int(np.prod(shape)) for shape in card.shapes]
+        steps = engine.provenance()["fallbacks"]
+        assert len(steps) == len({one for one in tried if one > card.most})  # none is tried twice
+        assert steps[0].endswith("went on with batch 1, tile of 0.033 megapixels")
+        count = len(card.shapes)
+        assert np.array_equal(engine(image), expected)
+        assert all(np.prod(shape) <= card.most for shape in card.shapes[count:])
 
 
 def test_where_no_tile_is_small_enough_the_next_backend_takes_over(place, tiny_model, image, expected):

@@ -19,6 +19,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from ....errors import BackendError, OutOfMemoryError, first_line
 from ....image.normalization import Intensity
 from ...buffer import Buffer
 from ...gpu import Device, Memory, Stream
+from ...memory import Footprint
 from .. import not_finite
 from .build import out_of_memory
 from .config import Profile, describe
@@ -98,6 +100,19 @@ class TensorRTSession:
         result = self._result.array(batch.shape, np.float32)
         self._run(Floats(self._device, batch, result))
         return result
+
+    @property
+    def footprint(self) -> Footprint:
+        """See `backends.Session.footprint`: what the plan says its largest shape needs, and two slots' images."""
+        largest = max(self._profiles, key=lambda profile: prod(profile.most))
+        plane = max(self._profiles, key=lambda profile: min(profile.most[1:]))
+        scratch = getattr(self._engine, "device_memory_size_v2", 0) / prod(largest.most)
+        with self._device.current():
+            free, _ = self._device.free_memory()
+        return Footprint(scratch + 16 if scratch else None, min(plane.most[1:]), free)
+
+    def trim(self) -> None:
+        """See `backends.Session.trim`. It keeps the shapes that it has graphs for."""
 
     def takes_uint16(self, dtype: np.dtype) -> bool:
         """See `backends.CountsSession.takes_uint16`."""

@@ -14,6 +14,7 @@ import pytest
 from defocus.engine.image.normalization import Intensity
 from defocus.engine.inference.backends import OpenedSession
 from defocus.engine.inference.engine import Engine
+from defocus.engine.inference.memory import Footprint
 from defocus.engine.inference.options import Settings
 from defocus.engine.inference.tasks import ImageRequest, ImageTask
 from defocus.engine.model.card import read_card
@@ -102,10 +103,13 @@ def test_a_result_is_valid_until_the_next_run_and_its_place_is_used_again(made):
 class InPlace:
     """A session of the least memory: it gives back what it is given."""
 
-    description = "in place"
+    description, footprint = "in place", Footprint()
 
     def run(self, batch):
         return batch
+
+    def trim(self):
+        pass
 
     def close(self):
         pass
