@@ -55,7 +55,7 @@ class Bar:
         return [self.what, f"{sign} {self.bar:g}{unit}", f"{self.found:.2f}{unit}", self.spread, verdict]
 
 
-BARS = ("what", "bar", "found", "spread", "")
+BARS = ("what", "target", "measured", "spread", "")
 
 
 def machine() -> str:

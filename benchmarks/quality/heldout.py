@@ -108,11 +108,11 @@ def main() -> None:
         "",
         f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
         f"{platform.machine()}, {engine.description}.",
-        f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um a pixel; "
-        f"{CAMERA.photons_per_count:g} photons a count, {CAMERA.read_noise:g} counts of read noise. The fields are",
-        "sharp ones, defocused by simulation; PSNR and SSIM as `training/evaluation/metrics.py` defines them.",
-        "Richardson-Lucy (RL) is told the true PSF, 30 iterations, and takes the surroundings for mirrored, as the",
-        "simulation made them: more than it could know of a real image.",
+        f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um per pixel; "
+        f"{CAMERA.photons_per_count:g} photons per count, {CAMERA.read_noise:g} counts of read noise. The fields are",
+        "sharp ones, defocused by simulation; PSNR and SSIM are those of `training/evaluation/metrics.py`.",
+        "Richardson-Lucy (RL) runs for 30 iterations. It is told the true PSF, and that the field goes on mirrored",
+        "beyond its borders, as the simulation made it: more than it could know of a real image.",
     ]
     for title, chosen in groups(rows, folders):
         names = list(dict.fromkeys(short(str(row["field"])) for row in chosen))

@@ -75,7 +75,7 @@ def focus_lines(fields: Sequence[Field], beads: Path | None) -> Iterator[str]:
     yield "## Focus score: does it rank by distance?"
     yield ""
     yield f"Spearman's rho of score and distance, {len(SERIES_UM)} planes from 0 to 34 um, at 1500 and at 75 counts;"
-    yield "the scores at 0, 8, 16 and 34 um in cycles a pixel."
+    yield "the scores at 0, 8, 16 and 34 um in cycles per pixel."
     yield ""
     yield "| field | rho, 1500 counts | rho, 75 counts | score at 0 | 8 | 16 | 34 um |"
     yield "|---|---|---|---|---|---|---|"
@@ -102,11 +102,11 @@ def focus_lines(fields: Sequence[Field], beads: Path | None) -> Iterator[str]:
 
 def sharp_lines(cases: Sequence[Case]) -> Iterator[str]:
     intact = [case for case in cases if case.kind == "intact"]
-    yield "## Sharp or defocused: `--only-defocused`"
+    yield "## Sharp or defocused: which planes are kept"
     yield ""
     yield f"A plane counts as sharp when `blur_px` is under {SHARP_BLUR_PX:g} px, `focus_out` under"
     yield f"{SHARP_GAIN:g} times `focus_in` and `max_local_residual` under {SHARP_LOCAL_RESIDUAL:g}."
-    yield "A plane without structure is copied, too: here it counts as judged sharp."
+    yield "A plane without structure is kept as well, so it counts as judged sharp here."
     yield ""
     yield "| light (counts) | distance (um) | blur_px, least .. median .. most | focus_out / focus_in | judged sharp |"
     yield "|---|---|---|---|---|"
@@ -284,8 +284,8 @@ def main() -> None:
         f"FOLDERS: {folders}; {len(fields)} held-out fields.",
         f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
         f"{platform.machine()}, {os.cpu_count()} cores, {runs}; {perf_counter() - start:.0f} s.",
-        f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um a pixel; "
-        f"{CAMERA.photons_per_count:g} photons a count, {CAMERA.read_noise:g} counts of read noise.",
+        f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um per pixel; "
+        f"{CAMERA.photons_per_count:g} photons per count, {CAMERA.read_noise:g} counts of read noise.",
         *body,
     ]
     text = "\n".join([line.rstrip() for line in lines] + [""])

@@ -71,13 +71,13 @@ def on_paper(empty: float, bare: float, size: float) -> str:
     rate, node = 1 / empty, NODE_CORES / bare
     together = min(rate, 100 * node)
     return (
-        f"On paper, {MILLIONS} million files of this size on 100 nodes of {NODE_CORES} such cores: a node restores "
-        f"{node:.1f} a second, all of them {100 * node:.0f}. One scheduler hands out {rate:.0f} tasks a second, so it "
-        f"bends at {rate / node:.0f} such nodes; {MILLIONS * 1e6 / together / 3600:.1f} hours. If it knew all "
-        f"files at once, it would hold {MILLIONS * 1e6 * size / 1e9:.0f} GB; it is given {SUBMITTED:,} at a time, "
-        f"{SUBMITTED * size / 1e6:.0f} MB. The file system reads and writes {together:.0f} files a second "
-        "each way. The list of files is made and looked through before the first is sent, so give a plate or a folder "
-        "a command: parts of some 100,000 files."
+        f"On paper, {MILLIONS} million files of this size on 100 nodes of {NODE_CORES} such cores take "
+        f"{MILLIONS * 1e6 / together / 3600:.1f} hours: a node restores {node:.1f} files a second, and all of them "
+        f"{100 * node:.0f}. One scheduler hands out {rate:.0f} tasks a second, so it is the limit at "
+        f"{rate / node:.0f} such nodes. If it knew all files at once, it would hold {MILLIONS * 1e6 * size / 1e9:.0f} "
+        f"GB; it is given {SUBMITTED:,} at a time, {SUBMITTED * size / 1e6:.0f} MB. The file system would have to read "
+        f"and write {together:.0f} files every second. The command lists and checks all its files before it sends the "
+        "first, so give it one plate or one folder at a time, some 100,000 files each."
     )
 
 

@@ -39,7 +39,7 @@ class Footprint:
 
     def told(self) -> str:
         """How much of the peak is the process's own, not pages of mapped files that the system may take back."""
-        return f"{self.own:.2f} GB its own"
+        return f"{self.own:.2f} GB private"
 
     @property
     def growth(self) -> float:
@@ -116,7 +116,7 @@ def main() -> None:
             found = run(work / "two", work / f"two_{backend}", "--backend", backend)
             bars.append(
                 Bar(
-                    f"2048 x 2048, two channels, backend {backend}: at most",
+                    f"2048 x 2048, two channels, backend {backend}",
                     MOST_GB,
                     found.peak,
                     "GB",
@@ -130,9 +130,9 @@ def main() -> None:
             tiny = str(write_tiny(work / "tiny.onnx"))
             given = ("--backend", "cpu", "--memory", str(options.memory), "--model", tiny)
             found = run(work / "large", work / "large_out", *given)
-            what = f"{options.side} x {options.side} ({size:.2f} GB), `--memory {options.memory:g}`: at most"
+            what = f"{options.side} x {options.side} ({size:.2f} GB), `--memory {options.memory:g}`"
             bars.append(Bar(what, MOST_GB, found.peak, "GB", spread=found.told()))
-            bars.append(Bar("the same, its own memory", MOST_GB, found.own, "GB"))
+            bars.append(Bar("the same, private memory (it cannot be reclaimed)", MOST_GB, found.own, "GB"))
             notes.append(f"The large plane took {found.seconds:.0f} s with the tiny network.")
     publish("Memory", [table(BARS, [bar.cells() for bar in bars]), *notes], options.output)
 

@@ -34,7 +34,7 @@ from benchmarks.speed.peers.ways import OURS, ROOT, Way, make_ways
 
 LARGE = (1072, 1072)
 HEAD = (
-    *("way", "images/s", "our speed over it", "spread", "start to first output, s", "peak memory, MB"),
+    *("tool", "images/s", "our speed over it", "spread", "start to first output, s", "peak memory, MB"),
     *("seams, counts", "type", "OME metadata", "files beside a broken one", "exit then"),
 )
 
@@ -183,7 +183,7 @@ def main() -> None:
                     code,
                 ]
             )
-    notes = "careamics loads no network but its own: ours is set in the place of its U-Net, its loop does the rest."
+    notes = "careamics loads no network but its own: ours stands in for its U-Net, and its loop does the rest."
     publish("Against what people would run instead", [table(HEAD, rows), notes, *missing], options.output)
 
 
