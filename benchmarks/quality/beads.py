@@ -2,9 +2,9 @@
 
     python -m benchmarks.quality.beads ../shared/data/beads -o docs/results/beads.md
 
-Real optics of another microscope (20x / 0.75, 1.37 um per pixel); nothing is simulated. The sharpest plane of a stack is
-the truth. Input and output are each fitted to it by one scale and one offset, since a defocused bead's light is spread
-out and lamp and bleaching change it, and are then compared as PSNR on the scale of the truth's range.
+Real optics of another microscope (20x / 0.75, 1.37 um per pixel); nothing is simulated. The sharpest plane of a stack
+is the truth. Input and output are each fitted to it by one scale and one offset, since a defocused bead's light is
+spread out and lamp and bleaching change it, and are then compared as PSNR on the scale of the truth's range.
 """
 
 from __future__ import annotations
