@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     ROOT / "src/defocus/README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
@@ -103,6 +104,8 @@ def test_every_local_link_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+            # The site has the pages of docs only: name any other file as code.
+            assert page.parent == ROOT or (ROOT / "docs") in (page.parent / target).resolve().parents, target
 
 
 def test_what_the_docs_install_is_a_clone_with_extras_that_exist():
