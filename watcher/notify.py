@@ -1,8 +1,9 @@
-"""Tell somebody: a command or a URL, when focus drifts or files fail. Never in the way of the images."""
+"""Tell somebody, by a command or a URL, of drifts, failures, batches and days. Never in the way of the images."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import shlex
@@ -11,25 +12,61 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
-from statistics import median
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from subprocess import DEVNULL
 from types import TracebackType
 from typing import Any
 
-from ..engine.errors import InputError, MissingExtraError
+from ..engine.errors import InputError, MissingExtraError, one_line
+from ..engine.quality.overview import overview
+from ..engine.quality.report import summary
 from .config import Config
+from .drift import RECENT, Drift
 from .events import WatchEvent
 
 PAUSE = 600.0  # s between two messages about the same thing
+QUIET = 300.0  # s without a file after which a batch has ended
+BATCH = 20  # files that were corrected make a batch
 _WINDOWS = os.name == "nt"
 LIMIT = 30.0  # s that a command or a server may take
-RECENT = 5  # files over whose median blur the drift is judged: one odd image is no drift
+END = 2.0  # s that the end of the daemon waits for messages
 _WAITING = 100
+
+
+@dataclass
+class Tally:
+    """What became of the files of a day, or of a batch, which lasted from `begun` to `last` (monotonic, s)."""
+
+    begun: float = 0.0
+    last: float = 0.0
+    restored: int = 0
+    kept: int = 0
+    doubtful: int = 0
+    quarantined: int = 0
+
+    def add(self, event: WatchEvent, now: float) -> None:
+        """Count an event in."""
+        self.begun, self.last = self.begun or now, now
+        if event.kind == "quarantined":
+            self.quarantined += 1
+        elif event.outcome is not None:
+            known = overview(summary(event.outcome.reports))
+            self.kept += known.verdict == "kept"
+            self.restored += known.verdict != "kept"
+            self.doubtful += known.doubtful > 0
+
+    def __str__(self) -> str:
+        text = f"{self.restored} restored, {self.kept} kept as they were, {self.quarantined} quarantined"
+        return f"{text}; {self.doubtful} of them doubtful" if self.doubtful else text
 
 
 class Notifier:
     """Judges events and tells of trouble from a thread of its own; a context manager.
 
-    A message is JSON: {"kind": "drift" or "failed", "text", "folder", "file", "time"}.
+    A message is JSON: {"kind", "text", "folder", "file", "code", "time"}, of the kinds "drift", "drift_end", "failed",
+    "batch" (a folder has been quiet for a while after many files, or the daemon ends) and "daily" (at midnight, local).
     """
 
     def __init__(
@@ -38,11 +75,18 @@ class Notifier:
         drift_px: float = 0.0,
         say: Callable[[str], None] = lambda text: None,
         pause: float = PAUSE,
+        quiet: float = QUIET,
+        until_midnight: Callable[[], float] = lambda: _until_midnight(),
     ) -> None:
         self._tellers, self._drift_px, self._say, self._pause = tellers, drift_px, say, pause
-        self._blurs: list[float] = []
-        self._told: dict[str, float] = {}
-        self._unsaid: dict[str, int] = {}
+        self._quiet, self._until_midnight = quiet, until_midnight
+        self._drifts: dict[Path | None, Drift] = {}
+        self._drifted: set[Path | None] = set()
+        self._batches: dict[Path | None, Tally] = {}
+        self._day, self._midnight = Tally(), time.monotonic() + until_midnight()
+        self._told: dict[tuple[str, Path | None], float] = {}
+        self._unsaid: dict[tuple[str, Path | None], int] = {}
+        self._lock = threading.Lock()  # of all of these: events and the clock come from different threads
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._run, name="defocus-notifier", daemon=True)
 
@@ -66,17 +110,16 @@ class Notifier:
 
     def see(self, event: WatchEvent) -> None:
         """Judge an event; never waits."""
-        if not self._tellers:
+        if not self._tellers or event.kind not in ("done", "quarantined"):
             return
-        if event.kind == "quarantined":
-            self._message("failed", event, event.text)
-        elif event.kind == "done" and event.outcome is not None and self._drift_px:
-            blurs = [report.blur_px for report in event.outcome.reports if report.blur_px is not None]
-            if blurs:
-                self._blurs = [*self._blurs, median(blurs)][-RECENT:]
-            if len(self._blurs) == RECENT and median(self._blurs) > self._drift_px:
-                text = f"focus has drifted: the last {RECENT} files are blurred by {median(self._blurs):.1f} px"
-                self._message("drift", event, f"{text}, more than {self._drift_px:g}")
+        with self._lock:
+            now = time.monotonic()
+            self._day.add(event, now)
+            self._batches.setdefault(event.folder, Tally()).add(event, now)
+            if event.kind == "quarantined":
+                self._message("failed", event.text, event)
+            elif event.outcome is not None and self._drift_px:
+                self._judge(event)
 
     def __enter__(self) -> Notifier:
         self._thread.start()
@@ -85,38 +128,90 @@ class Notifier:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._lock:
+            self._end_batches(math.inf)
         try:
-            self._queue.put(None, timeout=1)
+            self._queue.put_nowait(None)
         except queue.Full:
             return  # it is a daemon thread: the end of the process does not wait for a dead server
-        self._thread.join(LIMIT)
+        self._thread.join(END)
 
-    def _message(self, kind: str, event: WatchEvent, text: str) -> None:
-        now = time.monotonic()
-        if kind in self._told and now - self._told[kind] < self._pause:
-            self._unsaid[kind] = self._unsaid.get(kind, 0) + 1
+    def _judge(self, event: WatchEvent) -> None:
+        """Whether the focus of a folder has drifted, or is back."""
+        assert event.outcome is not None
+        drift = self._drifts.setdefault(event.folder, Drift(self._drift_px))
+        drift.add(overview(summary(event.outcome.reports)).blur_px)
+        blur = drift.blur_px
+        if drift.drifted:
+            self._drifted.add(event.folder)
+            text = f"focus has drifted: the last {RECENT} files are blurred by {blur:.1f} px"
+            self._message("drift", f"{text}, more than {self._drift_px:g}", event)
+        elif blur is not None and event.folder in self._drifted:
+            self._drifted.discard(event.folder)
+            self._told.pop(("drift", event.folder), None)  # the next drift is another one
+            self._message("drift_end", f"focus is back: the last {RECENT} files are blurred by {blur:.1f} px", event)
+
+    def _tick(self) -> None:
+        """Tell of batches and days that have ended."""
+        with self._lock:
+            now = time.monotonic()
+            self._end_batches(now - self._quiet)
+            if now >= self._midnight:
+                if self._day.begun:
+                    self._message("daily", f"today: {self._day}")
+                self._day, self._midnight = Tally(), now + self._until_midnight()
+
+    def _end_batches(self, quiet_since: float) -> None:
+        for folder, batch in list(self._batches.items()):
+            if batch.last <= quiet_since:
+                del self._batches[folder]
+                if batch.restored + batch.kept >= BATCH:
+                    minutes = (batch.last - batch.begun) / 60
+                    event = WatchEvent("done", folder=folder)
+                    self._message("batch", f"a batch has ended: {batch} in {minutes:.0f} min", event)
+
+    def _message(self, kind: str, text: str, event: WatchEvent | None = None) -> None:
+        folder = event.folder if event is not None else None
+        key, now = (kind, folder), time.monotonic()
+        if kind in ("failed", "drift") and key in self._told and now - self._told[key] < self._pause:
+            self._unsaid[key] = self._unsaid.get(key, 0) + 1
             return
-        self._told[kind] = now
-        more = self._unsaid.pop(kind, 0)
+        self._told[key] = now
+        more = self._unsaid.pop(key, 0)
         message = {
             "kind": kind,
-            "text": f"{text} (and {more} more since the last message)" if more else text,
-            "folder": str(event.folder or ""),
-            "file": event.relative,
+            "text": one_line(f"{text} (and {more} more since the last message)" if more else text),
+            "folder": str(folder or ""),
+            "file": event.relative if event is not None else "",
+            "code": event.code.value if event is not None and event.code is not None else None,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         try:
             self._queue.put_nowait(message)
         except queue.Full:
-            self._unsaid[kind] = more + 1
+            self._unsaid[key] = more + 1
 
     def _run(self) -> None:
-        while (message := self._queue.get()) is not None:
+        while True:
+            try:
+                message = self._queue.get(timeout=max(0.01, min(self._quiet, 60.0, self._midnight - time.monotonic())))
+            except queue.Empty:
+                self._tick()
+                continue
+            if message is None:
+                return
             for tell in self._tellers:
                 try:
                     tell(message)
                 except Exception as error:  # whatever a command or a server does, the images go on
-                    self._say(f"nobody could be told ({type(error).__name__}: {error})".replace("\n", " "))
+                    self._say(one_line(f"nobody could be told ({type(error).__name__}: {error})".replace("\n", " ")))
+
+
+def _until_midnight() -> float:
+    """Seconds to the next midnight of this place; 1 at least."""
+    now = datetime.now().astimezone()
+    midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return max(1.0, (midnight - now).total_seconds())
 
 
 def by_command(command: str) -> Callable[[dict[str, Any]], None]:
@@ -128,7 +223,9 @@ def by_command(command: str) -> Callable[[dict[str, Any]], None]:
         raise InputError(f"notify_command {command!r}", f"cannot be read ({error})", "quote it like a shell") from error
 
     def tell(message: dict[str, Any]) -> None:
-        done = subprocess.run(arguments, input=json.dumps(message), text=True, timeout=LIMIT, capture_output=True)
+        done = subprocess.run(
+            arguments, input=json.dumps(message), text=True, timeout=LIMIT, stdout=DEVNULL, stderr=DEVNULL
+        )
         if done.returncode:
             raise RuntimeError(f"{arguments[0]} ended with {done.returncode}")
 

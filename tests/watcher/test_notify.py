@@ -6,18 +6,20 @@ import json
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
-from defocus.engine.errors import InputError, MissingExtraError
+from defocus.engine.errors import ErrorCode, InputError, MissingExtraError
 from defocus.engine.pipeline.jobs import Job, Outcome
 from defocus.engine.quality.report import PlaneReport
 from defocus.watcher import notify
+from defocus.watcher.drift import RECENT
 from defocus.watcher.events import WatchEvent
-from defocus.watcher.notify import RECENT, Notifier, by_command, by_url
+from defocus.watcher.notify import BATCH, END, Notifier, by_command, by_url
 
 from .conftest import wait_for
 
@@ -41,6 +43,61 @@ def test_drift_is_told_once_it_lasts():
     assert message["kind"] == "drift"
     assert "blurred by 8.0 px, more than 5" in message["text"]
     assert message["folder"] == "/acq"
+
+
+def test_the_end_of_a_drift_is_told_and_each_microscope_has_its_own():
+    told = []
+    with Notifier([told.append], drift_px=5) as notifier:
+        for number in range(RECENT):
+            notifier.see(done(9.0))
+            notifier.see(replace(done(1.0 + number), folder=Path("/other")))  # in focus, and in between
+        for _ in range(RECENT):
+            notifier.see(done(2.0))
+        for _ in range(RECENT):
+            notifier.see(done(9.0))  # another drift: told, though the last message is young
+    assert [(message["kind"], message["folder"]) for message in told] == [
+        ("drift", "/acq"),
+        ("drift_end", "/acq"),
+        ("drift", "/acq"),
+    ]
+    assert "focus is back" in told[1]["text"]
+
+
+def test_the_end_of_a_batch_is_told_once_the_folder_is_quiet_or_the_daemon_ends():
+    told = []
+    with Notifier([told.append], quiet=0.2) as notifier:
+        for _ in range(BATCH):
+            notifier.see(done(9.0))
+        notifier.see(WatchEvent("quarantined", "x.tif", "truncated", folder=Path("/acq"), code=ErrorCode.TRUNCATED))
+        wait_for(lambda: len(told) == 2)
+        for _ in range(BATCH - 1):
+            notifier.see(replace(done(9.0), folder=Path("/few")))  # no batch
+        for _ in range(BATCH):
+            notifier.see(done(9.0))
+    assert [message["kind"] for message in told] == ["failed", "batch", "batch"]
+    assert told[0]["code"] == "truncated"
+    assert f"{BATCH} restored, 0 kept as they were, 1 quarantined in" in told[1]["text"]
+
+
+def test_the_daily_sum_is_told_if_there_was_anything():
+    told, midnights = [], iter([0.3, 0.2, 1000.0])
+    with Notifier([told.append], until_midnight=lambda: next(midnights)) as notifier:
+        notifier.see(done(9.0))
+        notifier.see(done(None))
+        wait_for(lambda: told)
+        time.sleep(0.5)  # the second day ends, without a file
+    assert [message["kind"] for message in told] == ["daily"]
+    assert told[0]["text"] == "today: 2 restored, 0 kept as they were, 0 quarantined"
+
+
+def test_a_command_that_hangs_delays_the_end_by_two_seconds(tmp_path):
+    script = tmp_path / "hang.py"
+    script.write_text("import time, sys; print('noise' * 100000, flush=True); time.sleep(60)")
+    start = time.monotonic()
+    with Notifier([by_command(f'"{sys.executable}" "{script}"')]) as notifier:
+        notifier.see(WatchEvent("quarantined", "x.tif", "truncated"))
+        notifier.see(WatchEvent("quarantined", "y.tif", "truncated"))
+    assert time.monotonic() - start < END + 2
 
 
 def test_many_failures_are_two_messages():
