@@ -16,7 +16,7 @@ from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.pipeline.steps import MEMORY
 from .discovery.scanner import ScanTiming
 from .queue import Order
-from .settings import FolderSettings, default_out
+from .settings import DaemonSettings, FolderSettings, default_out
 
 _REMEDY = "see defocus-watch --print-config for one that works"
 _BACKSLASH = "write paths with / or in single quotes: in double quotes a backslash is not taken as it is"
@@ -117,28 +117,30 @@ class Config:
         """The same with the `changes` that are not None."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
-    def settings(self, once: bool = False) -> list[FolderSettings]:
-        """What `watch` takes: one for each folder. Raises InputError if there is none."""
+    def daemon_settings(self, once: bool = False) -> DaemonSettings:
+        """What `watch` takes. Raises InputError if there is no folder."""
+        return DaemonSettings(tuple(self.settings()), once, round(self.memory * 1e9))
+
+    def settings(self) -> list[FolderSettings]:
+        """The settings of each folder. Raises InputError if there is none."""
         if not self.folders:
             raise InputError("command line", "no folder to watch", "give ACQ, or [[folders]] in the file of --config")
-        pace = ScanTiming(self.settle, self.rescan, self.patience, self.polling)
+        timing = ScanTiming(self.settle, self.rescan, self.patience, self.polling)
         return [
             FolderSettings(
-                Path(folder.acquisition),
-                Path(folder.output) if folder.output else default_out(Path(folder.acquisition)),
-                pace,
-                self.retries,
-                once,
-                not self.all_planes,
-                Order(self.order),
-                self.include,
-                self.exclude,
-                self.max_age,
-                self.min_free_mb,
-                self.keep_days,
-                round(self.memory * 1e9),
-                Pattern.parse(self.channels) if self.channels else None,
-                self.partner_wait,
+                acquisition=Path(folder.acquisition),
+                out=Path(folder.output) if folder.output else default_out(Path(folder.acquisition)),
+                timing=timing,
+                retries=self.retries,
+                keep_sharp=not self.all_planes,
+                order=Order(self.order),
+                include=self.include,
+                exclude=self.exclude,
+                max_age=self.max_age,
+                min_free_mb=self.min_free_mb,
+                keep_days=self.keep_days,
+                channels=Pattern.parse(self.channels) if self.channels else None,
+                partner_wait=self.partner_wait,
             )
             for folder in self.folders
         ]

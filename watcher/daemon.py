@@ -1,43 +1,48 @@
 """The daemon: arrivals become jobs, jobs go through the pipeline, outcomes go into the journal.
 
-A thread for each folder finds files, the pipeline's threads read, restore and write them, the calling one settles what
-came of each. Between finders and pipeline stands the line (promise P10).
+A thread for each folder finds files, the pipeline's threads read, restore and write them, the calling one records what
+came of each. Between finders and pipeline stand the queues of the folders, which take turns (promise P10).
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
-from ..engine.errors import DefocusError
+from ..engine.errors import DefocusError, OutputError
 from ..engine.files.atomic import sweep
 from ..engine.inference.engine import Engine
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import pipeline
+from .clock import SYSTEM_CLOCK, Clock
+from .discovery.arrival import Arrival
 from .discovery.channel_assembler import ChannelAssembler
-from .discovery.scanner import Arrival, arrivals
+from .discovery.scanner import arrivals
 from .events import WatchEvent
 from .folder import FolderProcessor
 from .health import Health
 from .journal import Journal, JournalEntry
+from .output.disk_space import OutputGuard
 from .output.lock import FolderLock
-from .queue import LENGTH, ArrivalQueue
-from .settings import FolderSettings, check_folders
+from .queue import ArrivalQueue
+from .settings import DaemonSettings, FolderSettings, check_folders
+from .tracker import Stage
 
 AHEAD = 1  # files read before their turn: more would keep the newest file waiting
+Report = Callable[[WatchEvent], None]
 
 
 def watch(
-    settings: FolderSettings | Sequence[FolderSettings],
+    settings: DaemonSettings,
     engine: Engine,
     stop: threading.Event,
-    report: Callable[[WatchEvent], None] = lambda event: None,
+    report: Report = lambda event: None,
     health: Health | None = None,
     begun: Callable[[], None] = lambda: None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> list[JournalEntry]:
     """Correct every file that arrives until `stop` is set (or, with `once`, until nothing is left; it is set then).
 
@@ -52,99 +57,102 @@ def watch(
     DefocusError
         The thread that finds files died: the process must end, never watch in silence (promise P8).
     """
-    watched = [settings] if isinstance(settings, FolderSettings) else list(settings)
     health, report = health or Health(), _one_at_a_time(report)
-    check_folders(watched)
-    for one in watched:
-        if one.channels is not None:
-            one.channels.check(engine.card)
+    check_folders(settings.folders)
+    for folder in settings.folders:
+        if folder.channels is not None:
+            folder.channels.check(engine.card)
     with ExitStack() as stack:
-        queue: ArrivalQueue[tuple[FolderProcessor, Arrival]] = ArrivalQueue(
-            watched[0].order, drop=lambda item: item[0].drop_pending(item[1])
-        )
-        finders = []
-        for one in watched:
-            stack.enter_context(FolderLock(one.out))
-            journal = stack.enter_context(Journal(one.out))
+        changed, finders = threading.Condition(), list[_Finder]()
+        for folder in settings.folders:
+            lock = stack.enter_context(FolderLock(folder.out))
+            teller = _Teller(folder, settings.once, report, health)
+            journal = stack.enter_context(Journal(folder.out, teller.journal_trouble))
             if journal.warning:
-                report(WatchEvent("warning", text=journal.warning, folder=one.acquisition))
-            sweep(one.out)  # what a killed process left half-written
-            processor = FolderProcessor(one, engine, journal, report, health)
-            finders.append(_Finder(one, processor, queue, stop, report, health))
+                teller.tell(WatchEvent("warning", text=journal.warning))
+            sweep(folder.out)  # what a killed process left half-written
+            guard = OutputGuard(folder.out, folder.min_free_mb, teller.tell, health, settings.once, lock, clock)
+            processor = FolderProcessor(folder, engine, journal, guard, report, clock)
+            finders.append(_Finder(processor, settings.once, changed, stop, report, health, clock))
         begun()
         for finder in finders:
             finder.start()
-        processors: dict[Path, FolderProcessor] = {}
 
         def stopped() -> bool:
             health.file_progress()
             return stop.is_set()
 
-        jobs, first = _jobs(queue, finders, processors, stop, health), watched[0]
-        outcomes = pipeline(jobs, engine, first.keep_sharp, AHEAD, first.memory, stopped)
+        jobs = _jobs(finders, changed, stop, health)
+        outcomes = pipeline(jobs, engine, ahead=AHEAD, memory=settings.memory, stop=stopped)
         try:
             for outcome in outcomes:
-                processors[outcome.job.source].record_outcome(outcome)
+                for finder in finders:
+                    if (running := finder.processor.tracker.finish(outcome.job)) is not None:
+                        finder.processor.record_outcome(outcome, running)
                 health.file_finished(outcome.job.name)
-                for one in outcome.job.each():
-                    del processors[one.source]
         finally:
             health.loop_finished("engine")
             for finder in finders:
                 finder.end()  # it sets `stop`, without which the pipeline's reader would wait for the next file
             outcomes.close()
+            for finder in finders:
+                finder.processor.leave_unfinished()
         return [entry for finder in finders for entry in finder.processor.quarantined()]
 
 
 def _jobs(
-    queue: ArrivalQueue[tuple[FolderProcessor, Arrival]],
-    finders: Sequence[_Finder],
-    processors: dict[Path, FolderProcessor],
-    stop: threading.Event,
-    health: Health,
+    finders: Sequence[_Finder], changed: threading.Condition, stop: threading.Event, health: Health
 ) -> Iterator[Job]:
-    """The jobs of all folders until the stop; raises what ended a thread that finds files.
+    """The jobs of all folders in turn until the stop; raises what ended a thread that finds files.
 
-    `processors` holds who waits for the outcome of which source. A source is in progress once at a time: of two
-    versions at once, the older might be written last. Files whose output cannot be written to just now are postponed,
-    and the other folders go on.
+    Files whose output cannot be written to just now are left to a rescan, and the other folders go on. Nothing runs
+    beside a file over which a process died, so that it is known for certain which one ended it.
     """
-    postponed: dict[FolderProcessor, list[Arrival]] = {}
+    turns, alone = deque(finders), False
     while not stop.is_set():
         health.heartbeat("engine")
-        for processor in [processor for processor in postponed if not processor.output_unavailable()]:
-            for arrival in postponed.pop(processor):
-                queue.back((processor, arrival), arrival.stat[1] / 1e9)
         # Asked in this order: what is put before the end is seen after it.
         over = all(finder.ended for finder in finders)
-        item = queue.get(timeout=0.0 if over else 0.1)
+        item = _next(turns, changed, 0.0 if over else 0.1)
         if item is None:
             if over or any(finder.error for finder in finders):
                 break
             continue
-        processor, arrival = item
-        while any(one.path in processors for one in arrival.each()) and not stop.wait(0.01):
-            pass
+        processor, arrival = item[0].processor, item[1]
+        if not processor.guard.available():
+            processor.tracker.drop(arrival)
+            continue
+        suspect = processor.is_suspect(arrival)
+        while (alone or suspect) and any(finder.processor.tracker.running for finder in finders):
+            if stop.wait(0.01):
+                break
         if stop.is_set():
             break
-        queued = len(queue) + sum(map(len, postponed.values()))
-        if not processor.has_disk_space(queued + 1):
-            waiting = postponed.setdefault(processor, [])
-            if len(waiting) < LENGTH:
-                waiting.append(arrival)
-            else:
-                processor.drop_pending(arrival)
-            continue
-        job = processor.job(arrival, queued)
+        job = processor.job(arrival, sum(len(finder.queue) for finder in finders))
         if job is not None:
-            processors |= {one.source: processor for one in job.each()}
+            alone = suspect
             health.file_started(job.name)
             yield job
     for finder in finders:
         finder.check()
 
 
-def _one_at_a_time(report: Callable[[WatchEvent], None]) -> Callable[[WatchEvent], None]:
+def _next(turns: deque[_Finder], changed: threading.Condition, timeout: float) -> tuple[_Finder, Arrival] | None:
+    """The next arrival of the folder whose turn it is; None if none came within `timeout` seconds."""
+    with changed:
+        for wait in (timeout, 0.0):
+            for finder in list(turns):
+                arrival = finder.queue.get(0)
+                if arrival is not None:
+                    turns.remove(finder)
+                    turns.append(finder)
+                    return finder, arrival
+            if wait:
+                changed.wait(wait)
+    return None
+
+
+def _one_at_a_time(report: Report) -> Report:
     """Events come from several threads; whoever listens hears one after the other."""
     lock = threading.Lock()
 
@@ -155,48 +163,78 @@ def _one_at_a_time(report: Callable[[WatchEvent], None]) -> Callable[[WatchEvent
     return tell
 
 
+class _Teller:
+    """Tells of what concerns a folder as a whole."""
+
+    def __init__(self, settings: FolderSettings, once: bool, report: Report, health: Health) -> None:
+        self._settings, self._once, self._report, self._health = settings, once, report, health
+        self._problem = ""
+
+    def tell(self, event: WatchEvent) -> None:
+        """Report an event of this folder."""
+        self._report(replace(event, folder=self._settings.acquisition))
+
+    def journal_trouble(self, error: OutputError | None) -> None:
+        """Told once until it works again. Raises with `once`: nobody would come to mend it."""
+        if error is not None and self._once:
+            raise error
+        self._health.set_problem(f"{self._settings.out} journal", str(error) if error else None)
+        if error is not None and self._problem != str(error):
+            self.tell(WatchEvent("warning", text=str(error), code=error.code))
+        self._problem = str(error) if error else ""
+
+
 class _Finder(threading.Thread):
-    """Runs `arrivals` of one folder and puts what it yields into the queue."""
+    """Runs `arrivals` of one folder and puts what it yields into the folder's queue."""
 
     def __init__(
         self,
-        settings: FolderSettings,
         processor: FolderProcessor,
-        queue: ArrivalQueue[tuple[FolderProcessor, Arrival]],
+        once: bool,
+        changed: threading.Condition,
         stop: threading.Event,
-        report: Callable[[WatchEvent], None],
+        report: Report,
         health: Health,
+        clock: Clock,
     ) -> None:
         super().__init__(name="defocus-finder", daemon=True)
         self.processor = processor
+        self.queue: ArrivalQueue[Arrival] = ArrivalQueue(
+            processor.settings.order, drop=processor.tracker.drop, changed=changed
+        )
         self.error: BaseException | None = None
-        self._settings, self._queue, self._asked, self._report = settings, queue, stop, report
-        self._health, self._loop = health, f"looking for files in {settings.acquisition}"
+        self._once, self._stop_event, self._report, self._health, self._clock = once, stop, report, health, clock
+        self._loop = f"looking for files in {processor.settings.acquisition}"
         self._over = threading.Event()
-        self._assembler = ChannelAssembler(settings, processor.card.channels, processor.find_known)
-        self._told = 0  # how many wait for a partner, as was last reported
+        self._assembler = ChannelAssembler(
+            processor.settings, processor.card.channels, processor.find_known, once, processor.tracker, clock
+        )
+        self._waiting = 0  # how many wait for a partner, as was last reported
 
     @property
     def ended(self) -> bool:
+        """Whether nothing comes any more."""
         return self._over.is_set()
 
     def run(self) -> None:
-        settings = self._settings
-        pace = settings.pace
-        if settings.once:  # what is there is finished or broken; nobody waits for a writer
-            pace = replace(pace, patience=min(pace.patience, pace.settle), rescan=min(pace.rescan, 0.5))
+        """Find files until the end."""
+        settings, tracker = self.processor.settings, self.processor.tracker
+        timing = settings.timing
+        if self._once:  # what is there is finished or broken; nobody waits for a writer
+            timing = replace(timing, patience=min(timing.patience, timing.settle), rescan=min(timing.rescan, 0.5))
         try:
-            found = arrivals(
+            for arrival in arrivals(
                 settings.acquisition,
-                self._asked,
+                self._stop_event,
                 self.processor.needs_nothing,
-                pace,
-                until=(lambda: self.processor.idle() and not self._assembler.waiting) if settings.once else None,
+                timing,
+                until=(lambda: tracker.idle) if self._once else None,
                 warn=lambda text: self._report(WatchEvent("warning", text=text, folder=settings.acquisition)),
                 beat=self._beat,
-            )
-            for arrival in found:
-                self.processor.mark_pending(arrival)
+                tracker=tracker,
+                clock=self._clock,
+            ):
+                tracker.move(arrival, Stage.WAITING)
                 self._put(self._assembler.take(arrival))
         except BaseException as error:
             self.error = error
@@ -208,28 +246,28 @@ class _Finder(threading.Thread):
         """Raise what ended the thread."""
         if self.error is not None:
             cause = f"looking for files failed ({type(self.error).__name__}: {self.error})"
-            raise DefocusError(self._settings.acquisition, cause, "start defocus-watch again") from self.error
+            raise DefocusError(self.processor.settings.acquisition, cause, "start defocus-watch again") from self.error
 
     def end(self) -> None:
-        self._asked.set()
+        """Ask it to end, and wait for that."""
+        self._stop_event.set()
         self.join(10)
 
-    def _put(self, found: list[Arrival]) -> None:
-        waits = partial(self._health.heartbeat, self._loop)
-        for arrival in found:
-            self._queue.put((self.processor, arrival), arrival.stat[1] / 1e9, self._asked, waits)
-        waiting = self._assembler.waiting
-        if waiting != self._told:
-            self._told = waiting
-            self._report(
-                WatchEvent("waiting", queued=len(self._queue), waiting=waiting, folder=self._settings.acquisition)
-            )
+    def _put(self, ready: list[Arrival]) -> None:
+        for arrival in ready:
+            self.processor.tracker.move(arrival, Stage.QUEUED)
+            self.queue.put(arrival, arrival.stat[1] / 1e9, self._stop_event, lambda: self._health.heartbeat(self._loop))
+        waiting = self.processor.tracker.waiting
+        if waiting != self._waiting:
+            self._waiting = waiting
+            folder = self.processor.settings.acquisition
+            self._report(WatchEvent("waiting", queued=len(self.queue), waiting=waiting, folder=folder))
 
     def _beat(self, reachable: bool) -> None:
-        self.processor.output_unavailable()  # whether there is room again does not wait for the next file
+        self.processor.guard.paused()  # whether there is room again does not wait for the next file
         if reachable:
             self._put(self._assembler.overdue())
             self.processor.prune_journal()
         self._health.heartbeat(self._loop)
-        folder = self._settings.acquisition
+        folder = self.processor.settings.acquisition
         self._health.set_problem(str(folder), None if reachable else f"{folder}: cannot be reached")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..engine.errors import DefocusError, InputError, printable
+from ..engine.errors import DefocusError, InputError
 from ..engine.model.card import Card
 from ..engine.pipeline.batch import is_done
 from ..engine.pipeline.channel_groups import without
@@ -14,14 +15,14 @@ from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import stat_of
 from ..engine.tiff.integrity import check_complete
 from .discovery.scanner import scan
-from .journal import Journal, JournalEntry
+from .journal import Journal, JournalEntry, journal_key
 from .settings import FolderSettings
 
 
 def plan(settings: FolderSettings, card: Card) -> Iterator[tuple[Path, str]]:
     """Each TIFF below the folder, by path, and what would become of it: "correct", "done", "ignored" or why not.
 
-    Of channel files that belong together it is told what each goes with, or what is missing. What the daemon has set
+    Of channel files that belong together it is told what each goes with, or what is missing. What the daemon has
     quarantined stays so until it is written anew.
 
     Raises
@@ -42,7 +43,7 @@ def plan(settings: FolderSettings, card: Card) -> Iterator[tuple[Path, str]]:
             stat = stat_of(path)
         except OSError:
             continue  # gone meanwhile
-        if settings.wants(relative, stat[1]):
+        if settings.wants(relative, stat[1], time.time()):
             jobs.append(Job(path, settings.out / relative, stat))
         else:
             verdicts[path] = "ignored"
@@ -59,7 +60,7 @@ def _known(job: Job, settings: FolderSettings, quarantined: dict[str, JournalEnt
     """The reasons for which a job's files are quarantined already; {} if one of them is not, or has changed since."""
     found = {}
     for one in job.each():
-        entry = quarantined.get(printable(one.source.relative_to(settings.acquisition).as_posix()))
+        entry = quarantined.get(journal_key(one.source.relative_to(settings.acquisition)))
         if entry is None or entry.stat != one.stat:
             return {}
         found[one.source] = f"quarantined: {entry.reason}"

@@ -1,12 +1,11 @@
-"""What becomes of arrivals and outcomes, and the journal of it."""
+"""What becomes of a folder's arrivals and of the outcomes of its jobs."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,71 +18,69 @@ from ..engine.pipeline.jobs import Job, Outcome
 from ..engine.pipeline.steps import Stat, stat_of
 from ..engine.quality.report import summary
 from ..engine.tiff.integrity import check_complete
-from .discovery.scanner import Arrival
+from .clock import SYSTEM_CLOCK, Clock
+from .discovery.arrival import Arrival
 from .events import WatchEvent
-from .health import Health
-from .journal import FileState, Journal, JournalEntry
-from .output.disk_space import missing_room
+from .journal import FileState, Journal, JournalEntry, path_of
+from .output.disk_space import OutputGuard
 from .settings import FolderSettings
+from .tracker import FileTracker, RunningJob
 
 PRUNE_INTERVAL = 86400.0  # s between two clearings of the journal
-OUTPUT_PAUSE = 5.0  # s after an output could not be written, and between two looks at a disk without room
+
+log = logging.getLogger("defocus.watcher")
 
 
 class FolderProcessor:
-    """Decides what becomes of arrivals and outcomes, and keeps the journal."""
+    """Decides what becomes of arrivals and outcomes, and has the journal say so.
+
+    Attributes
+    ----------
+    tracker : FileTracker
+        What each file is doing.
+    guard : OutputGuard
+        Whether the output can be written to.
+    """
 
     def __init__(
         self,
         settings: FolderSettings,
         engine: Engine,
         journal: Journal,
-        report: Callable[[WatchEvent], None],
-        health: Health,
+        guard: OutputGuard,
+        report: Callable[[WatchEvent], None] = lambda event: None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.journal, self._health = journal, health
-        self._settings, self.card, self._tell = settings, engine.card, report
-        self._how = settings.how(engine.card)
-        self._pending: dict[Path, Stat] = {}  # yielded by the finder, not yet settled
-        self._told_of_journal, self._next_prune = "", -math.inf
-        self._looking, self._without_room = threading.Lock(), False
-        self._writing = f"{settings.out} writing"  # what the health calls it
-        self._next_look = 0.0  # at the output, while it cannot be written to; 0: it can
-        self._in_progress: dict[Path, tuple[list[tuple[Arrival, str]], int]] = {}  # by the first source
+        self.settings, self.card, self.journal, self.guard = settings, engine.card, journal, guard
+        self.tracker = FileTracker()
+        self._report, self._clock = report, clock
+        self._model = settings.how(engine.card)
+        self._next_prune = -math.inf
 
     def needs_nothing(self, relative: Path, stat: Stat, from_event: bool) -> bool:
-        """Whether a version needs nothing more; called from the finder's thread."""
-        if self._pending.get(relative) == stat or not self._settings.wants(relative, stat[1]):
+        """Whether a version needs nothing more, or not now; called from the thread that finds files.
+
+        The journal's row of what needs something is kept with it until its outcome.
+        """
+        path = self.settings.acquisition / relative
+        if self.tracker.holds(path, stat) or not self.settings.wants(relative, stat[1], self._clock.time()):
             return True
-        if self.output_unavailable():
-            return True  # not now: the next rescan asks again
+        if self.guard.paused() or self.tracker.is_put_off(path, self._clock.monotonic()):
+            return True  # the next rescan asks again
         try:
-            entry = self.journal.find(relative)
-        except OutputError as error:
-            self._journal_fails(error)
-            return True  # not now: the next rescan asks again
-        self._journal_works()
-        if entry is None or entry.stat != stat or entry.model != self._how or entry.state is FileState.FAILED:
-            return False
-        if not from_event:
-            return True
-        try:  # the same size and time, but somebody wrote: is it the same content?
-            return digest(self._settings.acquisition / relative) == entry.digest
-        except OSError:
-            return False
-
-    def idle(self) -> bool:
-        """Whether everything that was found has been settled."""
-        return not self._pending
-
-    def mark_pending(self, arrival: Arrival) -> None:
-        self._pending[arrival.relative] = arrival.stat
-
-    def drop_pending(self, arrival: Arrival) -> None:
-        """Leave an arrival to the next rescan."""
-        for one in arrival.each():
-            if self._pending.get(one.relative) == one.stat:  # a newer version may have been offered meanwhile
-                del self._pending[one.relative]
+            row = self.journal.find(relative)
+        except OutputError:
+            return True  # the next rescan asks again
+        if row is not None and row.stat == stat and row.model == self._model and row.state is not FileState.FAILED:
+            if not from_event:
+                return True
+            try:  # the same size and time, but somebody wrote: is it the same content?
+                if digest(path) == row.digest:
+                    return True
+            except OSError:
+                pass
+        self.tracker.look_up(path, row)
+        return False
 
     def find_known(self, glob: str, mtime_ns: int) -> list[Arrival]:
         """The files with such paths that were dealt with and are as they were, so that they will not arrive again.
@@ -91,198 +88,167 @@ class FolderProcessor:
         `mtime_ns` is that of the file they come along with, for whose sake they are not too old. One that was
         quarantined is looked into: its problem may have been that its partner was missing.
         """
-        found = []
+        arrivals = []
         try:
-            entries = self.journal.like(glob)
-        except OutputError as error:
-            self._journal_fails(error)
+            rows = self.journal.like(glob)
+        except OutputError:
             return []  # not now: the partners are looked for again while the file waits
-        for entry in entries:
-            relative = Path(entry.relative)
-            path = self._settings.acquisition / relative
-            if entry.model != self._how or entry.state is FileState.FAILED or relative in self._pending:
+        for row in rows:
+            relative = path_of(row.relative)
+            path = self.settings.acquisition / relative
+            if row.model != self._model or row.state is FileState.FAILED or self.tracker.on_its_way(path):
                 continue
             problem = None
             try:
-                if stat_of(path) != entry.stat or not self._settings.wants(relative, mtime_ns):
+                if stat_of(path) != row.stat or not self.settings.wants(relative, mtime_ns, self._clock.time()):
                     continue
-                if entry.state is FileState.QUARANTINED:
+                if row.state is FileState.QUARANTINED:
                     check_complete(path)
             except InputError as error:
                 problem = error
             except OSError:
                 continue
-            found.append(Arrival(path, relative, entry.stat, 0.0, problem, recalled=True))
-        return found
+            arrivals.append(Arrival(path, relative, row.stat, 0.0, problem, recalled=True))
+        return arrivals
 
-    def prune_journal(self, now: float | None = None) -> None:
-        """Once a day, let the journal forget what is long gone; to be called often, and while the folder is reachable.
-
-        `now` is monotonic, s.
-        """
-        now = time.monotonic() if now is None else now
-        if not self._settings.keep_days or now < self._next_prune:
+    def prune_journal(self) -> None:
+        """Once a day, let the journal forget what is long gone; to be called often, and while the folder is there."""
+        now = self._clock.monotonic()
+        if not self.settings.keep_days or now < self._next_prune:
             return
         self._next_prune = now + PRUNE_INTERVAL
         try:
-            self.journal.prune(self._settings.acquisition, self._settings.keep_days)
-        except OutputError as error:
-            self._journal_fails(error)
+            pruned = self.journal.prune(self.settings.acquisition, self.settings.keep_days)
+            log.debug("%s: %d rows of files that are gone left the journal", self.settings.out, pruned)
+        except OutputError:
+            log.debug("%s: the journal could not be pruned", self.settings.out, exc_info=True)
 
-    def has_disk_space(self, queued: int = 0) -> bool:
-        """Whether the output is there and its disk has room (promises P8, P9); looked at now and then while not.
-
-        Raises OutputError with `once`: nobody would come to mend it.
-        """
-        out = self._settings.out
-        with self._looking:
-            if time.monotonic() < self._next_look:
-                return False
-            error = missing_room(out, self._settings.min_free_mb)
-            if error and self._settings.once:
-                raise error
-            self._next_look = time.monotonic() + OUTPUT_PAUSE if error else 0.0
-            if error:
-                self._health.set_problem(f"{out} room", str(error))
-                if not self._without_room:
-                    self._say(_failure("paused", "", error, queued))
-            elif self._without_room:
-                self._health.set_problem(f"{out} room", None)
-                self._say(WatchEvent("warning", text=f"{out}: can be written to again", queued=queued))
-            self._without_room = error is not None
-            return error is None
-
-    def output_unavailable(self) -> bool:
-        """Whether the output cannot be written to just now, as was found before; called from any thread, often."""
-        return self._next_look > 0 and not self.has_disk_space()
+    def is_suspect(self, arrival: Arrival) -> bool:
+        """Whether a process died while it was correcting this version: then nothing else runs beside it."""
+        return any(self.journal.deaths(member.relative, member.stat) for member in arrival.each())
 
     def job(self, arrival: Arrival, queued: int) -> Job | None:
-        """The job that an arrival gives; None for a bad file and for one that is done already."""
-        members = [(one, _digest(one.path)) for one in arrival.each()]
-        if arrival.problem is not None:
-            self._quarantine(arrival, members[0][1], arrival.problem, queued)
-            return None
-        first, *others = (Job(one.path, self._settings.out / one.relative, one.stat) for one, _ in members)
+        """The job that an arrival gives, which is running from now on; None if there is nothing to be done."""
+        members = arrival.each()
+        running = RunningJob(members, tuple(_digest(member.path) for member in members), queued)
+        first, *others = (
+            Job(member.path, self.settings.out / member.relative, member.stat, keep_sharp=self.settings.keep_sharp)
+            for member in members
+        )
         job = replace(first, others=tuple(others))
         try:
-            done = self._done_before(job, arrival)
-        except OutputError as error:  # somebody else's file is in its place
-            for one, found in members:
-                self._quarantine(one, found, error, queued)
+            if arrival.problem is not None:
+                raise arrival.problem
+            self._check_deaths(arrival)
+            for member in job.each():
+                self._check_inside(member.target)
+            # An output may have been committed by a process that was killed before it wrote that down.
+            new = all(self._state(member) is None for member in members if not member.recalled)
+            done = new and is_done(job, self.card)
+        except DefocusError as error:
+            for member, content in zip(members, running.digests, strict=True):
+                self._quarantine(member, content, error, queued)
             return None
         if done:
-            for one, found in members:
-                if not (one.recalled and self._state(one) is FileState.DONE):
-                    self._record(one, found, FileState.DONE)
-                    self._say(WatchEvent("skipped", one.name, queued=queued))
+            for member, content in zip(members, running.digests, strict=True):
+                if member.recalled and self._state(member) is FileState.DONE:
+                    self.tracker.drop(member)
+                else:
+                    self._record(member, content, FileState.DONE)
+                    self._tell(WatchEvent("skipped", member.name, queued=queued))
             return None
-        self._in_progress[job.source] = (members, queued)
+        self.tracker.start(job, running)
+        self.journal.begin((member.relative, member.stat) for member in members)
+        log.debug("%s: begun", job.name)
         return job
 
     def quarantined(self) -> list[JournalEntry]:
         """The files that are quarantined, but those that are gone from the acquisition folder."""
-        there = self._settings.acquisition
-        return [
-            entry
-            for entry in self.journal.quarantined()
-            # Names that are no text are escaped in the journal: they cannot be looked for.
-            if "\\udc" in entry.relative or os.path.lexists(there / entry.relative)
-        ]
+        there = self.settings.acquisition
+        return [entry for entry in self.journal.quarantined() if os.path.lexists(there / path_of(entry.relative))]
 
-    def record_outcome(self, outcome: Outcome) -> None:
+    def record_outcome(self, outcome: Outcome, running: RunningJob) -> None:
         """Write down what became of a job."""
-        members, queued = self._in_progress.pop(outcome.job.source)
+        log.debug("%s: %s", outcome.job.name, outcome.error or "done")
+        left = isinstance(outcome.error, ChangedError | StoppedError)  # not complete after all, or left for later
         if isinstance(outcome.error, OutputError):
-            # Not the files' fault: nothing is written down, the next rescan finds them again.
-            self._health.set_problem(self._writing, str(outcome.error))  # until a write has worked
-            told = self.output_unavailable()  # of the files in progress, only the first has to say it
-            if not told:
-                self._say(_failure("paused", members[0][0].name, outcome.error, queued))
-            if self._settings.once:
-                raise outcome.error
-            with self._looking:
-                self._next_look = time.monotonic() + OUTPUT_PAUSE
-            for arrival, _ in members:
-                self.drop_pending(arrival)
-            return
+            for arrival in running.arrivals:  # the others have their turn first
+                self.tracker.put_off(arrival.path, self._clock.monotonic() + self.guard.file_pause)
+            left = self.guard.is_to_blame(outcome.job.target, outcome.error)
         # Files that belong together are given up together.
-        attempts = 1 + max(self._failures(arrival) for arrival, _ in members)
-        for (arrival, found), one in zip(members, outcome.each(), strict=True):
-            name, error = arrival.name, one.error
-            if error is None:
-                self._health.set_problem(self._writing, None)
-                latency = time.monotonic() - arrival.seen
-                self._record(arrival, found, FileState.DONE, report=json.dumps(summary(one.reports)))
-                self._say(WatchEvent("done", name, latency=latency, queued=queued, outcome=one))
-            elif isinstance(error, ChangedError | StoppedError):
-                # Not complete after all, or left for later: it is found again.
-                self.drop_pending(arrival)
-            elif attempts >= self._settings.retries or _hopeless(one):
-                self._quarantine(arrival, found, error, queued, attempts)
+        attempts = 1 + max(self._failures(arrival) for arrival in running.arrivals)
+        for arrival, content, result in zip(running.arrivals, running.digests, outcome.each(), strict=True):
+            if left:  # nothing is written down: the next rescan finds it again
+                self.journal.leave([(arrival.relative, arrival.stat)])
+                self.tracker.drop(arrival)
+            elif result.error is None:
+                self.guard.worked()
+                latency = self._clock.monotonic() - arrival.seen
+                self._record(arrival, content, FileState.DONE, report=json.dumps(summary(result.reports)))
+                self._tell(WatchEvent("done", arrival.name, latency=latency, queued=running.queued, outcome=result))
+            elif attempts >= self.settings.retries or _hopeless(result):
+                self._quarantine(arrival, content, result.error, running.queued, attempts)
             else:
-                self._record(arrival, found, FileState.FAILED, attempts, str(error))
-                self._say(_failure("retry", name, error, queued))
+                self._record(arrival, content, FileState.FAILED, attempts, str(result.error))
+                self._fail("retry", arrival, result.error, running.queued)
+
+    def leave_unfinished(self) -> None:
+        """At the end: jobs that came to no outcome because they were not begun are no fault of their files."""
+        for running in self.tracker.unfinished():
+            self.journal.leave((arrival.relative, arrival.stat) for arrival in running.arrivals)
+
+    def _check_deaths(self, arrival: Arrival) -> None:
+        """Raise DefocusError for files over which one process after the other died."""
+        deaths = max(self.journal.deaths(member.relative, member.stat) for member in arrival.each())
+        if deaths >= max(self.settings.retries, 2):  # the first time others were being corrected beside it
+            cause = f"defocus-watch was ended {deaths} times while it corrected it (for want of memory?)"
+            raise DefocusError(arrival.path, cause, "lower --memory or give the computer more, then try it again")
+
+    def _check_inside(self, target: Path) -> None:
+        """Raise InputError if a link in the output folder would lead an output out of it."""
+        out = self.settings.out.resolve()
+        parent = target.parent.resolve()
+        if parent != out and out not in parent.parents:
+            cause = f"its output would go through a link to {parent}"
+            raise InputError(target, cause, "remove the link from the output folder")
+
+    def _row(self, arrival: Arrival) -> JournalEntry | None:
+        """What the journal knew of a path when it was found."""
+        looked_up, row = self.tracker.row(arrival.path)
+        if not looked_up:  # a partner that was known before
+            try:
+                row = self.journal.find(arrival.relative)
+            except OutputError:
+                row = None
+        return row
 
     def _failures(self, arrival: Arrival) -> int:
         """How often this version has failed so far."""
-        entry = self._entry(arrival)
-        failed = entry is not None and (entry.stat, entry.state) == (arrival.stat, FileState.FAILED)
-        return entry.attempts if entry is not None and failed else 0
+        row = self._row(arrival)
+        return row.attempts if row and (row.stat, row.state) == (arrival.stat, FileState.FAILED) else 0
 
     def _state(self, arrival: Arrival) -> FileState | None:
         """What the journal says of this version."""
-        entry = self._entry(arrival)
-        known = entry is not None and (entry.stat, entry.model) == (arrival.stat, self._how)
-        return entry.state if entry is not None and known else None
+        row = self._row(arrival)
+        return row.state if row and (row.stat, row.model) == (arrival.stat, self._model) else None
 
-    def _quarantine(self, arrival: Arrival, found: str, error: DefocusError, queued: int, attempts: int = 1) -> None:
-        self._record(arrival, found, FileState.QUARANTINED, attempts, str(error))
-        self._say(_failure("quarantined", arrival.name, error, queued))
+    def _quarantine(self, arrival: Arrival, content: str, error: DefocusError, queued: int, attempts: int = 1) -> None:
+        self._record(arrival, content, FileState.QUARANTINED, attempts, str(error))
+        self._fail("quarantined", arrival, error, queued)
+
+    def _fail(self, kind: str, arrival: Arrival, error: DefocusError, queued: int) -> None:
+        self._tell(WatchEvent(kind, arrival.name, str(error), queued=queued, code=error.code))
 
     def _record(
-        self, arrival: Arrival, found: str, state: FileState, attempts: int = 1, reason: str = "", report: str = ""
+        self, arrival: Arrival, content: str, state: FileState, attempts: int = 1, reason: str = "", report: str = ""
     ) -> None:
-        try:
-            entry = JournalEntry(arrival.name, arrival.stat, found, self._how, state, attempts, reason, report)
-            self.journal.record(entry)
-        except OutputError as error:  # a full disk: the journal keeps it and tries again
-            self._journal_fails(error)
-        self.drop_pending(arrival)
+        self.journal.record(
+            JournalEntry(arrival.name, arrival.stat, content, self._model, state, attempts, reason, report)
+        )
+        self.tracker.drop(arrival)
 
-    def _entry(self, arrival: Arrival) -> JournalEntry | None:
-        """What the journal knows of a path; None also while it cannot be read."""
-        try:
-            return self.journal.find(arrival.relative)
-        except OutputError as error:
-            self._journal_fails(error)
-            return None
-
-    def _journal_fails(self, error: OutputError) -> None:
-        """Told once until it works again. Raises with `once`: nobody would come to mend it."""
-        if self._settings.once:
-            raise error
-        self._health.set_problem(str(self.journal.path), str(error))
-        if self._told_of_journal != str(error):
-            self._told_of_journal = str(error)
-            self._say(WatchEvent("warning", text=str(error)))
-
-    def _journal_works(self) -> None:
-        if self._told_of_journal and not self.journal.behind:
-            self._told_of_journal = ""
-            self._health.set_problem(str(self.journal.path), None)
-
-    def _say(self, event: WatchEvent) -> None:
-        self._tell(replace(event, folder=self._settings.acquisition))
-
-    def _done_before(self, job: Job, arrival: Arrival) -> bool:
-        """Whether the output is there already: committed by a process that was killed before it wrote that down."""
-        if any(self._state(one) is not None for one in arrival.each() if not one.recalled):
-            return False  # the journal knows this version: its content changed, or it failed before
-        return is_done(job, self.card)
-
-
-def _failure(kind: str, name: str, error: DefocusError, queued: int) -> WatchEvent:
-    return WatchEvent(kind, name, str(error), queued=queued, code=error.code)
+    def _tell(self, event: WatchEvent) -> None:
+        self._report(replace(event, folder=self.settings.acquisition))
 
 
 def _hopeless(outcome: Outcome) -> bool:

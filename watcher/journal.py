@@ -8,9 +8,10 @@ says in its own provenance what it was made from (see `daemon`).
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,10 +19,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from ..engine.errors import DefocusError, OutputError, printable
-from ..engine.files.atomic import output_error
+from ..engine.files.atomic import make_private, output_error
 from ..engine.pipeline.steps import Stat
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
+_BESIDE = ("-journal", "-wal", "-shm")
 SCHEMA = 2  # 1 had no report
 
 _TABLE = """
@@ -38,6 +40,14 @@ CREATE TABLE IF NOT EXISTS files (
     report TEXT NOT NULL DEFAULT ''  -- of a file that is done: engine.report.summary of its planes, JSON
 ) WITHOUT ROWID
 """
+# A row here is a file that was being corrected; one that is found at a start was when its process died.
+_IN_PROGRESS = """
+CREATE TABLE IF NOT EXISTS in_progress (
+    relative TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    attempts INTEGER NOT NULL  -- how often this version was begun and no outcome came of it
+) WITHOUT ROWID
+"""
+_TABLES = {"files": 10, "in_progress": 4}  # with their numbers of columns
 _KNOWN = "SELECT relative, size, mtime_ns, digest, model, state, attempts, reason, report FROM files"
 _QUARANTINED = f"{_KNOWN} WHERE state = ? ORDER BY relative"
 _RECENT = "SELECT relative, updated, report FROM files WHERE state = ? ORDER BY updated DESC, relative LIMIT ?"
@@ -47,6 +57,10 @@ class FileState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     QUARANTINED = "quarantined"
+
+
+_STATES = {state.value for state in FileState}
+_ESCAPED = re.compile(r"\\u(dc[0-9a-f]{2})|\\\\")
 
 
 @dataclass(frozen=True)
@@ -63,10 +77,35 @@ class JournalEntry:
     report: str = ""
 
 
+def journal_key(relative: Path) -> str:
+    """What a path below the acquisition folder is called in the journal and on screens: two paths, two keys.
+
+    Bytes that are no UTF-8 are escaped as `\\udcXX`; in such a name, and in one that looks like that, a backslash is
+    doubled. Every other name is itself.
+    """
+    text = relative.as_posix()
+    plain = printable(text)
+    return printable(text.replace("\\", r"\\")) if r"\udc" in plain else plain
+
+
+def path_of(key: str) -> Path:
+    """The path that a key stands for."""
+    if r"\udc" not in key:
+        return Path(key)
+    return Path(_ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", key))
+
+
+def _raise(error: OutputError | None) -> None:
+    if error is not None:
+        raise error
+
+
 class Journal:
     """The journal of one output folder; a context manager. Its methods may be called from any thread.
 
-    They raise OutputError while the journal cannot be read or written, and DefocusError if it was damaged meanwhile.
+    While it cannot be read or written, `trouble` is called with an OutputError, which by default it raises; what was to
+    be written is kept and written later, and `trouble` is called with None once nothing is left to be written. A method
+    that reads raises the OutputError in any case. DefocusError is raised if the file was damaged while it was in use.
 
     Attributes
     ----------
@@ -76,67 +115,84 @@ class Journal:
         Set when a damaged journal was moved aside and a new one begun.
     """
 
-    def __init__(self, out: Path) -> None:
-        """Open or begin the journal of the output folder `out`. Raises OutputError if it cannot be written."""
+    def __init__(
+        self, out: Path, trouble: Callable[[OutputError | None], None] = _raise, busy_timeout: float = 10.0
+    ) -> None:
+        """Open or begin the journal of the output folder `out`. Raises OutputError if it cannot be written.
+
+        Another program that holds the file is waited for, `busy_timeout` s.
+        """
         self.path = Path(out) / FOLDER / NAME
         self.warning: str | None = None
-        self._lock = threading.Lock()
+        self._lock, self._trouble, self._failing = threading.Lock(), trouble, False
         self._unwritten: dict[str, JournalEntry] = {}
+        self._busy_timeout = busy_timeout
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.path.parent)
             self._connection = self._open()
+            rows = self._connection.execute("SELECT relative, size, mtime_ns, attempts FROM in_progress").fetchall()
         except OSError as error:
             raise output_error(self.path, error) from error
         except sqlite3.OperationalError as error:  # no permission, full disk
             raise output_error(self.path, OSError(0, str(error))) from error
-
-    @property
-    def behind(self) -> bool:
-        """Whether something could not be written down yet."""
-        return bool(self._unwritten)
+        self._attempts = {relative: ((size, mtime_ns), attempts) for relative, size, mtime_ns, attempts in rows}
 
     def find(self, relative: Path) -> JournalEntry | None:
         """What is known of a path below the acquisition folder; what could not be written before is written now."""
-        entry = self._unwritten.get(printable(relative.as_posix()))
-        with suppress(OutputError):  # at the first that still cannot be written
-            for one in list(self._unwritten.values()):
-                self.record(one)
+        key = journal_key(relative)
+        entry = self._unwritten.get(key)
+        with suppress(OutputError):
+            for unwritten in list(self._unwritten.values()):
+                if not self._write(unwritten):
+                    break  # it still fails
         if entry is not None:
             return entry
-        with self._used() as connection:
-            row = connection.execute(f"{_KNOWN} WHERE relative = ?", (printable(relative.as_posix()),)).fetchone()
-        return _entry(row) if row else None
+        rows = self._read(f"{_KNOWN} WHERE relative = ?", (key,))
+        self._works()
+        return next(iter(_entries(rows)), None)
 
     def like(self, glob: str) -> list[JournalEntry]:
         """What is known of the paths that look like this, with SQLite's `*`, `?` and `[...]`."""
-        with self._used() as connection:
-            rows = connection.execute(f"{_KNOWN} WHERE relative GLOB ? ORDER BY relative", (glob,)).fetchall()
-        return [_entry(row) for row in rows]
+        return _entries(self._read(f"{_KNOWN} WHERE relative GLOB ? ORDER BY relative", (glob,)))
 
     def record(self, entry: JournalEntry) -> None:
         """Write down what became of a version, in place of what was known of its path.
 
-        If it cannot be written (OutputError) it is kept in memory, and tried again when any path is asked for.
+        If it cannot be written it is kept in memory, and tried again when any path is asked for.
         """
         self._unwritten[entry.relative] = entry
-        row = (entry.relative, *entry.stat, entry.digest, entry.model, entry.state.value, entry.attempts, entry.reason)
-        with self._used() as connection, connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*row, datetime.now(UTC).isoformat(timespec="seconds"), entry.report),
-            )
-        self._unwritten.pop(entry.relative, None)
+        if self._write(entry):
+            self._works()
+
+    def begin(self, entries: Iterable[tuple[Path, Stat]]) -> None:
+        """Write down that versions are being corrected: should that end the process, the next one knows."""
+        rows = [(journal_key(path), *stat, 1 + self.deaths(path, stat)) for path, stat in entries]
+        self._change("INSERT OR REPLACE INTO in_progress VALUES (?, ?, ?, ?)", rows)
+
+    def leave(self, entries: Iterable[tuple[Path, Stat]]) -> None:
+        """Write down that versions were left before an outcome came, which is no fault of theirs."""
+        for path, stat in entries:
+            key, deaths = journal_key(path), self.deaths(path, stat)
+            if deaths:
+                self._change("UPDATE in_progress SET attempts = ? WHERE relative = ?", [(deaths, key)])
+            else:
+                self._change("DELETE FROM in_progress WHERE relative = ?", [(key,)])
+
+    def deaths(self, relative: Path, stat: Stat) -> int:
+        """How many processes died while they were correcting a version, since the last outcome of it."""
+        version, attempts = self._attempts.get(journal_key(relative), ((0, 0), 0))
+        return attempts if version == stat else 0
 
     def quarantined(self) -> list[JournalEntry]:
         """The files that are quarantined, by path."""
-        with self._used() as connection:
-            rows = connection.execute(_QUARANTINED, (FileState.QUARANTINED.value,)).fetchall()
-        return [_entry(row) for row in rows]
+        return _entries(self._read(_QUARANTINED, (FileState.QUARANTINED.value,)))
 
     def forget(self, relative: str) -> bool:
         """Take a path out, so that its file is dealt with anew; whether it was there."""
         self._unwritten.pop(relative, None)
+        self._attempts.pop(relative, None)
         with self._used() as connection, connection:
+            connection.execute("DELETE FROM in_progress WHERE relative = ?", (relative,))
             return connection.execute("DELETE FROM files WHERE relative = ?", (relative,)).rowcount > 0
 
     def prune(self, acquisition: Path, days: float) -> int:
@@ -147,7 +203,7 @@ class Journal:
         limit = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
         with self._used() as connection:
             rows = connection.execute("SELECT relative FROM files WHERE updated < ?", (limit,)).fetchall()
-            gone = [row for row in rows if not os.path.lexists(acquisition / row[0])]
+            gone = [row for row in rows if not os.path.lexists(acquisition / path_of(row[0]))]
             with connection:
                 connection.executemany("DELETE FROM files WHERE relative = ?", gone)
             if gone:
@@ -157,7 +213,7 @@ class Journal:
     @staticmethod
     def peek(out: Path) -> list[JournalEntry]:
         """The files that are quarantined below `out`, without opening its journal for writing; [] if there is none."""
-        return [_entry(row) for row in _peek(out, _QUARANTINED, (FileState.QUARANTINED.value,))]
+        return _entries(_peek(out, _QUARANTINED, (FileState.QUARANTINED.value,)))
 
     @staticmethod
     def peek_recent(out: Path, count: int) -> list[tuple[str, str, str]]:
@@ -166,8 +222,7 @@ class Journal:
 
     def counts(self) -> dict[FileState, int]:
         """How many paths are in each state."""
-        with self._used() as connection:
-            rows = dict(connection.execute("SELECT state, COUNT(*) FROM files GROUP BY state").fetchall())
+        rows = dict(self._read("SELECT state, COUNT(*) FROM files GROUP BY state"))
         return {state: rows.get(state.value, 0) for state in FileState}
 
     def close(self) -> None:
@@ -180,12 +235,57 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _read(self, query: str, parameters: tuple = ()) -> list[tuple]:
+        try:
+            with self._used() as connection:
+                return connection.execute(query, parameters).fetchall()
+        except OutputError as error:
+            self._fails(error)
+            raise
+
+    def _write(self, entry: JournalEntry) -> bool:
+        """Whether an entry could be written."""
+        row = (entry.relative, *entry.stat, entry.digest, entry.model, entry.state.value, entry.attempts, entry.reason)
+        stamped = (*row, datetime.now(UTC).isoformat(timespec="seconds"), entry.report)
+        if not self._change("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [stamped], entry):
+            return False
+        self._attempts.pop(entry.relative, None)
+        if self._unwritten.get(entry.relative) is entry:
+            del self._unwritten[entry.relative]
+        return True
+
+    def _change(self, query: str, rows: list[tuple], done: JournalEntry | None = None) -> bool:
+        """Whether rows could be written; with `done`, together with the end of its being in progress."""
+        try:
+            with self._used() as connection, connection:
+                connection.executemany(query, rows)
+                if done is not None:
+                    connection.execute("DELETE FROM in_progress WHERE relative = ?", (done.relative,))
+        except OutputError as error:
+            self._fails(error)
+            return False
+        return True
+
+    def _fails(self, error: OutputError) -> None:
+        self._failing = True
+        self._trouble(error)
+
+    def _works(self) -> None:
+        if self._failing and not self._unwritten:
+            self._failing = False
+            self._trouble(None)
+
     @contextmanager
     def _used(self) -> Iterator[sqlite3.Connection]:
         """The connection, held by this thread alone; what SQLite raises becomes one of our own errors."""
         try:
             with self._lock:
+                if not self.path.exists() and self.path.parent.is_dir():
+                    self._connection.close()  # it was deleted: what is written there now is lost
+                    self._connection = self._open()
                 yield self._connection
+        except OSError as error:
+            raise output_error(self.path, error) from error
         except sqlite3.OperationalError as error:  # a disk that fails or is full
             raise output_error(self.path, OSError(0, str(error))) from error
         except sqlite3.DatabaseError as error:
@@ -194,6 +294,10 @@ class Journal:
             raise DefocusError(self.path, f"was damaged while it was in use ({error})", remedy) from error
 
     def _open(self) -> sqlite3.Connection:
+        for path in (self.path, *(self.path.with_name(NAME + suffix) for suffix in _BESIDE)):
+            if path.is_symlink():  # somebody wants us to write elsewhere
+                os.replace(path, path.with_name(f"{path.name}.link-{datetime.now(UTC):%Y%m%dT%H%M%S}"))
+                self.warning = f"{path}: was a link, which is not followed; beginning a new one"
         try:
             return self._connect()
         except sqlite3.DatabaseError as error:
@@ -202,7 +306,7 @@ class Journal:
             self._check_readable()
             aside = self.path.with_name(f"{NAME}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
             os.replace(self.path, aside)
-            for suffix in ("-journal", "-wal", "-shm"):
+            for suffix in _BESIDE:
                 with suppress(OSError):
                     self.path.with_name(NAME + suffix).unlink()
             self.warning = f"{self.path}: damaged ({error}); kept as {aside.name}, beginning a new one"
@@ -216,7 +320,7 @@ class Journal:
             raise output_error(self.path, error) from error
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=10, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=self._busy_timeout, check_same_thread=False)
         try:
             # Not WAL: the output folder may lie on a share, where WAL does not work.
             connection.execute("PRAGMA journal_mode = TRUNCATE")
@@ -230,9 +334,11 @@ class Journal:
                 raise sqlite3.DatabaseError(f"its format is {version}, this defocus writes {SCHEMA}")
             with connection:
                 connection.execute(_TABLE)
+                connection.execute(_IN_PROGRESS)
                 if version == 1:
                     connection.execute("ALTER TABLE files ADD COLUMN report TEXT NOT NULL DEFAULT ''")
                 connection.execute(f"PRAGMA user_version = {SCHEMA}")
+            _check_tables(connection)
         except BaseException:
             connection.close()
             raise
@@ -250,6 +356,24 @@ def _peek(out: Path, query: str, parameters: tuple) -> list[tuple]:
         return []  # busy or damaged: the daemon itself tells
 
 
-def _entry(row: tuple) -> JournalEntry:
-    relative, size, mtime_ns, digest, model, state, attempts, reason, report = row
-    return JournalEntry(relative, (size, mtime_ns), digest, model, FileState(state), attempts, reason, report)
+def _check_tables(connection: sqlite3.Connection) -> None:
+    """Raise DatabaseError unless the tables are ours: a column more, a view or a trigger would stop every write."""
+    rows = connection.execute("SELECT type, name FROM sqlite_master WHERE type != 'index'").fetchall()
+    if sorted(rows) != sorted(("table", name) for name in _TABLES):
+        raise sqlite3.DatabaseError("it holds other tables, views or triggers than ours")
+    for name, count in _TABLES.items():
+        if len(connection.execute(f"PRAGMA table_info({name})").fetchall()) != count:
+            raise sqlite3.DatabaseError(f"its table {name} has other columns than ours")
+
+
+def _entries(rows: Iterable[tuple]) -> list[JournalEntry]:
+    """Rows as entries; those that make no sense are passed over, so that their files are dealt with anew."""
+    entries = []
+    for relative, size, mtime_ns, digest, model, state, attempts, reason, report in rows:
+        texts, numbers = (relative, digest, model, state, reason, report), (size, mtime_ns, attempts)
+        if state not in _STATES or not all(isinstance(text, str) for text in texts):
+            continue
+        if all(isinstance(number, int) for number in numbers):
+            entry = JournalEntry(relative, (size, mtime_ns), digest, model, FileState(state), attempts, reason, report)
+            entries.append(entry)
+    return entries

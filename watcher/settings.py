@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -18,22 +17,20 @@ from .queue import Order
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """What to watch and how.
+    """One folder that is watched, and how: all of this may differ from folder to folder.
 
     Attributes
     ----------
     acquisition, out : Path
         The folder that is watched, and where corrected files go (subfolders are mirrored).
-    pace : ScanTiming
+    timing : ScanTiming
         Settling, rescan, patience, polling.
     retries : int
         How often a file that cannot be read is tried before it is quarantined.
-    once : bool
-        End when everything that is there has been dealt with.
     keep_sharp : bool
         Keep planes that are sharp already as they are, bit for bit.
     order : Order
-        Which of the waiting files comes next.
+        Which of the folder's waiting files comes next; several folders take turns.
     include, exclude : tuple of str
         Patterns (`*_w1*`, `plate2/*`) of paths below the folder, or of names: only those included (all if there are
         none) and not excluded are corrected.
@@ -43,8 +40,6 @@ class FolderSettings:
         Nothing is written while the output's disk has less room than this; 0: not looked at.
     keep_days : float
         Files of which nothing is left in the acquisition folder leave the journal after so many days; 0: never.
-    memory : int
-        Bytes of pixels that may be in memory (see `pipeline.pipeline`); 0: not limited.
     channels : Pattern or None
         Which files of one channel each go together through a model of several channels.
     partner_wait : float
@@ -53,9 +48,8 @@ class FolderSettings:
 
     acquisition: Path
     out: Path
-    pace: ScanTiming = field(default_factory=ScanTiming)
+    timing: ScanTiming = field(default_factory=ScanTiming)
     retries: int = 3
-    once: bool = False
     keep_sharp: bool = True
     order: Order = Order.OLDEST
     include: tuple[str, ...] = ()
@@ -63,22 +57,40 @@ class FolderSettings:
     max_age: float = 0.0
     min_free_mb: float = 0.0
     keep_days: float = 0.0
-    memory: int = MEMORY
     channels: Pattern | None = None
     partner_wait: float = 60.0
 
-    def wants(self, relative: Path, mtime_ns: int) -> bool:
-        """Whether a file is to be corrected, by its name and age."""
+    def wants(self, relative: Path, mtime_ns: int, now: float) -> bool:
+        """Whether a file is to be corrected, by its name and its age at `now` (s since 1970)."""
         names = (relative.as_posix(), relative.name)
         if self.include and not any(fnmatch(name, pattern) for name in names for pattern in self.include):
             return False
         if any(fnmatch(name, pattern) for name in names for pattern in self.exclude):
             return False
-        return not self.max_age or time.time() - mtime_ns / 1e9 <= self.max_age
+        return not self.max_age or now - mtime_ns / 1e9 <= self.max_age
 
     def how(self, card: Card) -> str:
         """What an entry of the journal holds for: with another model, or another pattern, all is to be done anew."""
         return card.sha256 + (f" {self.channels.text}" if self.channels else "")
+
+
+@dataclass(frozen=True)
+class DaemonSettings:
+    """What holds for the daemon as a whole.
+
+    Attributes
+    ----------
+    folders : tuple of FolderSettings
+        What is watched; one engine serves all.
+    once : bool
+        End when everything that is there has been dealt with.
+    memory : int
+        Bytes of pixels that may be in memory (see `pipeline.pipeline`); 0: not limited.
+    """
+
+    folders: tuple[FolderSettings, ...]
+    once: bool = False
+    memory: int = MEMORY
 
 
 def default_out(acquisition: Path) -> Path:
@@ -96,16 +108,16 @@ def check_folders(watched: Sequence[FolderSettings]) -> None:
         No such folder, one given twice, two with one output folder, or an output folder lies inside an acquisition
         folder, of this or another pair, or around it.
     """
-    for one in watched:
-        _check_acquisition(one.acquisition)
+    for folder in watched:
+        _check_acquisition(folder.acquisition)
     taken: dict[Path, FolderSettings] = {}
-    for one in watched:
-        other = taken.setdefault(one.out.resolve(), one)
-        if other is not one:
-            _refuse_shared(other, one)
-    for one in watched:
+    for folder in watched:
+        other = taken.setdefault(folder.out.resolve(), folder)
+        if other is not folder:
+            _refuse_shared(other, folder)
+    for folder in watched:
         for other in watched:
-            _check_apart(other.acquisition, one.out)
+            _check_apart(other.acquisition, folder.out)
 
 
 def _check_acquisition(acquisition: Path) -> None:
@@ -119,11 +131,11 @@ def _check_acquisition(acquisition: Path) -> None:
         raise InputError(acquisition, f"cannot be read ({error.strerror})", "check its permissions") from error
 
 
-def _refuse_shared(one: FolderSettings, other: FolderSettings) -> None:
+def _refuse_shared(folder: FolderSettings, other: FolderSettings) -> None:
     """Two folders with the same output: their files of one name would take each other's place."""
-    if one.acquisition.resolve() == other.acquisition.resolve():
+    if folder.acquisition.resolve() == other.acquisition.resolve():
         raise InputError(other.acquisition, "is given twice", "give each folder once")
-    cause = f"is the output folder of both {one.acquisition} and {other.acquisition}"
+    cause = f"is the output folder of both {folder.acquisition} and {other.acquisition}"
     raise InputError(other.out, cause, "give each an output of its own, in [[folders]] of the file of --config")
 
 

@@ -50,6 +50,18 @@ def commit(target: Path, run: str = "") -> Iterator[Path]:
             temporary.unlink()
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder for this user's eyes alone, or take it as it is if it is ours. Raises OSError.
+
+    A link in its place is not followed: whoever planted it would choose what is overwritten.
+    """
+    if folder.is_symlink():
+        raise OSError(errno.EEXIST, "is a link, which is not followed: remove it", str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # a share may have no modes, or the folder another owner
+        folder.chmod(0o700)
+
+
 def output_error(target: Path, error: OSError) -> DefocusError:
     """The one line a user needs for an operating system error met while writing `target`.
 

@@ -25,6 +25,8 @@ class Job:
     others : tuple of Job
         The files that go through the model together with this one, one channel each: this one holds the first channel,
         they the next ones, in order. Each gets its own output.
+    keep_sharp : bool or None
+        Keep its planes that are sharp already as they are; None: as the pipeline does by default.
     run : str
         Stands in the names of its temporaries, so that they can be found after a kill.
     """
@@ -34,6 +36,7 @@ class Job:
     stat: tuple[int, int] | None = None
     others: tuple[Job, ...] = ()
     run: str = field(default="", compare=False)
+    keep_sharp: bool | None = field(default=None, compare=False)
 
     def each(self) -> tuple[Job, ...]:
         """Its files one by one, in the order of channels."""

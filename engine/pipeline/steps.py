@@ -201,6 +201,8 @@ def write_stage(piece: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcom
     outcome, job = piece.outcome, piece.outcome.job
     if piece.file is None or not piece.restored:
         return outcome
+    if job.keep_sharp is not None:
+        keep_sharp = job.keep_sharp
     if piece.parts:
         return written(piece, lambda part: write_stage(part, engine, keep_sharp))
     try:

@@ -107,11 +107,12 @@ def test_flags_go_before_the_file_and_secrets_are_not_printed(tmp_path):
 
 
 def test_settings_of_several_folders():
-    first, second = Config(folders=(Folder("/a", "/o"), Folder("/b")), order="newest", settle=1).settings(once=True)
+    daemon = Config(folders=(Folder("/a", "/o"), Folder("/b")), order="newest", settle=1).daemon_settings(once=True)
+    first, second = daemon.folders
     assert (first.acquisition, first.out, second.out) == (Path("/a"), Path("/o"), Path("/b_corrected").resolve())
     assert first.order is Order.NEWEST
-    assert first.once
-    assert first.pace.settle == 1
+    assert daemon.once
+    assert first.timing.settle == 1
     with pytest.raises(InputError, match="no folder to watch"):
         Config().settings()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,29 +17,38 @@ from defocus import Engine
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, OutputError
 from defocus.engine.pipeline import steps
 from defocus.engine.pipeline.steps import stat_of
-from defocus.watcher import daemon, folder
+from defocus.watcher import daemon
 from defocus.watcher.daemon import watch
 from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.events import WatchEvent
+from defocus.watcher.folder import PRUNE_INTERVAL, FolderProcessor
 from defocus.watcher.health import LOOP_STUCK, Health
-from defocus.watcher.journal import FileState, Journal
+from defocus.watcher.journal import FileState, Journal, JournalEntry
+from defocus.watcher.output import disk_space
+from defocus.watcher.output.disk_space import OutputGuard
 from defocus.watcher.queue import ArrivalQueue
-from defocus.watcher.settings import FolderSettings, default_out
+from defocus.watcher.settings import DaemonSettings, FolderSettings, default_out
 
+from ..helpers.clock import ManualClock
 from .conftest import outputs, wait_for, write_tiff
 
-PACE = ScanTiming(settle=0.1, rescan=0.1, patience=0.3)
+TIMING = ScanTiming(settle=0.1, rescan=0.1, patience=0.3)
+
+
+def watching(acquisition: Path, out: Path, once: bool = False, **changes) -> DaemonSettings:
+    """The settings of a daemon that watches one folder."""
+    return DaemonSettings((FolderSettings(acquisition, out, TIMING, keep_sharp=False),), once, **changes)
 
 
 @pytest.fixture
 def run(folders, tiny_model):
     """Run the daemon over what is in the folder; return what it reported and what it quarantined."""
 
-    def go(**changes):
+    def go(once=True, **changes):
         events: list[WatchEvent] = []
         with Engine.load(tiny_model, backend="cpu") as engine:
-            settings = FolderSettings(*folders, **({"pace": PACE, "once": True} | changes), keep_sharp=False)
-            quarantined = watch(settings, engine, threading.Event(), events.append)
+            folder = FolderSettings(*folders, timing=TIMING, keep_sharp=False, **changes)
+            quarantined = watch(DaemonSettings((folder,), once), engine, threading.Event(), events.append)
         return events, quarantined
 
     return go
@@ -120,7 +131,9 @@ def test_a_file_that_changed_while_read_is_no_failure(folders, run, monkeypatch)
 def test_a_full_disk_pauses_and_sets_nothing_aside(folders, tiny_model, monkeypatch):
     write_tiff(folders[0] / "a.tif")
     failing(monkeypatch, [OutputError("out", "the disk is full", "free some space")])
-    monkeypatch.setattr(folder, "OUTPUT_PAUSE", 0.05)
+    errors = [None, OutputError("out", "the disk is full", "free some space")]
+    monkeypatch.setattr(disk_space, "why_not_writable", lambda out: errors.pop() if len(errors) > 1 else errors[0])
+    monkeypatch.setattr(disk_space, "PAUSE", 0.05)
     stop, events = threading.Event(), []
 
     def report(event):
@@ -129,14 +142,15 @@ def test_a_full_disk_pauses_and_sets_nothing_aside(folders, tiny_model, monkeypa
             stop.set()
 
     with Engine.load(tiny_model, backend="cpu") as engine:
-        quarantined = watch(FolderSettings(*folders, pace=PACE, keep_sharp=False), engine, stop, report)
-    assert [event.kind for event in events] == ["paused", "done"]
+        quarantined = watch(watching(*folders), engine, stop, report)
+    assert [event.kind for event in events] == ["paused", "warning", "done"]
     assert quarantined == []
 
 
 def test_with_once_a_full_disk_ends_it(folders, run, monkeypatch):
     write_tiff(folders[0] / "a.tif")
     failing(monkeypatch, [OutputError("out", "the disk is full", "free some space")])
+    monkeypatch.setattr(disk_space, "why_not_writable", lambda out: OutputError("out", "the disk is full", "wait"))
     with pytest.raises(OutputError, match="disk is full"):
         run()
 
@@ -179,7 +193,7 @@ def test_a_long_backlog_is_no_silence(folders, tiny_model, monkeypatch):
     monkeypatch.setattr(daemon, "ArrivalQueue", line)
     health = Health(lambda: now[0])
     with Engine.load(tiny_model, backend="cpu") as engine:
-        settings = FolderSettings(*folders, pace=PACE, keep_sharp=False)
+        settings = watching(*folders)
         thread = threading.Thread(target=watch, args=(settings, engine, stop, lambda event: None, health))
         thread.start()
         wait_for(lambda: lines and len(lines[0]) == 2)
@@ -200,9 +214,7 @@ def test_another_model_makes_everything_anew(folders, run, make_model, tmp_path)
     other = make_model(tmp_path / "other.onnx", name="other")
     with Engine.load(other, backend="cpu") as engine:
         events: list[WatchEvent] = []
-        watch(
-            FolderSettings(*folders, pace=PACE, once=True, keep_sharp=False), engine, threading.Event(), events.append
-        )
+        watch(watching(*folders, once=True), engine, threading.Event(), events.append)
     assert [event.kind for event in events] == ["done"]
 
 
@@ -239,7 +251,7 @@ def test_of_two_versions_in_a_row_the_newer_one_is_there_at_the_end(folders, tin
             stop.set()
 
     with Engine.load(tiny_model, backend="cpu") as engine:
-        watch(FolderSettings(*folders, pace=PACE, keep_sharp=False), engine, stop, told)
+        watch(watching(*folders), engine, stop, told)
         writer.join()
         expected = engine(tifffile.imread(source))
     np.testing.assert_array_equal(tifffile.imread(folders[1] / "a.tif"), expected)
@@ -264,30 +276,33 @@ def test_a_stop_leaves_a_large_file_for_the_next_start(folders, tiny_model):
             whole(group, shared)
 
         engine._restore = counted  # type: ignore[method-assign]
-        watch(FolderSettings(*folders, pace=PACE, memory=1000, keep_sharp=False), engine, stop)
+        watch(watching(*folders, memory=1000), engine, stop)
         assert len(runs) == 3
         assert outputs(folders[1]) == []
         engine._restore = whole  # type: ignore[method-assign]
-        watch(FolderSettings(*folders, pace=PACE, memory=1000, once=True, keep_sharp=False), engine, threading.Event())
+        watch(watching(*folders, memory=1000, once=True), engine, threading.Event())
         expected = engine(image)
     np.testing.assert_array_equal(tifffile.imread(folders[1] / "large.tif"), expected)
 
 
 def test_the_journal_forgets_what_is_gone_once_a_day(folders, tiny_model):
     """A daemon that runs for months is not started anew to have its journal cleared."""
-    write_tiff(folders[0] / "gone.tif")
     write_tiff(folders[0] / "there.tif", 1)
-    settings = FolderSettings(*folders, pace=PACE, once=True, keep_days=1e-6, keep_sharp=False)
-    with Engine.load(tiny_model, backend="cpu") as engine:
-        watch(settings, engine, threading.Event())
-        time.sleep(1.2)  # the journal's times are whole seconds
-        with Journal(folders[1]) as journal:
-            counter = folder.FolderProcessor(settings, engine, journal, lambda event: None, Health())
-            counter.prune_journal(0.0)
-            assert journal.counts()[FileState.DONE] == 2
-            (folders[0] / "gone.tif").unlink()
-            counter.prune_journal(folder.PRUNE_INTERVAL - 1)
-            assert journal.counts()[FileState.DONE] == 2
-            counter.prune_journal(folder.PRUNE_INTERVAL)
-            assert journal.counts()[FileState.DONE] == 1
-            assert journal.find(Path("there.tif")) is not None
+    clock, settings = ManualClock(), FolderSettings(*folders, keep_days=1.0)
+    with Engine.load(tiny_model, backend="cpu") as engine, Journal(folders[1]) as journal:
+        for name in ("gone.tif", "there.tif"):
+            journal.record(JournalEntry(name, (1, 1), "d", "m", FileState.DONE))
+        with closing(sqlite3.connect(journal.path)) as connection, connection:
+            connection.execute("UPDATE files SET updated = '2020-01-01T00:00:00+00:00'")
+        processor = FolderProcessor(settings, engine, journal, OutputGuard(folders[1]), clock=clock)
+        (folders[0] / "gone.tif").write_bytes(b"still there")
+        processor.prune_journal()
+        assert journal.counts()[FileState.DONE] == 2
+        (folders[0] / "gone.tif").unlink()
+        clock.advance(PRUNE_INTERVAL - 1)
+        processor.prune_journal()
+        assert journal.counts()[FileState.DONE] == 2
+        clock.advance(1)
+        processor.prune_journal()
+        assert journal.counts()[FileState.DONE] == 1
+        assert journal.find(Path("there.tif")) is not None

@@ -25,8 +25,8 @@ from .status.test_status import ask, state
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.8")
 # The real program; only its pause after an output that could not be written is shorter than 5 s.
 HASTY = """
-import defocus.watcher.folder
-defocus.watcher.folder.OUTPUT_PAUSE = 0.4
+import defocus.watcher.output.disk_space
+defocus.watcher.output.disk_space.PAUSE = 0.2
 from defocus.watcher.cli import main
 main()
 """
@@ -95,8 +95,11 @@ def test_an_output_that_cannot_be_written_is_said_and_tried_again(folders, begin
                 assert not (out / f"{name}.tif").exists()
             assert list(out.glob(f"{PREFIX}*")) == []
         wait_for(lambda name=name: states(out).get(f"{name}.tif") == "done")
-        said = lines(watching, f"{name}.tif")[0]
-        assert said.startswith(f"paused: {out / name}.tif: "), said
+        said = [line for line in watching.said().splitlines() if line.startswith(("paused: ", "will try again: "))][-1]
+        if name == "rename":  # that one fails for this file alone: the folder is not paused
+            assert said.startswith(f"will try again: {out / name}.tif: "), said
+        else:
+            assert said.startswith(f"paused: {out / name}.tif: "), said
         expected = "the disk is full" if number == ENOSPC else {EIO: "Input/output error", EBUSY: "busy"}[number]
         assert expected in said, said
     check_end(watching, sorted(f"{name}.tif" for name in calls), listing(acquisition))
@@ -179,9 +182,11 @@ def test_a_folder_that_cannot_be_listed_is_said_and_waited_for(folders, begin, f
             write_tiff(acquisition / f"{count}.tif", count)
             (problem,) = json.loads(ask(port, "/healthz")[2])["problems"]
             assert problem == f"{acquisition}: cannot be reached"
-            time.sleep(0.5)
+            met = len(faults.met())
+            wait_for(lambda met=met: len(faults.met()) >= met + 3)  # it is looked at again and again
             assert len(outputs(out)) == count - 1
             assert watching.said().count(f"cannot be reached ({os.strerror(number)})") in (1, 2)  # once a call
+        wait_for(lambda count=count: len(outputs(out)) == count)
         wait_for(lambda: ask(port, "/healthz")[0] == 200)
         assert watching.said().count("cannot be reached") == watching.said().count("is back") == count
     check_end(watching, ["1.tif", "2.tif", "3.tif", "4.tif"], listing(acquisition))

@@ -119,8 +119,7 @@ def test_a_journal_of_the_first_format_is_taken_over(tmp_path):
 
 def test_what_cannot_be_written_is_known_all_the_same_and_written_later(tmp_path):
     """Another program holds the file; SQLite waits for it 10 s, here not at all."""
-    with Journal(tmp_path) as journal:
-        journal._connection.execute("PRAGMA busy_timeout = 0")
+    with Journal(tmp_path, busy_timeout=0) as journal:
         other = sqlite3.connect(journal.path)
         other.execute("BEGIN EXCLUSIVE")
         for name in ("a.tif", "b.tif"):
@@ -128,10 +127,28 @@ def test_what_cannot_be_written_is_known_all_the_same_and_written_later(tmp_path
                 journal.record(entry(name))
         with pytest.raises(OutputError, match="locked"):
             journal.find(Path("c.tif"))
-        assert journal.behind
         assert journal.find(Path("a.tif")) == entry("a.tif")
         other.rollback()
         assert journal.find(Path("c.tif")) is None
-        assert not journal.behind
         assert other.execute("SELECT COUNT(*) FROM files").fetchone() == (2,)
+        other.close()
+    with Journal(tmp_path) as journal:
+        assert [journal.find(Path(name)) for name in ("a.tif", "b.tif")] == [entry("a.tif"), entry("b.tif")]
+
+
+def test_its_trouble_is_told_until_all_is_written(tmp_path):
+    """As the daemon has it: nothing is raised for what is written later."""
+    told: list[OutputError | None] = []
+    with Journal(tmp_path, told.append, busy_timeout=0) as journal:
+        other = sqlite3.connect(journal.path)
+        other.execute("BEGIN EXCLUSIVE")
+        journal.record(entry("a.tif"))
+        with pytest.raises(OutputError, match="locked"):
+            journal.find(Path("b.tif"))
+        assert "locked" in str(told[0])
+        assert None not in told
+        other.rollback()
+        assert journal.find(Path("b.tif")) is None
+        assert told[-1] is None
+        assert other.execute("SELECT COUNT(*) FROM files").fetchone() == (1,)
         other.close()

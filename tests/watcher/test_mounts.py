@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from defocus.engine.errors import OutputError
+from defocus.watcher.output.disk_space import OutputGuard
+from defocus.watcher.output.lock import FolderLock
+
 from .conftest import Watching, free_port, outputs, states, wait_for, write_tiff
 from .status.test_status import ask
 
@@ -107,16 +111,8 @@ def test_an_output_share_that_is_unmounted_is_not_filled_beneath(share, tmp_path
         watching.kill()
 
 
-def test_once_does_not_wait_for_an_output_that_has_gone(tmp_path, tiny_model):
-    from defocus import Engine
-    from defocus.engine.errors import OutputError
-    from defocus.watcher.folder import FolderProcessor
-    from defocus.watcher.health import Health
-    from defocus.watcher.journal import Journal
-    from defocus.watcher.settings import FolderSettings
-
-    settings = FolderSettings(tmp_path / "acq", tmp_path / "out", once=True, keep_sharp=False)
-    with Engine.load(tiny_model, backend="cpu") as engine, Journal(settings.out) as journal:
-        processor = FolderProcessor(settings, engine, journal, lambda event: None, Health())
-        with pytest.raises(OutputError, match="the output folder has gone; bring it back"):
-            processor.has_disk_space()
+def test_once_does_not_wait_for_an_output_that_has_gone(tmp_path):
+    never_taken = FolderLock(tmp_path / "out")  # as if the folder that was taken had lain on another file system
+    guard = OutputGuard(tmp_path / "out", once=True, lock=never_taken)
+    with pytest.raises(OutputError, match="the output folder has gone; bring it back"):
+        guard.available()

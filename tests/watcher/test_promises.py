@@ -19,14 +19,14 @@ import tifffile
 
 from defocus.engine.errors import InputError, OutputError
 from defocus.engine.tiff.read import read_tiff
-from defocus.watcher import daemon, folder
+from defocus.watcher import daemon
 from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.health import FILE_STUCK, LOOP_STUCK, Health
 from defocus.watcher.journal import FileState, Journal, JournalEntry
 from defocus.watcher.output import disk_space
 from defocus.watcher.output.lock import FolderLock
 from defocus.watcher.service.systemd import tell_systemd, watchdog
-from defocus.watcher.settings import FolderSettings
+from defocus.watcher.settings import DaemonSettings, FolderSettings
 
 from .conftest import Configured, needs_sighup, outputs, wait_for, write_tiff
 
@@ -62,9 +62,10 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
     free = [10]
     usage = type("Usage", (), {"free": property(lambda self: free[0] * disk_space.MEGABYTE)})
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: usage())
-    monkeypatch.setattr(folder, "OUTPUT_PAUSE", 0.05)
+    monkeypatch.setattr(disk_space, "PAUSE", 0.05)
     events, stop, health = [], threading.Event(), Health()
-    settings = FolderSettings(acquisition, out, ScanTiming(0.05, 0.1), min_free_mb=100, keep_sharp=False)
+    folder = FolderSettings(acquisition, out, ScanTiming(0.05, 0.1), min_free_mb=100, keep_sharp=False)
+    settings = DaemonSettings((folder,))
     with Engine.load(tiny_model, backend="cpu") as engine:
         thread = threading.Thread(target=daemon.watch, args=(settings, engine, stop, events.append, health))
         thread.start()
@@ -81,7 +82,7 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
         write_tiff(acquisition / "b.tif")
         with pytest.raises(OutputError, match="only 10 MB free"):
             daemon.watch(
-                FolderSettings(acquisition, out, ScanTiming(0, 0.1), once=True, min_free_mb=100, keep_sharp=False),
+                DaemonSettings((folder,), once=True),
                 engine,
                 stop.__class__(),
             )

@@ -46,14 +46,6 @@ def test_oldest_waits_while_full_and_gives_up_with_the_stop():
     assert not thread.is_alive()
 
 
-def test_what_is_given_back_has_its_place_again_and_never_waits():
-    line: ArrivalQueue[int] = ArrivalQueue(Order.OLDEST, length=2)
-    for number in (1, 3):
-        line.put(number, number, threading.Event())
-    line.back(2, 2.0)
-    assert [line.get(0) for _ in range(3)] == [1, 2, 3]
-
-
 def test_newest_lets_the_oldest_go_and_tells():
     gone: list[int] = []
     line: ArrivalQueue[int] = ArrivalQueue(Order.NEWEST, length=3, drop=gone.append)

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from defocus import Engine
 from defocus.engine.errors import OutputError
 from defocus.watcher import daemon
-from defocus.watcher import folder as processor
 from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.events import WatchEvent
+from defocus.watcher.folder import FolderProcessor
 from defocus.watcher.health import Health
 from defocus.watcher.journal import Journal
-from defocus.watcher.settings import FolderSettings
+from defocus.watcher.output import disk_space
+from defocus.watcher.queue import Order
+from defocus.watcher.settings import DaemonSettings, FolderSettings
 
+from ..helpers.clock import ManualClock
 from .conftest import outputs, wait_for, write_tiff
 
-PACE = ScanTiming(settle=0.05, rescan=0.1, patience=0.3)
+TIMING = ScanTiming(settle=0.05, rescan=0.1, patience=0.3)
 
 
 class Two:
     """The folders `a` and `b`, watched by one daemon in a thread of its own."""
 
     def __init__(self, root: Path, engine: Engine) -> None:
-        self.a, self.b = (FolderSettings(root / name, root / f"{name}_out", PACE, keep_sharp=False) for name in "ab")
+        self.a, self.b = (FolderSettings(root / name, root / f"{name}_out", TIMING, keep_sharp=False) for name in "ab")
         for one in (self.a, self.b):
             one.acquisition.mkdir()
         self.events: list[WatchEvent] = []
@@ -39,7 +44,7 @@ class Two:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        arguments = ([self.a, self.b], self._engine, self._stop, self.events.append, self.health)
+        arguments = (DaemonSettings((self.a, self.b)), self._engine, self._stop, self.events.append, self.health)
         thread = threading.Thread(target=daemon.watch, args=arguments)
         thread.start()
         try:
@@ -61,13 +66,11 @@ def two(tmp_path, tiny_model) -> Iterator[Two]:
         yield Two(tmp_path, engine)
 
 
-@pytest.mark.parametrize("length", [daemon.LENGTH, 2], ids=["all put by", "some left to the rescan"])
-def test_a_folder_without_room_holds_up_no_other(two, monkeypatch, length):
+def test_a_folder_without_room_holds_up_no_other(two, monkeypatch):
     full = {two.a.out}
     error = OutputError(two.a.out, "only 1 MB free, waiting for 200 MB", "make room")
-    monkeypatch.setattr(processor, "missing_room", lambda out, least: error if out in full else None)
-    monkeypatch.setattr(processor, "OUTPUT_PAUSE", 0.2)
-    monkeypatch.setattr(daemon, "LENGTH", length)
+    monkeypatch.setattr(disk_space, "missing_room", lambda out, *rest: error if out in full else None)
+    monkeypatch.setattr(disk_space, "PAUSE", 0.2)
     names = [f"{number}.tif" for number in range(5)]
     for number, name in enumerate(names):
         write_tiff(two.a.acquisition / name, number)
@@ -87,31 +90,62 @@ def test_a_folder_without_room_holds_up_no_other(two, monkeypatch, length):
     assert [event.text for event in two.events if event.kind == "warning"] == [f"{two.a.out}: can be written to again"]
 
 
-def test_a_folder_whose_output_cannot_be_written_holds_up_no_other(two, monkeypatch):
-    monkeypatch.setattr(processor, "OUTPUT_PAUSE", 60.0)
+def test_a_file_whose_output_cannot_be_written_holds_up_no_other(two, monkeypatch):
+    monkeypatch.setattr(disk_space, "PAUSE", 0.1)
     (two.a.acquisition / "sub").mkdir()
     two.a.out.mkdir()
     (two.a.out / "sub").write_text("a file in the place of a folder")
     write_tiff(two.a.acquisition / "sub" / "x.tif")
     os.utime(two.a.acquisition / "sub" / "x.tif", (1e9, 1e9))
     with two.watched():
-        wait_for(lambda: two.told("paused") == {("a", "sub/x.tif"): 1})
-        for number in range(4):
-            write_tiff(two.b.acquisition / f"{number}.tif", number)
-        wait_for(lambda: two.told("done") == Counter(("b", f"{number}.tif") for number in range(4)))
-    assert two.told("quarantined") == {}
+        wait_for(lambda: two.told("retry") >= Counter([("a", "sub/x.tif")]))
+        names = [f"{number}.tif" for number in range(4)]
+        for number, name in enumerate(names):
+            write_tiff(two.a.acquisition / name, number)
+            write_tiff(two.b.acquisition / name, number)
+        wait_for(lambda: two.told("done") == Counter((folder, name) for folder in "ab" for name in names))
+        wait_for(lambda: two.told("quarantined") == {("a", "sub/x.tif"): 1})
+    assert two.told("retry") == {("a", "sub/x.tif"): 2}
+    assert two.told("paused") == {}
 
 
 def test_a_folder_without_room_does_not_find_its_files_again_and_again(two, monkeypatch, tiny_model):
     errors: list[OutputError | None] = [OutputError(two.a.out, "only 1 MB free, waiting for 200 MB", "make room")]
-    monkeypatch.setattr(processor, "missing_room", lambda out, least: errors[-1])
-    monkeypatch.setattr(processor, "OUTPUT_PAUSE", 0.05)
+    monkeypatch.setattr(disk_space, "missing_room", lambda *given: errors[-1])
+    clock, said = ManualClock(), list[str]()
+    guard = disk_space.OutputGuard(two.a.out, report=lambda event: said.append(event.kind), clock=clock)
     with Engine.load(tiny_model, backend="cpu") as engine, Journal(two.a.out) as journal:
-        one = processor.FolderProcessor(two.a, engine, journal, two.events.append, Health())
-        assert not one.needs_nothing(Path("a.tif"), (1, 1), False)
-        assert not one.has_disk_space()
-        time.sleep(0.1)
-        assert one.needs_nothing(Path("a.tif"), (1, 1), False)
+        folder = FolderProcessor(two.a, engine, journal, guard, clock=clock)
+        assert not folder.needs_nothing(Path("a.tif"), (1, 1), False)
+        assert not guard.available()
+        clock.advance(disk_space.PAUSE + 1)
+        assert folder.needs_nothing(Path("a.tif"), (1, 1), False)
         errors.append(None)
-        wait_for(lambda: not one.needs_nothing(Path("a.tif"), (1, 1), False), 2)
-    assert [event.kind for event in two.events] == ["paused", "warning"]
+        assert folder.needs_nothing(Path("a.tif"), (1, 1), False)  # not looked at again so soon
+        clock.advance(disk_space.PAUSE + 1)
+        assert not folder.needs_nothing(Path("a.tif"), (1, 1), False)
+    assert said == ["paused", "warning"]
+
+
+def test_each_folder_has_its_own_order_and_keeps_sharp_planes_or_not(tmp_path, make_model):
+    """What was taken from the first folder for all of them before."""
+    sharp = np.random.default_rng(0).integers(100, 3000, (64, 64), dtype=np.uint16)  # noise passes for sharp
+    folders = []
+    for name, order, keep_sharp in (("a", Order.NEWEST, True), ("b", Order.OLDEST, False)):
+        settings = FolderSettings(
+            tmp_path / name, tmp_path / f"{name}_out", replace(TIMING, settle=0), order=order, keep_sharp=keep_sharp
+        )
+        settings.acquisition.mkdir()
+        for number in range(6):
+            tifffile.imwrite(settings.acquisition / f"{number}.tif", sharp)
+            os.utime(settings.acquisition / f"{number}.tif", (1e9 + number, 1e9 + number))
+        folders.append(settings)
+    events: list[WatchEvent] = []
+    with Engine.load(make_model(tmp_path / "m.onnx"), backend="cpu") as engine:
+        daemon.watch(DaemonSettings(tuple(folders), once=True), engine, threading.Event(), events.append)
+    done = {name: [event.relative for event in events if event.folder == tmp_path / name] for name in "ab"}
+    assert done["b"] == [f"{number}.tif" for number in range(6)]
+    assert done["a"] != sorted(done["a"])
+    assert done["a"][-1] in ("0.tif", "1.tif")  # the first are taken while the others are being found
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a_out" / "0.tif"), sharp)
+    assert not np.array_equal(tifffile.imread(tmp_path / "b_out" / "0.tif"), sharp)

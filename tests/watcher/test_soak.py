@@ -90,6 +90,8 @@ seen = {"n": 0}
 def deadly(owner, name, after=False):
     whole = getattr(owner, name)
     def call_it(*a, **k):
+        if any(".defocus" + os.sep in str(argument) for argument in a):  # of the lock, not of an output
+            return whole(*a, **k)
         n = seen["n"]
         seen["n"] += 1
         if n == call and not after:

@@ -1,6 +1,6 @@
 """Partners: channel files wait here for the files that they belong together with.
 
-Between the arrivals of a folder and the line. A file whose partners are all there leaves at once, with them; one whose
+Between the arrivals of a folder and the queue. A file whose partners are all there leaves at once, with them; one whose
 partner does not come is quarantined after a while, with what is missing, and joins its partner when that comes later.
 Partners that were dealt with before (done, then one of them written anew; quarantined, waiting) do not arrive again:
 the journal is asked for them.
@@ -8,53 +8,43 @@ the journal is asked for them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ...engine.errors import ErrorCode, InputError
 from ...engine.pipeline.channel_groups import without
 from ...engine.pipeline.channel_pattern import Pattern, fits, lone, too_many, twice
 from ...engine.pipeline.steps import stat_of
+from ..clock import SYSTEM_CLOCK, Clock
 from ..settings import FolderSettings
-from .scanner import Arrival, scan
-
-Group = tuple[str, ...]
-
-
-@dataclass
-class _Waiting:
-    """The files of a group that are there; `since` is the monotonic time at which the last one came."""
-
-    members: dict[str, Arrival] = field(default_factory=dict)  # by channel
-    since: float = 0.0
-
-    @property
-    def newest_ns(self) -> int:
-        return max(arrival.stat[1] for arrival in self.members.values())
+from ..tracker import ChannelGroup, FileTracker, Group
+from .arrival import Arrival
+from .scanner import scan
 
 
 class ChannelAssembler:
-    """Where the files of one folder wait for their partners. Used by one thread."""
+    """Where the files of one folder wait for their partners, in `tracker.groups`. Used by one thread."""
 
     def __init__(
-        self, settings: FolderSettings, channels: int, recall: Callable[[str, int], list[Arrival]] = lambda *_: []
+        self,
+        settings: FolderSettings,
+        channels: int,
+        find_known: Callable[[str, int], list[Arrival]] = lambda *_: [],
+        once: bool = False,
+        tracker: FileTracker | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """For a model of so many `channels`; `recall` finds known files by path (see `FolderProcessor.find_known`)."""
-        self._settings, self._pattern, self._channels, self._recall = settings, settings.channels, channels, recall
-        self._groups: dict[Group, _Waiting] = {}
+        """For a model of so many `channels`; `find_known` finds known files by path (see `FolderProcessor`)."""
+        self._settings, self._pattern, self._channels, self._find = settings, settings.channels, channels, find_known
+        self._groups = (tracker or FileTracker()).groups
+        self._once, self._clock = once, clock
         self._seen: set[str] = set()
         # With `once` nobody waits for a microscope: only for files that are there and not yet complete.
-        self._wait = 0.0 if settings.once else settings.partner_wait
-        self._interval = max(0.1, min(settings.pace.rescan, self._wait / 4))
+        self._wait = 0.0 if once else settings.partner_wait
+        self._interval = max(0.1, min(settings.timing.rescan, self._wait / 4))
         self._next_look = 0.0
-
-    @property
-    def waiting(self) -> int:
-        """How many files wait."""
-        return sum(len(group.members) for group in self._groups.values())
 
     def take(self, arrival: Arrival) -> list[Arrival]:
         """What can go on now that this file has come: itself, or its group; nothing if it waits.
@@ -72,7 +62,7 @@ class ChannelAssembler:
             self._discard(place.group, place.channel)
         if place is None or alone:
             return [arrival if alone else replace(arrival, problem=lone(arrival.path, pattern, self._channels))]
-        group = self._groups.setdefault(place.group, _Waiting())
+        group = self._groups.setdefault(place.group, ChannelGroup())
         self._seen.add(place.channel)
         other = group.members.get(place.channel)
         gone: list[Arrival] = []
@@ -83,7 +73,7 @@ class ChannelAssembler:
             gone = [other]  # it was renamed, or is no more: the pipeline finds that out
         group.members.pop(place.channel, None)  # what came last stands last
         group.members[place.channel] = arrival
-        group.since = time.monotonic()
+        group.since = self._clock.monotonic()
         return gone + self._leaving(place.group, place.channel)
 
     def overdue(self) -> list[Arrival]:
@@ -91,7 +81,7 @@ class ChannelAssembler:
 
         To be called often, and only while the folder can be reached; it looks every few seconds.
         """
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if not self._groups or now < self._next_look:
             return []
         self._next_look = now + self._interval
@@ -122,7 +112,7 @@ class ChannelAssembler:
         found = dict(group.members)
         newest = found[last]
         if newest.problem is None and len(found) < self._channels:
-            for other in self._recall(pattern.glob(key), group.newest_ns):
+            for other in self._find(pattern.glob(key), group.newest_ns):
                 place = pattern.match(other.relative)
                 if place is None or place.group != key or self._alone(other.path):
                     continue
@@ -170,7 +160,7 @@ class ChannelAssembler:
             if place is None or place.group not in present or place.channel in self._groups[place.group].members:
                 continue
             with suppress(OSError):  # it has gone meanwhile
-                wanted = settings.wants(relative, stat_of(path)[1])
+                wanted = settings.wants(relative, stat_of(path)[1], self._clock.time())
                 if not self._alone(path):
                     (present if wanted else left_out)[place.group].add(place.channel)
         return present, left_out
@@ -182,7 +172,7 @@ class ChannelAssembler:
         if left_out:
             lacking += ", left out by --include, --exclude or --max-age"
         cause = f"waited {self._wait:g} s in vain for {lacking}"
-        if self._settings.once:
+        if self._once:
             cause = f"cannot be corrected without {lacking}"
         remedy = "it is corrected when that file comes"
         # One that has gone itself has no problem: the pipeline finds that out.

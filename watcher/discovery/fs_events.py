@@ -6,19 +6,30 @@ the periodic rescan finds everything all the same.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import threading
-import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 
+from ..clock import SYSTEM_CLOCK, Clock
 from .completeness import suffix_matches
 
+if TYPE_CHECKING:
+    from watchdog.observers.api import BaseObserver
+
+# What watchdog logs of itself ("already exists for watch") is no news to our users.
+logging.getLogger("watchdog").addHandler(logging.NullHandler())
+logging.getLogger("watchdog").propagate = False
+
+_WATCH = re.compile(r"^inotify wd:\S+ ino:([0-9a-f]+)", re.MULTILINE)
 MOST = 10_000  # events that are kept; of more, the oldest are dropped and left to the rescan
 
 
@@ -34,22 +45,27 @@ class FileEvent:
 class FileEvents(FileSystemEventHandler):
     """Collects events from watchdog's thread; `take` and `wait` serve ours."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._queue = folder, deque[FileEvent](maxlen=MOST)
+    def __init__(self, folder: Path, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._folder, self._queue, self._clock = folder, deque[FileEvent](maxlen=MOST), clock
         self._wake = threading.Event()
-        self._observer: Any = None
+        self._observer: BaseObserver | None = None
 
     def start(self) -> str | None:
         """Start observing; return why it cannot, in a few words, or None."""
         from watchdog.observers import Observer
 
         self.stop()
+        observer = None
         try:
             observer = Observer()  # takes an inotify instance, of which a user has 128
             observer.schedule(self, str(self._folder), recursive=True)
             observer.start()
         except OSError as error:  # no instance, watch or descriptor left, a share that has none
+            _end(observer)
             return error.strerror or str(error)
+        except RecursionError:
+            _end(observer)
+            return "its folders are nested too deep"
         self._observer = observer
         return None
 
@@ -59,11 +75,9 @@ class FileEvents(FileSystemEventHandler):
         return observer is not None and observer.is_alive() and all(one.is_alive() for one in observer.emitters)
 
     def stop(self) -> None:
+        """Stop observing, if it does."""
         observer, self._observer = self._observer, None
-        if observer is not None:
-            with suppress(RuntimeError):
-                observer.stop()
-                observer.join(5)
+        _end(observer)
 
     def take(self) -> list[FileEvent]:
         """The events that have come since, one a file: its last time, and whether it was closed meanwhile."""
@@ -78,7 +92,7 @@ class FileEvents(FileSystemEventHandler):
 
     def wait(self, seconds: float) -> None:
         """Wait until a hint comes or `wake` is called, at most so long."""
-        self._wake.wait(max(seconds, 0))
+        self._clock.wait(self._wake, seconds)
 
     def wake(self) -> None:
         self._wake.set()
@@ -89,5 +103,43 @@ class FileEvents(FileSystemEventHandler):
         moved = event.event_type == "moved"
         path = Path(os.fsdecode(event.dest_path if moved else event.src_path))
         if suffix_matches(path.name):
-            self._queue.append(FileEvent(path, moved or event.event_type == "closed", time.monotonic()))
+            self._queue.append(FileEvent(path, moved or event.event_type == "closed", self._clock.monotonic()))
             self._wake.set()
+
+
+def _end(observer: BaseObserver | None) -> None:
+    """Stop an observer, also one that did not start as a whole: some of its threads may run."""
+    if observer is None:
+        return
+    with suppress(RuntimeError, OSError):
+        observer.stop()
+        observer.join(5)
+
+
+def first_unobserved(folder: Path, inodes: Mapping[Path, int]) -> Path | None:
+    """A folder of a tree that the system sends no events of, although it sends those of `folder`.
+
+    The system's watches may run out in the middle of a tree, of which watchdog says nothing; Linux lists those of a
+    process. None also where that cannot be told: elsewhere, or on file systems with inodes of their own for watches.
+    """
+    observed = _observed_inodes()
+    if inodes[folder] not in observed:
+        return None
+    for path, inode in sorted(inodes.items()):
+        with suppress(OSError):
+            # A listing tells the inode under a mount, not its own.
+            if inode not in observed and os.stat(path).st_ino not in observed:
+                return path
+    return None
+
+
+def _observed_inodes() -> set[int]:
+    """The inodes on which this process has inotify watches."""
+    observed: set[int] = set()
+    with suppress(OSError):
+        for number in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{number}") == "anon_inode:inotify":
+                    text = Path(f"/proc/self/fdinfo/{number}").read_text()
+                    observed |= {int(found[1], 16) for found in _WATCH.finditer(text)}
+    return observed

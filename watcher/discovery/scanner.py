@@ -8,53 +8,19 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from ...engine.errors import InputError, printable
 from ...engine.pipeline.steps import Stat, stat_of
+from ..clock import SYSTEM_CLOCK, Clock
+from ..tracker import FileTracker
+from .arrival import Arrival
 from .completeness import Completeness, PendingFile, is_file, is_folder, look, suffix_matches
-from .fs_events import FileEvents
+from .fs_events import FileEvents, first_unobserved
 
 LONGEST_WAIT = 0.5  # s until `stop` is looked at again
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A file that is complete, or that is bad (`problem`) and has stayed so beyond our patience.
-
-    Attributes
-    ----------
-    relative : Path
-        Path below the acquisition folder.
-    stat : (size in bytes, mtime in ns)
-        The version that was found complete.
-    seen : float
-        Monotonic time at which its writer closed it, or it last changed as far as we know.
-    recalled : bool
-        It has not come now: it was dealt with before, and comes along for the sake of its partner (see `partners`).
-    others : tuple of Arrival
-        The files that belong together with it: it holds the first channel, they the next ones, in order.
-    """
-
-    path: Path
-    relative: Path
-    stat: Stat
-    seen: float
-    problem: InputError | None = None
-    recalled: bool = False
-    others: tuple[Arrival, ...] = ()
-
-    def each(self) -> tuple[Arrival, ...]:
-        """Its files one by one, in the order of channels."""
-        return (replace(self, others=()), *self.others)
-
-    @property
-    def name(self) -> str:
-        """`relative` as it is shown and written down."""
-        return printable(self.relative.as_posix())
+BUSY_WAIT = 0.1  # s until a file is looked at again whose older version is being corrected
 
 
 @dataclass(frozen=True)
@@ -79,10 +45,12 @@ def arrivals(
     folder: Path,
     stop: threading.Event,
     known: Callable[[Path, Stat, bool], bool],
-    pace: ScanTiming | None = None,
+    timing: ScanTiming | None = None,
     until: Callable[[], bool] | None = None,
     warn: Callable[[str], None] = lambda text: None,
     beat: Callable[[bool], None] = lambda reachable: None,
+    tracker: FileTracker | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Iterator[Arrival]:
     """Yield each complete file below `folder`, oldest first, until `stop` is set.
 
@@ -97,39 +65,45 @@ def arrivals(
         Told, in a line, when the folder cannot be reached or is not observed.
     beat : function (bool)
         Called each time around, with whether the folder can be reached.
+    tracker : FileTracker, optional
+        Where files that may not be complete are kept. While it says that a path is busy, no newer version is yielded.
     """
-    pace = pace or ScanTiming()
-    waiting: dict[Path, PendingFile] = {}
-    watcher = FolderWatcher(folder, pace, warn)
-    next_scan = time.monotonic()
+    timing, tracker = timing or ScanTiming(), tracker or FileTracker()
+    watcher = FolderWatcher(folder, timing, warn, clock)
+    next_scan = clock.monotonic()
     try:
         while not stop.is_set():
             for event in watcher.events.take():
-                _notice(folder, event.path, waiting, known, event.time, event.closed, from_event=True)
-            now = time.monotonic()
+                _notice(folder, event.path, tracker, known, event.time, event.closed, from_event=True)
+            now = clock.monotonic()
             if now >= next_scan:
                 may_end = until is not None and until()
                 for path in watcher.scan():
-                    _notice(folder, path, waiting, known, time.monotonic(), closed=False, from_event=False)
-                if may_end and watcher.reachable and not waiting:
+                    _notice(folder, path, tracker, known, clock.monotonic(), closed=False, from_event=False)
+                if may_end and watcher.reachable and not tracker.pending():
                     return
-                next_scan = now + pace.rescan
+                next_scan = now + timing.rescan
             beat(watcher.reachable)
-            yield from _ready(folder, waiting, pace)
-            due = min((one.due(pace.settle) for one in waiting.values()), default=next_scan)
-            watcher.events.wait(min(max(due, now + 0.02), next_scan, now + LONGEST_WAIT) - time.monotonic())
+            yield from _ready(folder, tracker, timing, clock.monotonic())
+            due = min((pending.due(timing.settle) for _, pending in tracker.pending()), default=next_scan)
+            watcher.events.wait(min(max(due, now + 0.02), next_scan, now + LONGEST_WAIT) - clock.monotonic())
     finally:
         watcher.events.stop()
 
 
-def scan(folder: Path, skipped: Callable[[Path, OSError], None] = lambda path, error: None) -> Iterator[Path]:
+def scan(
+    folder: Path,
+    skipped: Callable[[Path, OSError], None] = lambda path, error: None,
+    entered: Callable[[Path, int], None] = lambda path, inode: None,
+) -> Iterator[Path]:
     """The TIFF files below a folder; linked folders are not entered.
 
-    `skipped` is told of a subfolder that has gone, or cannot be read. Raises OSError if the folder itself cannot.
+    `skipped` is told of a subfolder that has gone, or cannot be read; `entered` of those that were listed, with their
+    inodes. Raises OSError if the folder itself cannot be listed.
     """
-    folders = [folder]
+    folders = [(folder, 0)]
     while folders:
-        current = folders.pop()
+        current, inode = folders.pop()
         try:
             entries = list(os.scandir(current))
         except OSError as error:
@@ -137,10 +111,11 @@ def scan(folder: Path, skipped: Callable[[Path, OSError], None] = lambda path, e
                 raise
             skipped(current, error)
             continue
+        entered(current, inode)
         for entry in entries:
             if is_folder(entry):
                 if not entry.name.startswith("."):
-                    folders.append(Path(entry.path))
+                    folders.append((Path(entry.path), entry.inode()))
             elif suffix_matches(entry.name) and is_file(entry):
                 yield Path(entry.path)
 
@@ -148,20 +123,22 @@ def scan(folder: Path, skipped: Callable[[Path, OSError], None] = lambda path, e
 class FolderWatcher:
     """Events and rescans of one folder, and whether it can be reached."""
 
-    def __init__(self, folder: Path, pace: ScanTiming, warn: Callable[[str], None]) -> None:
-        self.folder, self.events, self.reachable = folder, FileEvents(folder), True
-        self._polling, self._warn = pace.polling, warn
-        self._told: str | None = None
+    def __init__(self, folder: Path, timing: ScanTiming, warn: Callable[[str], None], clock: Clock) -> None:
+        self.folder, self.events, self.reachable = folder, FileEvents(folder, clock), True
+        self._polling, self._warn = timing.polling, warn
+        self._deafness: str | None = None  # why the system tells of nothing, as was last said
         self._mounted = False
         self._identity: tuple[int, int] | None = None
         self._skipped: dict[Path, OSError] = {}
+        self._unobserved: Path | None = None  # a subfolder without a watch at the last look
+        self._partly_deaf = False
 
     def scan(self) -> list[Path]:
         """The files that are there; none while the folder cannot be reached."""
         try:
-            found = self._listed()
+            files = self._listed()
             if self._observe():
-                found = self._listed()  # what came between the two has sent no event
+                files = self._listed()  # what came between the two has sent no event
         except OSError as error:
             if self.reachable:
                 self._warn(f"{self.folder}: cannot be reached ({error.strerror}); waiting for it to come back")
@@ -171,7 +148,7 @@ class FolderWatcher:
         if not self.reachable:
             self._warn(f"{self.folder}: is back")
             self.reachable = True
-        return found
+        return files
 
     def _listed(self) -> list[Path]:
         """Raises OSError if the folder cannot be listed, or is the empty place that an unmounted share leaves."""
@@ -184,27 +161,42 @@ class FolderWatcher:
             self.events.stop()  # another folder is in its place; the observer sees the old one
         self._identity = there.st_dev, there.st_ino
         before, self._skipped = self._skipped, {}
-        found = list(scan(self.folder, self._skipped.__setitem__))
+        inodes: dict[Path, int] = {}
+        files = list(scan(self.folder, self._skipped.__setitem__, inodes.__setitem__))
         for path, error in self._skipped.items():
             if path not in before and not isinstance(error, FileNotFoundError):
                 self._warn(f"{path}: cannot be read ({error.strerror}); its files wait, the rest goes on")
-        return found
+        self._look_for_deaf_folders(inodes | {self.folder: there.st_ino})
+        return files
+
+    def _look_for_deaf_folders(self, inodes: dict[Path, int]) -> None:
+        """Say once that subfolders send no events: the system's watches may run out below the folder, in silence."""
+        if self._polling or not self.events.alive():
+            return
+        unobserved = first_unobserved(self.folder, inodes)
+        if unobserved is None:
+            self._partly_deaf = False
+        elif unobserved == self._unobserved and not self._partly_deaf:  # one that was just made gets its watch
+            self._partly_deaf = True
+            cause = "no watch left for it: raise fs.inotify.max_user_watches"
+            self._warn(f"{unobserved}: the system does not tell of new files ({cause}); looking every rescan")
+        self._unobserved = unobserved
 
     def _observe(self) -> bool:
         """Start the observer if it does not run; whether it was started."""
         if self._polling or self.events.alive():
             return False
         reason = self.events.start()
-        if reason and reason != self._told:
+        if reason and reason != self._deafness:
             self._warn(f"{self.folder}: the system does not tell of new files ({reason}); looking every rescan")
-        self._told = reason
+        self._deafness = reason
         return reason is None
 
 
 def _notice(
     folder: Path,
     path: Path,
-    waiting: dict[Path, PendingFile],
+    tracker: FileTracker,
     known: Callable[[Path, Stat, bool], bool],
     now: float,
     closed: bool,
@@ -215,34 +207,39 @@ def _notice(
         stat = stat_of(path)
         relative = path.relative_to(folder)
     except (OSError, ValueError):
-        waiting.pop(path, None)
+        tracker.discard_pending(path)
         return
     if from_event and (not path.is_file() or any(part.startswith(".") for part in relative.parts[:-1])):
-        waiting.pop(path, None)
+        tracker.discard_pending(path)
         return
-    one = waiting.get(path)
-    if one is None:
+    pending = tracker.pending_file(path)
+    if pending is None:
         if not known(relative, stat, from_event):
-            waiting[path] = PendingFile(stat, since=now, seen=now, closed=closed)
+            tracker.observe(path, PendingFile(stat, since=now, seen=now, closed=closed))
         return
-    if stat != one.stat:
-        one.changed(stat, now)
+    if stat != pending.stat:
+        pending.changed(stat, now)
     if closed:
-        one.closed, one.seen, one.not_before = True, now, 0.0
+        pending.closed, pending.seen, pending.not_before = True, now, 0.0
 
 
-def _ready(folder: Path, waiting: dict[Path, PendingFile], pace: ScanTiming) -> Iterator[Arrival]:
-    """Look at the files whose time has come; those that are complete or bad leave the waiting."""
-    now = time.monotonic()
-    found = []
-    for path, one in list(waiting.items()):
-        if one.due(pace.settle) > now:
+def _ready(folder: Path, tracker: FileTracker, timing: ScanTiming, now: float) -> Iterator[Arrival]:
+    """Look at the files whose time has come; those that are complete or bad are pending no more."""
+    ready = []
+    for path, pending in tracker.pending():
+        if pending.due(timing.settle) > now:
             continue
-        state = look(path, one, now, pace.settle, pace.patience)
+        if tracker.busy(path):  # of two versions at once, the older might be written last
+            pending.not_before = now + BUSY_WAIT
+            continue
+        state = look(path, pending, now, timing.settle, timing.patience)
         if state is Completeness.WAITING:
             continue
-        del waiting[path]
-        if state is not Completeness.GONE:
-            problem = one.problem if state is Completeness.BAD else None
-            found.append(Arrival(path, path.relative_to(folder), one.stat, one.seen, problem))
-    yield from sorted(found, key=lambda arrival: (arrival.stat[1], arrival.relative))
+        if state is Completeness.GONE:
+            tracker.discard_pending(path)
+            continue
+        problem = pending.problem if state is Completeness.BAD else None
+        ready.append(Arrival(path, path.relative_to(folder), pending.stat, pending.seen, problem))
+    for arrival in sorted(ready, key=lambda arrival: (arrival.stat[1], arrival.relative)):
+        yield arrival
+        tracker.discard_pending(arrival.path)

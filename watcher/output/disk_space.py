@@ -1,19 +1,116 @@
-"""Whether the output folder can be written to (promises P8, P9): before a file is written, not after it has failed."""
+"""Whether the output folder can be written to (promises P8, P9): before a file is written, and after one has failed."""
 
 from __future__ import annotations
 
+import logging
 import shutil
+import threading
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from ...engine.errors import ErrorCode, OutputError
-from .lock import why_not_ours
+from ...engine.errors import DefocusError, ErrorCode, OutputError
+from ...engine.files.atomic import commit
+from ..clock import SYSTEM_CLOCK, Clock
+from ..events import WatchEvent
+from ..health import Health
+from .lock import FolderLock
 
 MEGABYTE = 10**6
+PAUSE = 5.0  # s between two looks at an output that cannot be written to
+
+log = logging.getLogger("defocus.watcher.output")
 
 
-def missing_room(out: Path, least_mb: float) -> OutputError | None:
+class OutputGuard:
+    """Pauses a folder while its output cannot be written to, and goes on by itself.
+
+    The output is there, is ours, has `min_free_mb` MB of room, and takes a small file: then what fails is the fault of
+    a file of its own. Methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        min_free_mb: float = 0.0,
+        report: Callable[[WatchEvent], None] = lambda event: None,
+        health: Health | None = None,
+        once: bool = False,
+        lock: FolderLock | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """With `once`, trouble is raised: nobody would come to mend it."""
+        self._out, self._least, self._report, self._once = out, min_free_mb, report, once
+        self._health, self._owner, self._clock = health or Health(), lock, clock
+        self._lock = threading.Lock()
+        self._next_look = 0.0  # monotonic; 0: the output can be written to
+        self._full_for: set[Path] = set()  # targets for which the disk was full since something was written
+
+    @property
+    def file_pause(self) -> float:
+        """Seconds until a file is tried again whose output failed: when a pause has ended, others come before it."""
+        return 2 * PAUSE
+
+    def paused(self) -> bool:
+        """Whether it could not be written to when last looked at; cheap, to be called often."""
+        return self._next_look > 0 and not self.available()
+
+    def available(self) -> bool:
+        """Whether it can be written to; looked at only now and then while it cannot.
+
+        Raises OutputError with `once`.
+        """
+        with self._lock:
+            if self._clock.monotonic() < self._next_look:
+                return False
+            error = missing_room(self._out, self._least, self._owner)
+            self._health.set_problem(f"{self._out} room", str(error) if error else None)
+            if error is None and self._next_look:
+                error = why_not_writable(self._out)
+            if error is not None:
+                if self._once:
+                    raise error
+                self._pause(error)
+            elif self._next_look:
+                self._next_look = 0.0
+                self._full_for.clear()
+                self._report(WatchEvent("warning", text=f"{self._out}: can be written to again"))
+            return error is None
+
+    def is_to_blame(self, target: Path, error: DefocusError) -> bool:
+        """Whether an output failed because the whole folder cannot be written to; then it is paused.
+
+        It is tried with a small file. A disk that has room for that is full if two outputs in a row did not fit.
+        Raises `error` with `once` if it is.
+        """
+        full = error.code is ErrorCode.DISK_FULL
+        with self._lock:
+            self._health.set_problem(f"{self._out} writing", str(error))  # until a write has worked
+            if full:
+                self._full_for.add(target)
+            if why_not_writable(self._out) is None and not (full and len(self._full_for) > 1):
+                return False
+            if self._once:
+                raise error
+            self._pause(error)
+            return True
+
+    def worked(self) -> None:
+        """An output was written."""
+        self._full_for.clear()
+        self._health.set_problem(f"{self._out} writing", None)
+
+    def _pause(self, error: DefocusError) -> None:
+        if self._next_look == 0:
+            self._report(WatchEvent("paused", text=str(error), code=error.code))
+            log.info("paused: %s", error)
+        self._next_look = self._clock.monotonic() + PAUSE
+
+
+def missing_room(out: Path, least_mb: float, lock: FolderLock | None = None) -> OutputError | None:
     """Why nothing should be written below `out` now; None if it is there and has `least_mb` MB free."""
-    if lost := why_not_ours(out):
+    if lock is not None and (lost := lock.why_lost()):
         return lost
     if least_mb <= 0:
         return None
@@ -25,3 +122,17 @@ def missing_room(out: Path, least_mb: float) -> OutputError | None:
         return None
     cause = f"only {free / MEGABYTE:.0f} MB free, waiting for {least_mb:g} MB"
     return OutputError(out, cause, "make room", ErrorCode.DISK_FULL)
+
+
+def why_not_writable(out: Path) -> DefocusError | None:
+    """Why a small file cannot be written into a folder; None if it can."""
+    probe = out / f".defocus-probe-{uuid.uuid4().hex[:12]}"
+    try:
+        with commit(probe) as temporary:
+            temporary.write_bytes(bytes(4096))
+    except DefocusError as error:
+        return OutputError(out, error.cause, error.remedy, error.code)
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None

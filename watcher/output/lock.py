@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from ...engine.errors import InputError, OutputError
-from ...engine.files.atomic import output_error
+from ...engine.errors import DefocusError, InputError, OutputError
+from ...engine.files.atomic import make_private, output_error
 from ..journal import FOLDER
 
 LOCK, WHO = "daemon.lock", "daemon.json"
@@ -31,23 +31,12 @@ class FolderLock:
     """
 
     def __init__(self, out: Path) -> None:
-        self._out = Path(out)
-        self._lock = FileLock(self._out / FOLDER / LOCK, timeout=0)
+        self._out, self._folder = Path(out), Path(out) / FOLDER
+        self._lock = FileLock(self._folder / LOCK, timeout=0)
+        self._device: int | None = None
 
     def __enter__(self) -> FolderLock:
-        folder = self._out / FOLDER
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-            who = _Who(os.getpid(), platform.node(), datetime.now(UTC).isoformat("T", "seconds"))
-            (folder / WHO).write_text(json.dumps(who._asdict()), encoding="utf-8")
-        except Timeout as error:
-            who = _who(folder) or "which one cannot be told"
-            remedy = "stop it first, or choose another folder with -o"
-            raise InputError(self._out, f"another defocus-watch writes there ({who})", remedy) from error
-        except OSError as error:
-            self._lock.release()
-            raise output_error(folder, error) from error
+        self._take()
         return self
 
     def __exit__(
@@ -55,19 +44,48 @@ class FolderLock:
     ) -> None:
         self._lock.release()
 
+    def why_lost(self) -> OutputError | None:
+        """Why this process does not hold the folder any more; None if it does.
 
-def why_not_ours(out: Path) -> OutputError | None:
-    """Why this process does not hold an output folder that it took at its start; None if it does."""
-    folder = out / FOLDER
-    if not (folder / WHO).exists():  # an unmounted share leaves an empty folder
-        return OutputError(out, "the output folder has gone", "bring it back or start defocus-watch again")
-    who = _who(folder)
-    if who is None or (who.pid, who.host) == (os.getpid(), platform.node()):
-        return None  # where it cannot be read the write itself will tell
-    return OutputError(out, f"another defocus-watch writes there now ({who})", "stop one of the two")
+        A folder that was removed, or lost its daemon.json, is taken again where that can be done.
+        """
+        if (self._folder / WHO).exists():
+            holder = _holder(self._folder)
+            if holder is None or (holder.pid, holder.host) == (os.getpid(), platform.node()):
+                return None  # where it cannot be read the write itself will tell
+            return OutputError(self._out, f"another defocus-watch writes there now ({holder})", "stop one of the two")
+        if _device(self._out) != self._device:  # an unmounted share leaves an empty folder
+            return OutputError(self._out, "the output folder has gone", "bring it back or start defocus-watch again")
+        try:
+            self._lock.release()
+            self._take()
+        except DefocusError as error:
+            return OutputError(self._out, error.cause, error.remedy, error.code)
+        return None
+
+    def _take(self) -> None:
+        try:
+            make_private(self._folder)
+            if (self._folder / LOCK).is_symlink():
+                (self._folder / LOCK).unlink()  # it would be opened, and cut, elsewhere
+            self._lock.acquire()
+            holder = _Holder(os.getpid(), platform.node(), datetime.now(UTC).isoformat("T", "seconds"))
+            written = self._folder / f"{WHO}.{os.getpid()}"
+            written.unlink(missing_ok=True)
+            with open(written, "x", encoding="utf-8") as file:
+                file.write(json.dumps(holder._asdict()))
+            os.replace(written, self._folder / WHO)
+            self._device = _device(self._out)
+        except Timeout as error:
+            who = _holder(self._folder) or "which one cannot be told"
+            remedy = "stop it first, or choose another folder with -o"
+            raise InputError(self._out, f"another defocus-watch writes there ({who})", remedy) from error
+        except OSError as error:
+            self._lock.release()
+            raise output_error(self._folder, error) from error
 
 
-class _Who(NamedTuple):
+class _Holder(NamedTuple):
     """The process that holds a folder."""
 
     pid: int
@@ -78,9 +96,21 @@ class _Who(NamedTuple):
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
-def _who(folder: Path) -> _Who | None:
+def _holder(folder: Path) -> _Holder | None:
     """Whoever took the folder last; None if that cannot be told."""
     try:
-        return _Who(**json.loads((folder / WHO).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return _Holder(**json.loads((folder / WHO).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+
+
+def _device(out: Path) -> int | None:
+    """The file system that a folder lies on, or would if it was made again; None if that cannot be told."""
+    for folder in (out, *out.absolute().parents):
+        try:
+            return os.stat(folder).st_dev
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,24 +12,38 @@ import tifffile
 from defocus.engine.pipeline.channel_pattern import Pattern
 from defocus.engine.pipeline.steps import stat_of
 from defocus.watcher.discovery import channel_assembler
+from defocus.watcher.discovery.arrival import Arrival
 from defocus.watcher.discovery.channel_assembler import ChannelAssembler
-from defocus.watcher.discovery.scanner import Arrival, ScanTiming
+from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.settings import FolderSettings
+from defocus.watcher.tracker import FileTracker
 
+from ...helpers.clock import ManualClock
 from ..conftest import write_tiff
 
 
 class Folder:
     """An acquisition folder with a room, and the files that its journal would give back."""
 
-    def __init__(self, root: Path, pattern: str = "*_w{channel=1,2}{ignore}", **changes) -> None:
+    def __init__(
+        self,
+        root: Path,
+        pattern: str | None = "*_w{channel=1,2}{ignore}",
+        once: bool = False,
+        partner_wait: float = 20.0,
+    ) -> None:
         self.path = root / "acq"
         self.path.mkdir()
         self.known: list[Arrival] = []
-        settings = FolderSettings(self.path, root / "out", ScanTiming(rescan=0.1), channels=Pattern.parse(pattern))
-        self.room = ChannelAssembler(
-            replace(settings, **({"partner_wait": 0.2} | changes)), 2, lambda glob, newest: self.known
+        self.tracker, self.clock = FileTracker(), ManualClock()
+        settings = FolderSettings(
+            self.path,
+            root / "out",
+            ScanTiming(rescan=0.1),
+            channels=Pattern.parse(pattern) if pattern else None,
+            partner_wait=partner_wait,
         )
+        self.room = ChannelAssembler(settings, 2, lambda glob, newest: self.known, once, self.tracker, self.clock)
 
     def file(self, name: str, seen: float = 0.0, **arguments) -> Arrival:
         write_tiff(self.path / name, 1, **arguments)
@@ -38,7 +51,7 @@ class Folder:
 
     def overdue(self) -> list[Arrival]:
         """What goes on after the time to wait is over."""
-        time.sleep(0.3)
+        self.clock.advance(30)
         return self.room.overdue()
 
 
@@ -53,11 +66,11 @@ def names(arrivals: list[Arrival]) -> list[list[str]]:
 
 def test_a_group_leaves_in_the_order_of_channels_as_its_last_file_came(folder):
     assert folder.room.take(folder.file("a_w2.tif", seen=3.0)) == []
-    assert folder.room.waiting == 1
+    assert folder.tracker.waiting == 1
     found = folder.room.take(folder.file("a_w1.tif", seen=5.0))
     assert names(found) == [["a_w1.tif", "a_w2.tif"]]
     assert [one.seen for one in found[0].each()] == [5.0, 5.0]  # its latency does not count the waiting
-    assert folder.room.waiting == 0
+    assert folder.tracker.waiting == 0
 
 
 def test_nothing_is_missing_while_it_is_being_written(folder):
@@ -66,14 +79,14 @@ def test_nothing_is_missing_while_it_is_being_written(folder):
     assert folder.overdue() == []
     (folder.path / "a_w2.tif").unlink()
     (late,) = folder.overdue()
-    assert "waited 0.2 s in vain for channel 2 (a_w2*.tif)" in str(late.problem)
+    assert "waited 20 s in vain for channel 2 (a_w2*.tif)" in str(late.problem)
 
 
 def test_nothing_is_missing_while_the_folder_is_gone(folder):
     folder.room.take(folder.file("a_w1.tif"))
     folder.path.rename(folder.path.with_name("away"))
     assert folder.overdue() == []
-    assert folder.room.waiting == 1
+    assert folder.tracker.waiting == 1
     folder.path.with_name("away").rename(folder.path)
     assert len(folder.overdue()) == 1
 
@@ -98,7 +111,7 @@ def test_one_written_again_with_all_channels_waits_no_longer(folder):
     tifffile.imwrite(folder.path / "a_w1.tif", np.ones((2, 16, 16), np.uint16), imagej=True, metadata={"axes": "CYX"})
     whole = Arrival(folder.path / "a_w1.tif", Path("a_w1.tif"), stat_of(folder.path / "a_w1.tif"), 0.0)
     assert folder.room.take(whole) == [whole]
-    assert folder.room.waiting == 0
+    assert folder.tracker.waiting == 0
 
 
 def test_the_same_channel_twice_names_both(folder):
@@ -136,7 +149,7 @@ def test_known_files_that_make_a_channel_twice(folder):
     folder.known = [replace(folder.file(name), recalled=True) for name in ("a_w1x.tif", "a_w2x.tif")]
     (found,) = folder.room.take(folder.file("a_w1y.tif"))
     assert "channel 1 is there twice" in str(found.problem)
-    assert folder.room.waiting == 0
+    assert folder.tracker.waiting == 0
 
 
 def test_a_known_file_with_all_channels_is_no_partner(folder):
@@ -153,8 +166,9 @@ def test_it_looks_only_now_and_then(folder, monkeypatch):
     monkeypatch.setattr(channel_assembler, "scan", lambda path: looks.append(path) or real(path))
     folder.room.take(folder.file("a_w1.tif"))
     (folder.path / "a_w2.tif").write_bytes(b"II*\0")
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
+    folder.clock.advance(30)
+    for _ in range(100):
+        folder.clock.advance(0.01)
         folder.room.overdue()
     assert 1 <= len(looks) <= 11
 
@@ -162,13 +176,12 @@ def test_it_looks_only_now_and_then(folder, monkeypatch):
 def test_with_once_nobody_waits(tmp_path):
     folder = Folder(tmp_path, once=True, partner_wait=1000.0)
     folder.room.take(folder.file("a_w1.tif"))
-    time.sleep(0.15)
     (late,) = folder.room.overdue()
     assert "cannot be corrected without channel 2 (a_w2*.tif)" in str(late.problem)
 
 
 def test_without_a_pattern_nothing_waits(tmp_path):
-    folder = Folder(tmp_path, channels=None)
+    folder = Folder(tmp_path, pattern=None)
     arrival = folder.file("a_w1.tif")
     assert folder.room.take(arrival) == [arrival]
     assert folder.room.overdue() == []

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from watchdog import observers as observers_module
 
 from defocus.engine.files.version import digest
 from defocus.watcher.discovery import scanner
+from defocus.watcher.discovery.arrival import Arrival
 from defocus.watcher.discovery.completeness import Completeness, PendingFile, look, suffix_matches
 from defocus.watcher.discovery.fs_events import MOST, FileEvents
-from defocus.watcher.discovery.scanner import Arrival, ScanTiming, arrivals, scan
+from defocus.watcher.discovery.scanner import ScanTiming, arrivals, scan
 
 QUICK = ScanTiming(settle=0.3, rescan=0.2, patience=1.0)
 POLLING = ScanTiming(settle=0.3, rescan=0.2, patience=1.0, polling=True)
@@ -25,7 +27,7 @@ POLLING = ScanTiming(settle=0.3, rescan=0.2, patience=1.0, polling=True)
 class Collector:
     """Runs `arrivals` in a thread and keeps what it yields, as the daemon does."""
 
-    def __init__(self, folder: Path, pace: ScanTiming) -> None:
+    def __init__(self, folder: Path, timing: ScanTiming) -> None:
         self.found: list[Arrival] = []
         self.warnings: list[str] = []
         self.stop = threading.Event()
@@ -35,7 +37,7 @@ class Collector:
             return (relative, stat) in self.versions
 
         def run():
-            for arrival in arrivals(folder, self.stop, known, pace, warn=self.warnings.append):
+            for arrival in arrivals(folder, self.stop, known, timing, warn=self.warnings.append):
                 self.versions.add((arrival.relative, arrival.stat))
                 self.found.append(arrival)
 
@@ -72,17 +74,17 @@ def tiff_bytes(tmp_path: Path, pages: int = 3) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("pace", [QUICK, POLLING], ids=["events", "polling"])
-def test_backlog_and_new_files_arrive_once(folder, tmp_path, pace):
+@pytest.mark.parametrize("timing", [QUICK, POLLING], ids=["events", "polling"])
+def test_backlog_and_new_files_arrive_once(folder, tmp_path, timing):
     content = tiff_bytes(tmp_path)
     (folder / "sub").mkdir()
     (folder / "old.tif").write_bytes(content)
     os.utime(folder / "old.tif", (1, 1))  # copied with a time of 1970
-    with Collector(folder, pace) as collector:
+    with Collector(folder, timing) as collector:
         collector.wait(1)
         (folder / "sub" / "new name \u00fc.TIFF").write_bytes(content)
         collector.wait(2)
-        time.sleep(3 * pace.rescan)
+        time.sleep(3 * timing.rescan)
     assert collector.names() == ["old.tif", "sub/new name \u00fc.TIFF"]
     assert all(arrival.problem is None for arrival in collector.found)
 
@@ -106,10 +108,10 @@ def test_a_rename_into_place_is_believed_at_once(folder, tmp_path):
     assert collector.names() == ["a.tif"]
 
 
-@pytest.mark.parametrize("pace", [QUICK, POLLING], ids=["events", "polling"])
-def test_a_slow_writer_is_waited_for(folder, tmp_path, pace):
+@pytest.mark.parametrize("timing", [QUICK, POLLING], ids=["events", "polling"])
+def test_a_slow_writer_is_waited_for(folder, tmp_path, timing):
     content = tiff_bytes(tmp_path)
-    with Collector(folder, pace) as collector, open(folder / "a.tif", "wb") as file:
+    with Collector(folder, timing) as collector, open(folder / "a.tif", "wb") as file:
         for start in range(0, len(content), 4000):
             file.write(content[start : start + 4000])
             file.flush()
@@ -204,12 +206,15 @@ def test_no_inotify_instance_left_means_rescans_and_a_line(folder, tmp_path, mon
     assert "does not tell of new files (inotify instance limit reached)" in collector.warnings[0]
 
 
-def test_an_observer_that_dies_is_started_again(folder, tmp_path):
+def test_an_observer_that_dies_is_started_again(folder, tmp_path, monkeypatch):
+    observers = []
+    real = observers_module.Observer
+    monkeypatch.setattr(observers_module, "Observer", lambda: observers.append(real()) or observers[-1])
     events = FileEvents(folder)
     assert events.start() is None
     assert events.alive()
-    events._observer.stop()
-    events._observer.join(5)
+    observers[0].stop()
+    observers[0].join(5)
     assert not events.alive()
     assert events.start() is None
     (folder / "a.tif").write_bytes(b"x")

@@ -215,8 +215,8 @@ def test_a_burst_of_more_files_than_the_line_holds(folders, start, tiny_model, t
     content = bytearray(source.read_bytes())
     with tifffile.TiffFile(source) as tif:
         at = tif.pages.first.dataoffsets[0]
-    pace = ("--settle", "0.3", "--rescan", "0.5" if count < 1000 else "3", "--patience", "3")
-    watching = start(*pace, "--order", order).ready()
+    timing = ("--settle", "0.3", "--rescan", "0.5" if count < 1000 else "3", "--patience", "3")
+    watching = start(*timing, "--order", order).ready()
     names = [f"{index:05d}.tif" for index in range(count)]
     for index, name in enumerate(names):
         content[at : at + 4] = index.to_bytes(4, "little")  # no two are alike
