@@ -24,7 +24,8 @@ from .discovery.scanner import arrivals
 from .events import WatchEvent
 from .folder import FolderProcessor
 from .health import Health
-from .journal import Journal, JournalEntry
+from .journal import Journal
+from .journal_entry import JournalEntry
 from .output.disk_space import OutputGuard
 from .output.lock import FolderLock
 from .queue import ArrivalQueue

@@ -15,7 +15,8 @@ from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import stat_of
 from ..engine.tiff.integrity import check_complete
 from .discovery.scanner import scan
-from .journal import Journal, JournalEntry, journal_key
+from .journal import Journal
+from .journal_entry import JournalEntry, journal_key
 from .settings import FolderSettings
 
 

@@ -21,7 +21,8 @@ from ..engine.tiff.integrity import check_complete
 from .clock import SYSTEM_CLOCK, Clock
 from .discovery.arrival import Arrival
 from .events import WatchEvent
-from .journal import FileState, Journal, JournalEntry, path_of
+from .journal import Journal
+from .journal_entry import FileState, JournalEntry, path_of
 from .output.disk_space import OutputGuard
 from .settings import FolderSettings
 from .tracker import FileTracker, RunningJob

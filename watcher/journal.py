@@ -8,19 +8,17 @@ says in its own provenance what it was made from (see `daemon`).
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 
-from ..engine.errors import DefocusError, OutputError, printable
+from ..engine.errors import DefocusError, OutputError
 from ..engine.files.atomic import make_private, output_error
 from ..engine.pipeline.steps import Stat
+from .journal_entry import FileState, JournalEntry, entries_of, journal_key, makes_sense, path_of
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
 _BESIDE = ("-journal", "-wal", "-shm")
@@ -51,48 +49,6 @@ _TABLES = {"files": 10, "in_progress": 4}  # with their numbers of columns
 _KNOWN = "SELECT relative, size, mtime_ns, digest, model, state, attempts, reason, report FROM files"
 _QUARANTINED = f"{_KNOWN} WHERE state = ? ORDER BY relative"
 _RECENT = "SELECT relative, updated, report FROM files WHERE state = ? ORDER BY updated DESC, relative LIMIT ?"
-
-
-class FileState(StrEnum):
-    DONE = "done"
-    FAILED = "failed"
-    QUARANTINED = "quarantined"
-
-
-_STATES = {state.value for state in FileState}
-_ESCAPED = re.compile(r"\\u(dc[0-9a-f]{2})|\\\\")
-
-
-@dataclass(frozen=True)
-class JournalEntry:
-    """What the journal knows of a path."""
-
-    relative: str
-    stat: Stat
-    digest: str
-    model: str
-    state: FileState
-    attempts: int = 0
-    reason: str = ""
-    report: str = ""
-
-
-def journal_key(relative: Path) -> str:
-    """What a path below the acquisition folder is called in the journal and on screens: two paths, two keys.
-
-    Bytes that are no UTF-8 are escaped as `\\udcXX`; in such a name, and in one that looks like that, a backslash is
-    doubled. Every other name is itself.
-    """
-    text = relative.as_posix()
-    plain = printable(text)
-    return printable(text.replace("\\", r"\\")) if r"\udc" in plain else plain
-
-
-def path_of(key: str) -> Path:
-    """The path that a key stands for."""
-    if r"\udc" not in key:
-        return Path(key)
-    return Path(_ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", key))
 
 
 def _raise(error: OutputError | None) -> None:
@@ -149,11 +105,11 @@ class Journal:
             return entry
         rows = self._read(f"{_KNOWN} WHERE relative = ?", (key,))
         self._works()
-        return next(iter(_entries(rows)), None)
+        return next(iter(entries_of(rows)), None)
 
     def like(self, glob: str) -> list[JournalEntry]:
         """What is known of the paths that look like this, with SQLite's `*`, `?` and `[...]`."""
-        return _entries(self._read(f"{_KNOWN} WHERE relative GLOB ? ORDER BY relative", (glob,)))
+        return entries_of(self._read(f"{_KNOWN} WHERE relative GLOB ? ORDER BY relative", (glob,)))
 
     def record(self, entry: JournalEntry) -> None:
         """Write down what became of a version, in place of what was known of its path.
@@ -185,7 +141,7 @@ class Journal:
 
     def quarantined(self) -> list[JournalEntry]:
         """The files that are quarantined, by path."""
-        return _entries(self._read(_QUARANTINED, (FileState.QUARANTINED.value,)))
+        return entries_of(self._read(_QUARANTINED, (FileState.QUARANTINED.value,)))
 
     def forget(self, relative: str) -> bool:
         """Take a path out, so that its file is dealt with anew; whether it was there."""
@@ -213,12 +169,12 @@ class Journal:
     @staticmethod
     def peek(out: Path) -> list[JournalEntry]:
         """The files that are quarantined below `out`, without opening its journal for writing; [] if there is none."""
-        return _entries(_peek(out, _QUARANTINED, (FileState.QUARANTINED.value,)))
+        return entries_of(_peek(out, _QUARANTINED, (FileState.QUARANTINED.value,)))
 
     @staticmethod
     def peek_recent(out: Path, count: int) -> list[tuple[str, str, str]]:
         """The files that were done last, newest first: (relative, time in UTC, report as JSON), as `peek` does."""
-        return _peek(out, _RECENT, (FileState.DONE.value, count))
+        return [row for row in _peek(out, _RECENT, (FileState.DONE.value, count)) if makes_sense(*row)]
 
     def counts(self) -> dict[FileState, int]:
         """How many paths are in each state."""
@@ -364,16 +320,3 @@ def _check_tables(connection: sqlite3.Connection) -> None:
     for name, count in _TABLES.items():
         if len(connection.execute(f"PRAGMA table_info({name})").fetchall()) != count:
             raise sqlite3.DatabaseError(f"its table {name} has other columns than ours")
-
-
-def _entries(rows: Iterable[tuple]) -> list[JournalEntry]:
-    """Rows as entries; those that make no sense are passed over, so that their files are dealt with anew."""
-    entries = []
-    for relative, size, mtime_ns, digest, model, state, attempts, reason, report in rows:
-        texts, numbers = (relative, digest, model, state, reason, report), (size, mtime_ns, attempts)
-        if state not in _STATES or not all(isinstance(text, str) for text in texts):
-            continue
-        if all(isinstance(number, int) for number in numbers):
-            entry = JournalEntry(relative, (size, mtime_ns), digest, model, FileState(state), attempts, reason, report)
-            entries.append(entry)
-    return entries

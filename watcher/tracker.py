@@ -15,7 +15,7 @@ from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import Stat
 from .discovery.arrival import Arrival
 from .discovery.completeness import PendingFile
-from .journal import JournalEntry
+from .journal_entry import JournalEntry
 
 Group = tuple[str, ...]
 

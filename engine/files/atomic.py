@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import platform
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,9 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DefocusError, ErrorCode, InputError, OutputError, is_full
+from .walk import walk
 
 PREFIX, SUFFIX = ".defocus-", ".part"
 _SYSTEM = os.name
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_TOKEN = uuid.uuid4().hex[:8]  # of this process
+_OWNER = re.compile(r"([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-[0-9a-f]{12}\.part$")
+_ABANDONED = 86400.0  # s since the last write of a temporary of another machine
 _HELD = 2.0  # s that another program may hold a file on Windows
 # What shares and file systems say that cannot flush a folder: the rename is done, there is no more to be had.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -33,7 +41,8 @@ def commit(target: Path, run: str = "") -> Iterator[Path]:
         The folder cannot be written, or the disk is full.
     """
     target = Path(target)
-    temporary = target.with_name(f"{PREFIX}{run}{uuid.uuid4().hex[:12]}{SUFFIX}")
+    owner = f"{_HOST}-{os.getpid()}-{_TOKEN}"
+    temporary = target.with_name(f"{PREFIX}{run}{owner}-{uuid.uuid4().hex[:12]}{SUFFIX}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -86,18 +95,55 @@ def output_error(target: Path, error: OSError) -> DefocusError:
 def sweep(folder: Path, run: str = "", deep: bool = True) -> list[Path]:
     """Remove temporaries that a killed process left in a folder, and below it if `deep`; return those removed.
 
-    With `run` only those that were written for it.
+    Those of a process that lives stay; of one on another machine, which cannot be asked, those of the last day. With
+    `run` all that were written for it are removed, and only they.
     """
     removed = []
-    for parent, folders, names in os.walk(folder):  # passes over what cannot be listed
+    for parent, folders, names in walk(folder):  # passes over what cannot be listed
         if not deep:
             folders.clear()
         for name in names:
             if name.startswith(PREFIX + run) and name.endswith(SUFFIX):
+                path = parent / name
                 with suppress(OSError):
-                    (path := Path(parent, name)).unlink()
-                    removed.append(path)
+                    if run or not _owner_lives(path):
+                        path.unlink()
+                        removed.append(path)
     return removed
+
+
+def _owner_lives(temporary: Path) -> bool:
+    """Whether the process that writes a temporary may still be at it."""
+    owner = _OWNER.search(temporary.name)
+    if owner is None:  # not of this version's making
+        return False
+    host, pid, token = owner[1], int(owner[2]), owner[3]
+    if host != _HOST:
+        return time.time() - temporary.stat().st_mtime < _ABANDONED
+    if pid == os.getpid():
+        return token == _TOKEN  # in a container, every process may have this number
+    return _is_running(pid)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":
+        import ctypes
+
+        kernel = ctypes.windll.kernel32  # type: ignore[attr-defined]
+        handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return False
+        code = ctypes.c_ulong()
+        kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+        kernel.CloseHandle(handle)
+        return code.value == 259  # STILL_ACTIVE
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _replace(source: Path, target: Path) -> None:

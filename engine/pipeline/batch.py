@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DefocusError, ErrorCode, InputError, OutputError
+from ..files.walk import walk
 from .jobs import Job, Outcome, version_record
 
 if TYPE_CHECKING:
@@ -219,12 +220,12 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
 def _folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     _refuse_inside(folder, out)
     found = False
-    for root, folders, names in os.walk(folder, onerror=_unreadable):
+    for root, folders, names in walk(folder, _unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 found = True
-                path = Path(root, name)
+                path = root / name
                 yield path, path.relative_to(folder)
     if not found:
         raise InputError(folder, f"holds no file that ends in {', '.join(SUFFIXES)}", "give a folder with TIFF files")

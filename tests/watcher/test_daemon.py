@@ -23,7 +23,8 @@ from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.events import WatchEvent
 from defocus.watcher.folder import PRUNE_INTERVAL, FolderProcessor
 from defocus.watcher.health import LOOP_STUCK, Health
-from defocus.watcher.journal import FileState, Journal, JournalEntry
+from defocus.watcher.journal import Journal
+from defocus.watcher.journal_entry import FileState, JournalEntry
 from defocus.watcher.output import disk_space
 from defocus.watcher.output.disk_space import OutputGuard
 from defocus.watcher.queue import ArrivalQueue

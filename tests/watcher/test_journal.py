@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from defocus.engine.errors import OutputError
-from defocus.watcher.journal import FileState, Journal, JournalEntry
+from defocus.watcher.journal import Journal
+from defocus.watcher.journal_entry import FileState, JournalEntry
 
 
 def entry(name: str = "a/b.tif", state: FileState = FileState.DONE, **changes) -> JournalEntry:

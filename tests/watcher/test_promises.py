@@ -22,7 +22,8 @@ from defocus.engine.tiff.read import read_tiff
 from defocus.watcher import daemon
 from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.health import FILE_STUCK, LOOP_STUCK, Health
-from defocus.watcher.journal import FileState, Journal, JournalEntry
+from defocus.watcher.journal import Journal
+from defocus.watcher.journal_entry import FileState, JournalEntry
 from defocus.watcher.output import disk_space
 from defocus.watcher.output.lock import FolderLock
 from defocus.watcher.service.systemd import tell_systemd, watchdog

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from defocus.watcher.journal import FileState, Journal, JournalEntry
+from defocus.watcher.journal import Journal
+from defocus.watcher.journal_entry import FileState, JournalEntry
 from defocus.watcher.output.lock import FolderLock
 
 from .conftest import QUICK, Configured, command, needs_sighup, outputs, wait_for, write_tiff

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...engine.errors import InputError
 from ...engine.pipeline.steps import Stat
-from ..journal import journal_key
+from ..journal_entry import journal_key
 
 
 @dataclass(frozen=True)

@@ -79,3 +79,33 @@ with commit(Path(sys.argv[1]), sys.argv[2]) as temporary:
     assert [path.parent.name for path in sweep(tmp_path, "0f")] == ["sub"]
     assert len(sweep(tmp_path)) == 1
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_temporaries_of_a_process_that_lives_stay(tmp_path):
+    """A daemon that starts sweeps the folder that a batch is writing into."""
+    with commit(tmp_path / "ours.tif") as ours:
+        ours.write_bytes(b"half")
+        pid = os.getppid()  # somebody else who lives
+        theirs = ours.with_name(ours.name.replace(f"-{os.getpid()}-", f"-{pid}-"))
+        before = ours.with_name(f"{ours.name[:-26]}ffffffff-0123456789ab.part")  # this number, in an earlier container
+        elsewhere, old = (ours.with_name(f".defocus-{host}{ours.name[17:]}") for host in ("00000000", "11111111"))
+        for path in (theirs, before, elsewhere, old):
+            path.write_bytes(b"half")
+        os.utime(old, (1e9, 1e9))
+        assert set(sweep(tmp_path)) == {before, old}
+        assert set(tmp_path.iterdir()) == {ours, theirs, elsewhere}
+
+
+def test_a_tree_deeper_than_pythons_recursion_is_swept(tmp_path):
+    handles = [os.open(tmp_path, os.O_RDONLY)]
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=handles[-1])
+        handles.append(os.open("d", os.O_RDONLY, dir_fd=handles[-1]))
+        os.close(handles.pop(0))
+    try:
+        with open(os.open(".defocus-1.part", os.O_CREAT | os.O_WRONLY, dir_fd=handles[-1]), "w") as file:
+            file.write("half")
+        assert len(sweep(tmp_path)) == 1
+    finally:
+        os.close(handles[-1])
+        subprocess.run(["rm", "-rf", str(tmp_path / "d")])

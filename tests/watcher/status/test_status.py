@@ -24,7 +24,8 @@ from defocus.engine.quality.report import PlaneReport
 from defocus.watcher.config import Config, Folder
 from defocus.watcher.events import WatchEvent
 from defocus.watcher.health import Health
-from defocus.watcher.journal import FileState, Journal, JournalEntry
+from defocus.watcher.journal import Journal
+from defocus.watcher.journal_entry import FileState, JournalEntry
 from defocus.watcher.status.history import LATEST, is_corrected, read_history, thin
 from defocus.watcher.status.metrics import metrics
 from defocus.watcher.status.page import Page, _microscopes

@@ -1,0 +1,84 @@
+"""What the journal knows of a file: an entry, the key of its path, and whether a row of the database makes sense."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from ..engine.errors import printable
+from ..engine.pipeline.steps import Stat
+
+
+class FileState(StrEnum):
+    DONE = "done"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+
+
+_STATES = {state.value for state in FileState}
+_ESCAPED = re.compile(r"\\u(dc[0-9a-f]{2})|\\\\")
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """What the journal knows of a path."""
+
+    relative: str
+    stat: Stat
+    digest: str
+    model: str
+    state: FileState
+    attempts: int = 0
+    reason: str = ""
+    report: str = ""
+
+
+def journal_key(relative: Path) -> str:
+    """What a path below the acquisition folder is called in the journal and on screens: two paths, two keys.
+
+    Bytes that are no UTF-8 are escaped as `\\udcXX`; in such a name, and in one that looks like that, a backslash is
+    doubled. Every other name is itself.
+    """
+    text = relative.as_posix()
+    plain = printable(text)
+    return printable(text.replace("\\", r"\\")) if r"\udc" in plain else plain
+
+
+def path_of(key: str) -> Path:
+    """The path that a key stands for."""
+    if r"\udc" not in key:
+        return Path(key)
+    return Path(_ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", key))
+
+
+def entries_of(rows: Iterable[tuple]) -> list[JournalEntry]:
+    """Rows as entries; those that make no sense are passed over, so that their files are dealt with anew."""
+    entries = []
+    for relative, size, mtime_ns, digest, model, state, attempts, reason, report in rows:
+        texts, numbers = (relative, digest, model, state, reason, report), (size, mtime_ns, attempts)
+        if state not in _STATES or not all(isinstance(text, str) for text in texts):
+            continue
+        if all(isinstance(number, int) for number in numbers):
+            entry = JournalEntry(relative, (size, mtime_ns), digest, model, FileState(state), attempts, reason, report)
+            entries.append(entry)
+    return entries
+
+
+def makes_sense(relative: object, updated: object, report: object) -> bool:
+    """Whether a row of a file that is done has a time, and a report that is a list of planes with numbers."""
+    if not (isinstance(relative, str) and isinstance(updated, str) and isinstance(report, str)):
+        return False
+    try:
+        datetime.fromisoformat(updated).timestamp()
+        planes = json.loads(report or "[]")
+    except (ValueError, OverflowError, OSError, RecursionError):
+        return False
+    if not isinstance(planes, list) or not all(isinstance(plane, dict) for plane in planes):
+        return False
+    numbers = (plane.get(key) for plane in planes for key in ("focus_in", "focus_out", "blur_px", "fidelity"))
+    return all(number is None or type(number) in (int, float) for number in numbers)
