@@ -190,7 +190,7 @@ class FolderProcessor:
             elif attempts >= self.settings.retries or _hopeless(result):
                 self._quarantine(arrival, content, result.error, running.queued, attempts)
             else:
-                self._record(arrival, content, FileState.FAILED, attempts, str(result.error))
+                self._record(arrival, content, FileState.FAILED, attempts, result.error)
                 self._fail("retry", arrival, result.error, running.queued)
 
     def leave_unfinished(self) -> None:
@@ -234,18 +234,24 @@ class FolderProcessor:
         return row.state if row and (row.stat, row.model) == (arrival.stat, self._model) else None
 
     def _quarantine(self, arrival: Arrival, content: str, error: DefocusError, queued: int, attempts: int = 1) -> None:
-        self._record(arrival, content, FileState.QUARANTINED, attempts, str(error))
+        self._record(arrival, content, FileState.QUARANTINED, attempts, error)
         self._fail("quarantined", arrival, error, queued)
 
     def _fail(self, kind: str, arrival: Arrival, error: DefocusError, queued: int) -> None:
         self._tell(WatchEvent(kind, arrival.name, str(error), queued=queued, code=error.code))
 
     def _record(
-        self, arrival: Arrival, content: str, state: FileState, attempts: int = 1, reason: str = "", report: str = ""
+        self,
+        arrival: Arrival,
+        content: str,
+        state: FileState,
+        attempts: int = 1,
+        error: DefocusError | None = None,
+        report: str = "",
     ) -> None:
-        self.journal.record(
-            JournalEntry(arrival.name, arrival.stat, content, self._model, state, attempts, reason, report)
-        )
+        reason, code = (str(error), error.code.value) if error else ("", "")
+        version = (arrival.name, arrival.stat, content, self._model)
+        self.journal.record(JournalEntry(*version, state, attempts, reason, report, code))
         self.tracker.drop(arrival)
 
     def _tell(self, event: WatchEvent) -> None:

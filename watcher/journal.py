@@ -18,11 +18,11 @@ from pathlib import Path
 from ..engine.errors import DefocusError, OutputError
 from ..engine.files.atomic import make_private, output_error
 from ..engine.pipeline.steps import Stat
-from .journal_entry import FileState, JournalEntry, entries_of, journal_key, makes_sense, path_of
+from .journal_entry import FileState, JournalEntry, entries_of, journal_key, path_of
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
 _BESIDE = ("-journal", "-wal", "-shm")
-SCHEMA = 2  # 1 had no report
+SCHEMA = 3  # 1 had no report, 2 no code
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS files (
@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS files (
     attempts INTEGER NOT NULL,
     reason TEXT NOT NULL,
     updated TEXT NOT NULL,      -- UTC
-    report TEXT NOT NULL DEFAULT ''  -- of a file that is done: engine.report.summary of its planes, JSON
+    report TEXT NOT NULL DEFAULT '',  -- of a file that is done: engine.report.summary of its planes, JSON
+    code TEXT NOT NULL DEFAULT ''  -- of the reason: an engine.errors.ErrorCode
 ) WITHOUT ROWID
 """
 # A row here is a file that was being corrected; one that is found at a start was when its process died.
@@ -45,10 +46,9 @@ CREATE TABLE IF NOT EXISTS in_progress (
     attempts INTEGER NOT NULL  -- how often this version was begun and no outcome came of it
 ) WITHOUT ROWID
 """
-_TABLES = {"files": 10, "in_progress": 4}  # with their numbers of columns
-_KNOWN = "SELECT relative, size, mtime_ns, digest, model, state, attempts, reason, report FROM files"
+_TABLES = {"files": 11, "in_progress": 4}  # with their numbers of columns
+_KNOWN = "SELECT relative, size, mtime_ns, digest, model, state, attempts, reason, report, code FROM files"
 _QUARANTINED = f"{_KNOWN} WHERE state = ? ORDER BY relative"
-_RECENT = "SELECT relative, updated, report FROM files WHERE state = ? ORDER BY updated DESC, relative LIMIT ?"
 
 
 def _raise(error: OutputError | None) -> None:
@@ -171,11 +171,6 @@ class Journal:
         """The files that are quarantined below `out`, without opening its journal for writing; [] if there is none."""
         return entries_of(_peek(out, _QUARANTINED, (FileState.QUARANTINED.value,)))
 
-    @staticmethod
-    def peek_recent(out: Path, count: int) -> list[tuple[str, str, str]]:
-        """The files that were done last, newest first: (relative, time in UTC, report as JSON), as `peek` does."""
-        return [row for row in _peek(out, _RECENT, (FileState.DONE.value, count)) if makes_sense(*row)]
-
     def counts(self) -> dict[FileState, int]:
         """How many paths are in each state."""
         rows = dict(self._read("SELECT state, COUNT(*) FROM files GROUP BY state"))
@@ -202,8 +197,8 @@ class Journal:
     def _write(self, entry: JournalEntry) -> bool:
         """Whether an entry could be written."""
         row = (entry.relative, *entry.stat, entry.digest, entry.model, entry.state.value, entry.attempts, entry.reason)
-        stamped = (*row, datetime.now(UTC).isoformat(timespec="seconds"), entry.report)
-        if not self._change("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [stamped], entry):
+        stamped = (*row, datetime.now(UTC).isoformat(timespec="seconds"), entry.report, entry.code)
+        if not self._change("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [stamped], entry):
             return False
         self._attempts.pop(entry.relative, None)
         if self._unwritten.get(entry.relative) is entry:
@@ -286,13 +281,14 @@ class Journal:
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, 1, SCHEMA):
+            if version not in (0, 1, 2, SCHEMA):
                 raise sqlite3.DatabaseError(f"its format is {version}, this defocus writes {SCHEMA}")
             with connection:
                 connection.execute(_TABLE)
                 connection.execute(_IN_PROGRESS)
-                if version == 1:
-                    connection.execute("ALTER TABLE files ADD COLUMN report TEXT NOT NULL DEFAULT ''")
+                there = {row[1] for row in connection.execute("PRAGMA table_info(files)")}
+                for column in [column for column in ("report", "code") if column not in there]:
+                    connection.execute(f"ALTER TABLE files ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
                 connection.execute(f"PRAGMA user_version = {SCHEMA}")
             _check_tables(connection)
         except BaseException:
@@ -307,6 +303,8 @@ def _peek(out: Path, query: str, parameters: tuple) -> list[tuple]:
         return []
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            if "code" not in {row[1] for row in connection.execute("PRAGMA table_info(files)")}:
+                query = query.replace(", code", ", ''")  # an earlier format
             return connection.execute(query, parameters).fetchall()
     except sqlite3.Error:
         return []  # busy or damaged: the daemon itself tells

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -36,6 +34,7 @@ class JournalEntry:
     attempts: int = 0
     reason: str = ""
     report: str = ""
+    code: str = ""
 
 
 def journal_key(relative: Path) -> str:
@@ -59,26 +58,13 @@ def path_of(key: str) -> Path:
 def entries_of(rows: Iterable[tuple]) -> list[JournalEntry]:
     """Rows as entries; those that make no sense are passed over, so that their files are dealt with anew."""
     entries = []
-    for relative, size, mtime_ns, digest, model, state, attempts, reason, report in rows:
-        texts, numbers = (relative, digest, model, state, reason, report), (size, mtime_ns, attempts)
+    for relative, size, mtime_ns, digest, model, state, attempts, reason, report, code in rows:
+        texts, numbers = (relative, digest, model, state, reason, report, code), (size, mtime_ns, attempts)
         if state not in _STATES or not all(isinstance(text, str) for text in texts):
             continue
         if all(isinstance(number, int) for number in numbers):
-            entry = JournalEntry(relative, (size, mtime_ns), digest, model, FileState(state), attempts, reason, report)
+            entry = JournalEntry(
+                relative, (size, mtime_ns), digest, model, FileState(state), attempts, reason, report, code
+            )
             entries.append(entry)
     return entries
-
-
-def makes_sense(relative: object, updated: object, report: object) -> bool:
-    """Whether a row of a file that is done has a time, and a report that is a list of planes with numbers."""
-    if not (isinstance(relative, str) and isinstance(updated, str) and isinstance(report, str)):
-        return False
-    try:
-        datetime.fromisoformat(updated).timestamp()
-        planes = json.loads(report or "[]")
-    except (ValueError, OverflowError, OSError, RecursionError):
-        return False
-    if not isinstance(planes, list) or not all(isinstance(plane, dict) for plane in planes):
-        return False
-    numbers = (plane.get(key) for plane in planes for key in ("focus_in", "focus_out", "blur_px", "fidelity"))
-    return all(number is None or type(number) in (int, float) for number in numbers)

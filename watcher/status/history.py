@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.quality.overview import FileOverview, overview
-from ..journal import FOLDER, NAME, FileState
+from ..journal import FOLDER, NAME
+from ..journal_entry import FileState
 
 LATEST = 500  # files that are all shown
 # Of older ones, one every so many s for those of the last so many s.
