@@ -47,7 +47,8 @@ CREATE TABLE IF NOT EXISTS in_progress (
 ) WITHOUT ROWID
 """
 _TABLES = {"files": 11, "in_progress": 4}  # with their numbers of columns
-_KNOWN = "SELECT relative, size, mtime_ns, digest, model, state, attempts, reason, report, code FROM files"
+_COLUMNS = "relative, size, mtime_ns, digest, model, state, attempts, reason, report, code"
+_KNOWN = f"SELECT {_COLUMNS} FROM files"
 _QUARANTINED = f"{_KNOWN} WHERE state = ? ORDER BY relative"
 
 
@@ -196,9 +197,14 @@ class Journal:
 
     def _write(self, entry: JournalEntry) -> bool:
         """Whether an entry could be written."""
-        row = (entry.relative, *entry.stat, entry.digest, entry.model, entry.state.value, entry.attempts, entry.reason)
-        stamped = (*row, datetime.now(UTC).isoformat(timespec="seconds"), entry.report, entry.code)
-        if not self._change("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [stamped], entry):
+        version = (entry.relative, *entry.stat, entry.digest, entry.model)
+        row = (*version, entry.state.value, entry.attempts, entry.reason, entry.report, entry.code)
+        stamped = (*row, datetime.now(UTC).isoformat(timespec="seconds"))
+        if not self._change(
+            f"INSERT OR REPLACE INTO files ({_COLUMNS}, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [stamped],
+            entry,
+        ):
             return False
         self._attempts.pop(entry.relative, None)
         if self._unwritten.get(entry.relative) is entry:
