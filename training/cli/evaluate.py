@@ -68,10 +68,11 @@ def evaluate(
     from ..evaluation import suite as suites
     from ..evaluation.compare import TABLE_METHODS, budgets, train_all
     from ..evaluation.heldout import DISTANCES_UM, HELD_OUT
-    from ..evaluation.methods import available
+    from ..evaluation.methods import available, check_names
     from ..evaluation.report import report
 
     names = list(method) if method else None
+    check_names(names or ())
     if suite and bbbc006:
         raise InputError(bbbc006, "is a second thing to evaluate on", "give a suite or --bbbc006, not both")
     if train:

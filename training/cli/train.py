@@ -1,8 +1,10 @@
-"""defocus-train: parse, fit, say where the checkpoint lies."""
+"""defocus-train: parse, look for the data, fit, say what was gained and where the checkpoint lies."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,12 +109,6 @@ def train(
     ] = False,
 ) -> None:
     """Train a network: on sharp images that are defocused on the fly, on pairs of planes, or on focus stacks."""
-    try:
-        import lightning  # noqa: F401
-        import torch  # noqa: F401
-        from PIL import Image  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(error.name or "torch", "train", "training") from error
     given = [name for name, value in (("--simulate", simulate), ("--pairs", pairs), ("--stacks", stacks)) if value]
     if len(given) != 1:
         cause = f"{' and '.join(given)} are two kinds of data" if given else "there is nothing to train on"
@@ -120,11 +116,10 @@ def train(
     if not stacks and (step_um is not None or plane_pattern is not None):
         raise typer.BadParameter("--step-um and --plane-pattern are for --stacks")
     from ..data.fields import Source
-    from ..fit.fit import Devices, fit
-    from ..fit.recipe import Recipe
-    from ..fit.restoration import CHECKPOINT
+    from ..fit.recipe import CHECKPOINT, Recipe
 
-    _quiet()
+    sources = [Source.parse(text) for text in simulate or ()]
+    count = _count_images([*(source.folder for source in sources), *(pairs or ()), *([stacks] if stacks else [])])
     own = out / "recipe.toml" if resume and (out / CHECKPOINT).is_file() else recipe_path("default")
     chosen = Recipe.load(
         recipe_path(recipe) if recipe else own,
@@ -133,8 +128,17 @@ def train(
         network=network,
         defocus_um=None if distance_um is None else (distance_um, distance_um),
     )
-    checkpoint = fit(
-        sources=[Source.parse(text) for text in simulate or ()],
+    if start and not start.is_file():
+        raise InputError(start, "no such checkpoint", "give a checkpoint written by defocus-train")
+    for package in ("torch", "lightning", "PIL"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "train", "training")
+    say(f"{count} images to train on; loading PyTorch")  # which takes seconds
+    from ..fit.fit import Devices, fit
+
+    _quiet()
+    fitted = fit(
+        sources=sources,
         out=out,
         recipe=chosen,
         held_out=hold_out or (),
@@ -149,8 +153,25 @@ def train(
     from lightning.pytorch.utilities import rank_zero_only
 
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        say(f"trained: {checkpoint}")
-        say(f"next: defocus-export {checkpoint} -o model.onnx")
+        say(f"next: defocus-export {fitted.checkpoint} -o model.onnx")
+        say(f"trained: {fitted.checkpoint}{_gains(fitted.gains)}")
+
+
+def _count_images(folders: Sequence[Path]) -> int:
+    """How many images the folders hold. Raises InputError for one that is missing or holds none."""
+    from ..data.fields import list_images
+
+    return sum(len(list_images(folder)) for folder in folders)
+
+
+def _gains(gains: dict[str, float]) -> str:
+    """Gains of a run as a part of a sentence, by distance where it is known."""
+    known = {name: value for name, value in sorted(gains.items()) if name != "gain"} or gains
+    found = [
+        f"{int(name[len('gain_') : -len('um')])} um {value:+.2f} dB" if name != "gain" else f"{value:+.2f} dB"
+        for name, value in known.items()
+    ]
+    return f"; gain on what was held out: {', '.join(found)}" if found else ""
 
 
 def recipe_path(text: str) -> Path:

@@ -121,6 +121,9 @@ def read_stack(path: Path) -> tuple[np.ndarray, float | None]:
     axes = "".join(axis for i, axis in enumerate(axes) if i not in drop)
     if data.ndim != 3 or axes[-2:] != "YX" or axes[0] in "CST":
         cause = f"is no z-stack of one grey channel (axes {axes}, shape {data.shape})"
+        if data.ndim == 2:
+            remedy = 'if each file holds one plane, say how they are named: --plane-pattern "{field}_z{z}.tif"'
+            raise InputError(path, "holds a single plane", remedy)
         raise InputError(path, cause, "split channels and times into files of their own")
     planes = data.astype(np.float32)
     _check([path] * len(planes), list(planes), path.name)

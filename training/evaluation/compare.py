@@ -121,8 +121,8 @@ def train_all(
         else:
             steps = max(20, int(seconds / speeds[name]))
             recipe = plan(name, steps, seed)
-            checkpoint = fit(sources, runs / name, recipe, held_out, progress_bar=False, pairs=pairs)
-            save_weights(*load_checkpoint(checkpoint), targets[name])
+            fitted = fit(sources, runs / name, recipe, held_out, progress_bar=False, pairs=pairs)
+            save_weights(*load_checkpoint(fitted.checkpoint), targets[name])
         taken = time.monotonic() - start
         tell(f"{name}: {steps} steps in {taken:.0f} s")
         record(weights, name, {"steps": steps, "batch": recipe.batch, "crop": recipe.crop, "seconds": round(taken)})

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...engine.errors import InputError
 from ...engine.image.normalization import from_unit, measure, to_unit
 from ...engine.model.card import Percentiles
 from ..classical.admm import admm
@@ -58,6 +59,15 @@ class Method:
     channels: int = 1
     knows_psf: bool = False
     note: str = ""
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise InputError for a name that is no method's, with those there are."""
+    known = [*(name for name, *_ in CLASSICAL_CASES), "admm", "care", *METHODS, SHIPPED]
+    known.remove(DENOISER)
+    for name in names:
+        if name not in known:
+            raise InputError(name, "is no method that we know", f"choose from {', '.join(known)}")
 
 
 def available(weights: Path, names: Sequence[str] | None = None) -> Iterator[Method]:

@@ -23,7 +23,7 @@ class Score:
 
     method: str
     field: str
-    z_um: int
+    z_um: float
     psnr: float
     ssim: float
 
@@ -47,9 +47,9 @@ def evaluate(
             yield score(method.name, case, method.restore(case))
 
 
-def mean_by_distance(scores: Sequence[Score], method: str, metric: str) -> dict[int, float]:
+def mean_by_distance(scores: Sequence[Score], method: str, metric: str) -> dict[float, float]:
     """Mean of `psnr` or `ssim` over the fields, for each distance."""
-    values: dict[int, list[float]] = {}
+    values: dict[float, list[float]] = {}
     for row in scores:
         if row.method == method:
             values.setdefault(row.z_um, []).append(getattr(row, metric))

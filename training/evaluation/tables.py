@@ -122,7 +122,7 @@ def cost_table(methods: Sequence[Method], costs: Mapping[str, Cost], first: str)
     return Table("cost", "Inference cost", ("method", "parameters", "GFLOP", "time ratio"), rows, notes)
 
 
-def _distances(scores: Sequence[Score]) -> list[int]:
+def _distances(scores: Sequence[Score]) -> list[float]:
     return sorted({row.z_um for row in scores}, reverse=True)  # as the paper's columns
 
 

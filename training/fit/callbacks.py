@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,40 @@ class Progress(Callback):
             figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
             text = "  ".join(f"{name} {value:.3f}" for name, value in sorted(figures.items()))
             print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {text}", flush=True)
+
+
+class Estimate(Callback):
+    """One line after 20 steps: how long the rest will take. The first steps, which are slower, do not count."""
+
+    FIRST, LAST = 3, 20
+
+    def __init__(self, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.steps, self.clock = steps, clock
+        self.done, self.began = 0, 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.done += 1
+        if self.done == self.FIRST:
+            self.began = self.clock()
+        left = self.steps - trainer.global_step
+        if self.done == self.LAST and left > 0 and trainer.is_global_zero:
+            step = (self.clock() - self.began) / (self.LAST - self.FIRST)
+            bar = trainer.progress_bar_callback
+            text = f"{step:.2g} s a step: {duration(left * step)} for the {left} steps left, validations apart"
+            if bar is None:
+                print(text, flush=True)
+            else:
+                bar.print(text)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: "about 2 h 5 min", "about 12 min", "less than a minute"."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"about {minutes} min"
 
 
 class History(Callback):

@@ -24,7 +24,7 @@ from ..data.paired import PairedCrops, PairedPlanes, recipe_for, split_pairs
 from ..data.simulated import DefocusedCrops
 from ..data.sources import load_pools, split_sources
 from ..evaluation.heldout import DISTANCES_UM, unit_pair
-from .callbacks import HISTORY, History, Progress, WholeCheckpoints
+from .callbacks import HISTORY, Estimate, History, Progress, WholeCheckpoints
 from .checkpoint import build_network, read, start_from
 from .preview import Preview
 from .recipe import Recipe
@@ -44,6 +44,18 @@ class Devices:
     strategy: str = "auto"
 
 
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What a run ends with: its checkpoint, and the mean gain in dB on what was held out.
+
+    `gains` has "gain" for all planes and "gain_10um" for those of a distance, if it is known; it is empty where nothing
+    was held out, or where a run that was resumed had nothing left to do.
+    """
+
+    checkpoint: Path
+    gains: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
 def fit(
     sources: Sequence[Source],
     out: Path,
@@ -56,8 +68,8 @@ def fit(
     pairs: Sequence[Pair] = (),
     start: Path | None = None,
     devices: Devices = Devices(),
-) -> Path:
-    """Train a network and return its checkpoint.
+) -> Fitted:
+    """Train a network.
 
     Trains on the sharp images of `sources`, defocused on the fly, or on measured `pairs`. Writes into `out`:
     recipe.toml, split.json (what was trained on, what held out), metrics.csv (a row an epoch), tensorboard/,
@@ -94,7 +106,7 @@ def fit(
     if resume:
         epochs_done, done = progress(checkpoint)
         if done == recipe.steps:
-            return checkpoint
+            return Fitted(checkpoint)
         if done > recipe.steps:
             cause = f"has made {done} steps already, more than the {recipe.steps} asked for"
             raise InputError(out, cause, "ask for more with --steps, or train anew in another folder")
@@ -147,7 +159,8 @@ def fit(
         if leaving.code == 1:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
         raise
-    return checkpoint
+    gains = trainer.validate(module, validation, verbose=False)[0] if validation else {}
+    return Fitted(checkpoint, {name: float(value) for name, value in gains.items()})
 
 
 def progress(checkpoint: Path) -> tuple[int, int]:
@@ -172,7 +185,7 @@ def make_trainer(
 
     Raises InputError for devices that are not there.
     """
-    callbacks: list[Callback] = [History(out / HISTORY)]
+    callbacks: list[Callback] = [History(out / HISTORY), Estimate(recipe.steps)]
     if recipe.ema_decay:
         begin = min(recipe.ema_from_step, recipe.steps // 3)  # a short run would keep the weights that it began with
         callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay, update_starting_at_step=begin))

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image, ImageDraw
 
 from ...engine.files.atomic import commit
@@ -41,7 +42,7 @@ class Preview(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.is_global_zero and batch_idx in self.chosen:
+        if trainer.is_global_zero and trainer.state.fn == TrainerFn.FITTING and batch_idx in self.chosen:
             blurred, sharp, distance = batch
             images = [image[0, 0].float().cpu().numpy() for image in (blurred, outputs, sharp)]
             z = float(distance[0])

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ...engine.errors import InputError
 
+CHECKPOINT = "last.ckpt"  # of a run's folder
 Interaction = Literal["residual", "concat"]
 Distance = Literal["l1", "mse", "log-mse"]
 

@@ -14,9 +14,8 @@ from ...engine.errors import ModelError
 from ..networks.coarse_to_fine import MULTIPLE, CoarseToFine, start_near_identity
 from .checkpoint import build_network
 from .loss import balance_weights, content_loss
-from .recipe import Recipe
+from .recipe import CHECKPOINT, Recipe
 
-CHECKPOINT = "last.ckpt"
 # Images are in unit range: a loss above these, by distance, comes from weights that have run away.
 LIMITS: dict[str, float] = {"l1": 1e4, "mse": 1e8, "log-mse": 50.0}
 FLOOR = 1e-8  # mean square error of 80 dB: what is equal has a gain that can be averaged

@@ -178,7 +178,7 @@ def stacks_that_are_wrong(root: Path) -> dict[str, tuple[str, dict]]:
     return {
         "step": (r"a\.tif: does not say how far.*--step-um", {}),
         "end": (r"a\.tif: the first plane of a is its sharpest", {"step_um": 8.0}),
-        "one": (r"a\.tif: .*no z-stack|a\.tif: a\.tif has 1 plane", {"step_um": 8.0}),
+        "one": (r'a\.tif: holds a single plane; .*--plane-pattern "\{field\}_z\{z\}\.tif"', {"step_um": 8.0}),
         "colour": (r"a\.tif: is no z-stack", {"step_um": 8.0}),
         "sizes": (r"a_z2\.tif: has another size", {"pattern": "{field}_z{z}.tif", "step_um": 8.0}),
         "pattern": (r"holds no file named like", {"pattern": "{field}_z{z}.tif", "step_um": 8.0}),

@@ -95,3 +95,14 @@ def test_what_cannot_be_trained_is_one_line(sharp, tmp_path, monkeypatch, capsys
         told = capsys.readouterr().err
         assert cause in told
         assert len(told.strip().splitlines()) == 1
+
+
+def test_an_unknown_method_is_told_with_those_there_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["defocus-evaluate", "--method", "nonsense", "-o", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as leaving:
+        evaluate_cli.main()
+    assert leaving.value.code == 1
+    assert "nonsense: is no method that we know; choose from wiener, rl, " in (error := capsys.readouterr().err)
+    for name in ("admm", "care", "residual-4", "rdn", "default"):
+        assert name in error
+    assert not list(tmp_path.iterdir())

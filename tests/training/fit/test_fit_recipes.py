@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +16,7 @@ pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"
 
 from defocus.engine.errors import ModelError  # noqa: E402
 from defocus.training.cli.train import recipe_path  # noqa: E402
+from defocus.training.fit.callbacks import Estimate, duration  # noqa: E402
 from defocus.training.fit.checkpoint import build_network, load_checkpoint, save_weights, start_from  # noqa: E402
 from defocus.training.fit.recipe import Recipe  # noqa: E402
 from defocus.training.fit.restoration import rate_factor  # noqa: E402
@@ -153,3 +158,71 @@ def test_the_versions(train, monkeypatch, capfd):
         cli.main()
     assert not leaving.value.code
     assert capfd.readouterr().out == f"defocus-export {__version__}\n"
+
+
+LOADED = """
+import io, sys
+class Told(io.StringIO):
+    def write(self, text):
+        if text.strip():
+            sys.__stderr__.write(f"{'torch' in sys.modules} {text.strip()}\\n")
+        return len(text)
+sys.stdout = Told()
+sys.argv = ["defocus-train", *sys.argv[1:]]
+from defocus.training.cli.train import main
+try:
+    main()
+finally:
+    sys.__stderr__.write(f"{'torch' in sys.modules} end\\n")
+"""
+
+
+def told(*arguments: object) -> list[str]:
+    """What defocus-train says in a process of its own, each line with whether torch was loaded by then."""
+    command = [sys.executable, "-c", LOADED, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300).stderr.splitlines()
+
+
+def test_the_first_line_comes_before_torch_is_loaded(sharp, tmp_path):
+    lines = told("--simulate", sharp, "-o", tmp_path / "run", "--from", sharp / "field0_x.tif", "--no-progress")
+    assert lines[0] == "False 4 images to train on; loading PyTorch"
+    assert "cannot be read as a checkpoint" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        (("--simulate", "missing=0.5"), "missing: no such folder"),
+        (("--stacks", "missing"), "missing: no such folder"),
+        (("--pairs", "sharp", "missing"), "missing: no such folder"),
+        (("--simulate", "sharp", "--from", "missing.ckpt"), "missing.ckpt: no such checkpoint"),
+        (("--simulate", "sharp", "--recipe", "missing.toml"), "missing.toml: no such recipe"),
+    ],
+)
+def test_what_is_missing_is_told_before_torch_is_loaded(sharp, tmp_path, line, cause):
+    lines = told(*(sharp if word == "sharp" else word for word in line), "-o", tmp_path / "run")
+    assert len(lines) == 2
+    assert cause in lines[0]
+    assert lines[1] == "False end"
+
+
+def test_after_20_steps_it_says_how_long_the_rest_takes(capsys):
+    times = iter([10.0, 27.0])
+    estimate = Estimate(7220, clock=lambda: next(times))
+    trainer = SimpleNamespace(global_step=0, is_global_zero=True, progress_bar_callback=None)
+    for step in range(1, 30):
+        trainer.global_step = step
+        estimate.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "1 s a step: about 2 h 0 min for the 7200 steps left, validations apart\n"
+    assert (duration(20), duration(700)) == ("less than a minute", "about 12 min")
+
+
+def test_the_last_line_has_gain_and_checkpoint(train, sharp, recipe_file, tmp_path):
+    out = tmp_path / "run"
+    done = train("--simulate", sharp, "--hold-out", "field3*", "--recipe", recipe_file(validate_every=2), "-o", out)
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith(f"trained: {out / 'last.ckpt'}; gain on what was held out: 0 um ")
+    for z_um in (10, 16, 22, 28, 34):
+        assert re.search(rf"\b{z_um} um [+-]\d+\.\d\d dB", last)
+    (preview,) = (out / "preview").iterdir()
+    assert preview.name == "epoch_0002.png"
