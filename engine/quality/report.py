@@ -9,10 +9,11 @@ from statistics import median
 from typing import Any
 
 # A plane is sharp already if the model sharpens it by less than this many px, raises its focus score by less than
-# this factor, and leaves no place further from the input than this. By measurement (docs/results/trust.md): in good
-# light the blur is under 2 px in focus and over 5 px at 8 um; where light is so scarce that the blur cannot be found,
-# the factor, 1.26 and more at 8 um, still tells; a plane partly out of focus shows it in one place.
-SHARP_BLUR_PX, SHARP_GAIN, SHARP_LOCAL_RESIDUAL = 3.0, 1.25, 0.06
+# this factor, and leaves no place further from the input than this. By measurement (docs/results/near_focus.md,
+# docs/results/trust.md): the blur is under 1.2 px in real planes in focus, and every plane that restoring makes worse
+# has less than 1.0; where light is so scarce that the blur cannot be found, the factor still tells; a plane partly out
+# of focus shows it in one place.
+SHARP_BLUR_PX, SHARP_GAIN, SHARP_LOCAL_RESIDUAL = 1.5, 1.25, 0.06
 # An output is doubtful that leaves more than this of its input unexplained, in all or in any one place: about one
 # in fifty of the intact held-out outputs is.
 DOUBTFUL_SHARE, DOUBTFUL_LOCAL_RESIDUAL = 0.03, 0.5

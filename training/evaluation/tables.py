@@ -130,11 +130,11 @@ def _headings(scores: Sequence[Score]) -> list[str]:
     return [f"{z} um" for z in _distances(scores)]
 
 
-def _paper(reported: Mapping[str, Sequence[float]], name: str) -> dict[int, float]:
+def _paper(reported: Mapping[str, Sequence[float]], name: str) -> dict[float, float]:
     return dict(zip(paper.DISTANCES_UM, reported.get(paper.row_of(name), ()), strict=False))
 
 
-def _pair(ours: Mapping[int, float], theirs: Mapping[int, float], z: int, digits: int) -> str:
+def _pair(ours: Mapping[float, float], theirs: Mapping[float, float], z: float, digits: int) -> str:
     if z not in ours:
         return NONE
     return f"{ours[z]:.{digits}f}" + (f" ({theirs[z]:.{digits}f})" if z in theirs else "")
