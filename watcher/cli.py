@@ -81,6 +81,14 @@ def watch(
         bool,
         typer.Option("--only-defocused", help="Changes nothing: sharp planes are kept unless --all-planes is given."),
     ] = False,
+    keep_doubtful: Annotated[
+        str | None,
+        typer.Option(
+            metavar="original|corrected",
+            help="What is written of a plane whose output is doubtful: the original, or as made.",
+            show_default="corrected",
+        ),
+    ] = None,
     order: Annotated[
         str | None, typer.Option(help="oldest or newest: which of the waiting files is next.", show_default="oldest")
     ] = None,
@@ -173,6 +181,7 @@ def watch(
         "patience": patience,
         "retries": retries,
         "all_planes": all_planes,
+        "keep_doubtful": keep_doubtful,
         "order": order,
         "include": tuple(include) if include else None,
         "exclude": tuple(exclude) if exclude else None,

@@ -14,6 +14,7 @@ from typing import Any
 from ..engine.errors import InputError
 from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.pipeline.steps import MEMORY
+from ..engine.quality.report import Doubtful
 from .discovery.scanner import ScanTiming
 from .queue import Order
 from .settings import DaemonSettings, FolderSettings, default_out
@@ -52,6 +53,7 @@ class Config:
     retries: int = 3
     all_planes: bool = False
     only_defocused: bool = True
+    keep_doubtful: str = "corrected"
     order: str = "oldest"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -99,6 +101,9 @@ class Config:
         """The same, if its values make sense; raises InputError."""
         if self.order not in {order.value for order in Order}:
             raise InputError(thing, f'order is "{self.order}"', 'write order = "oldest" or "newest"')
+        if self.keep_doubtful not in {one.value for one in Doubtful}:
+            cause = f'keep_doubtful is "{self.keep_doubtful}"'
+            raise InputError(thing, cause, 'write keep_doubtful = "original" or "corrected"')
         for name in ("settle", "patience", "max_age", "min_free_mb", "keep_days", "memory", "drift_px", "partner_wait"):
             if getattr(self, name) < 0:
                 raise InputError(thing, f"{name} is {getattr(self, name):g}", "use 0 or more")
@@ -141,6 +146,7 @@ class Config:
                 keep_days=self.keep_days,
                 channels=Pattern.parse(self.channels) if self.channels else None,
                 partner_wait=self.partner_wait,
+                keep_doubtful=self.keep_doubtful == Doubtful.ORIGINAL,
             )
             for folder in self.folders
         ]

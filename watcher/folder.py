@@ -133,7 +133,13 @@ class FolderProcessor:
         members = arrival.each()
         running = RunningJob(members, tuple(_digest(member.path) for member in members), queued)
         first, *others = (
-            Job(member.path, self.settings.out / member.relative, member.stat, keep_sharp=self.settings.keep_sharp)
+            Job(
+                member.path,
+                self.settings.out / member.relative,
+                member.stat,
+                keep_sharp=self.settings.keep_sharp,
+                keep_doubtful=self.settings.keep_doubtful,
+            )
             for member in members
         )
         job = replace(first, others=tuple(others))

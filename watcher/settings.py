@@ -44,6 +44,8 @@ class FolderSettings:
         Which files of one channel each go together through a model of several channels.
     partner_wait : float
         s that a channel file waits for its partners before it is quarantined.
+    keep_doubtful : bool
+        Write planes whose output is doubtful as they came.
     """
 
     acquisition: Path
@@ -59,6 +61,7 @@ class FolderSettings:
     keep_days: float = 0.0
     channels: Pattern | None = None
     partner_wait: float = 60.0
+    keep_doubtful: bool = False
 
     def wants(self, relative: Path, mtime_ns: int, now: float) -> bool:
         """Whether a file is to be corrected, by its name and its age at `now` (s since 1970)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 
 from .._version import __version__
 from ..errors import printable
-from ..quality.report import SHARP_BLUR_PX
+from ..quality.report import SHARP_BLUR_PX, Doubtful
 from . import _app
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ def run(
         bool,
         typer.Option("--only-defocused", help="Changes nothing: sharp planes are kept unless --all-planes is given."),
     ] = False,
+    keep_doubtful: Annotated[
+        Doubtful, typer.Option(help="What is written of a plane whose output is doubtful: the original, or as made.")
+    ] = Doubtful.CORRECTED,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
@@ -101,6 +105,7 @@ def run(
 
     card = read_card(model_path(model))
     jobs, refused = find(inputs, output), []
+    jobs = [replace(job, keep_doubtful=keep_doubtful is Doubtful.ORIGINAL) for job in jobs]
     total = len(jobs)
     if channels is not None:
         from ..pipeline.channel_pattern import Pattern, gather

@@ -27,6 +27,8 @@ class Job:
         they the next ones, in order. Each gets its own output.
     keep_sharp : bool or None
         Keep its planes that are sharp already as they are; None: as the pipeline does by default.
+    keep_doubtful : bool
+        Whether planes whose output is doubtful are written as they came.
     run : str
         Stands in the names of its temporaries, so that they can be found after a kill.
     """
@@ -37,6 +39,7 @@ class Job:
     others: tuple[Job, ...] = ()
     run: str = field(default="", compare=False)
     keep_sharp: bool | None = field(default=None, compare=False)
+    keep_doubtful: bool = field(default=False, compare=False)
 
     def each(self) -> tuple[Job, ...]:
         """Its files one by one, in the order of channels."""

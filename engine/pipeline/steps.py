@@ -21,7 +21,7 @@ from ..image.bands import planes
 from ..image.memmap import Allocator, DiskAllocator, drop_resident_pages, in_memory, is_disk_backed
 from ..inference.memory import MEMORY
 from ..inference.tasks import ImageRequest
-from ..quality.assess import assess, keep_sharp_planes
+from ..quality.assess import assess, keep_doubtful_planes, keep_sharp_planes
 from ..quality.report import PlaneReport, summary
 from ..tiff.read import TiffFile, TiffImage, read_tiff, write_tiff
 from .channel_groups import joined, written
@@ -213,13 +213,16 @@ def write_stage(piece: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcom
                 found = assess(image.data, data, image.axes)
                 if keep_sharp:
                     found = keep_sharp_planes(image.data, data, image.axes, found)
+                if job.keep_doubtful:
+                    found = keep_doubtful_planes(image.data, data, image.axes, found)
                 drop_resident_pages(image.data, data)
                 reports += [replace(one, image=number) for one in found] if len(piece.images) > 1 else found
             outcome = replace(outcome, reports=tuple(reports))
             outcome.seconds["assess"] = perf_counter() - start
         with _naming(job.target, "writing"):
             account = provenance(engine, job.source, piece.version)
-            account |= {**piece.notes, "only_defocused": keep_sharp, "planes": summary(outcome.reports)}
+            kept = {"only_defocused": keep_sharp, "keep_doubtful": "original" if job.keep_doubtful else "corrected"}
+            account |= {**piece.notes, **kept, "planes": summary(outcome.reports)}
             start = perf_counter()
             with commit(job.target, job.run) as temporary:
                 write_tiff(piece.file, piece.restored, temporary, account)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,10 +30,27 @@ def keep_sharp_planes(
 
     `reports` are those of `assess`; they come back with `copied` set where a plane was copied.
     """
+    return _keep(source, result, axes, reports, lambda report: report.sharp or report.fidelity is None)
+
+
+def keep_doubtful_planes(
+    source: np.ndarray, result: np.ndarray, axes: str, reports: Sequence[PlaneReport]
+) -> tuple[PlaneReport, ...]:
+    """Copy planes whose output is doubtful from `source` into `result`; else as `keep_sharp_planes`."""
+    return _keep(source, result, axes, reports, lambda report: report.verdict == "doubtful")
+
+
+def _keep(
+    source: np.ndarray,
+    result: np.ndarray,
+    axes: str,
+    reports: Sequence[PlaneReport],
+    wanted: Callable[[PlaneReport], bool],
+) -> tuple[PlaneReport, ...]:
     kept = list(reports)
     for number, (before, after) in enumerate(_plane_pairs(source, result, axes)):
         report = reports[number]
-        if not report.copied and (report.sharp or report.fidelity is None):
+        if not report.copied and wanted(report):
             after[...] = before
             kept[number] = replace(report, copied=True)
     return tuple(kept)

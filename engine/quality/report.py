@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from statistics import median
 from typing import Any
 
@@ -19,6 +20,13 @@ SHARP_BLUR_PX, SHARP_GAIN, SHARP_LOCAL_RESIDUAL = 1.5, 1.25, 0.06
 DOUBTFUL_SHARE, DOUBTFUL_LOCAL_RESIDUAL = 0.03, 0.5
 
 LISTED = 64  # planes listed one by one in a file's provenance
+
+
+class Doubtful(StrEnum):
+    """What is written of a plane whose output is doubtful."""
+
+    ORIGINAL = "original"
+    CORRECTED = "corrected"
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class PlaneReport:
         """One of "no structure", "doubtful", "sharp" and "consistent"."""
         if self.doubt is None:
             return "no structure"
-        if self.doubt > 1 and not self.copied:
+        if self.doubt > 1 and not (self.copied and self.sharp):
             return "doubtful"
         return "sharp" if self.sharp else "consistent"
 

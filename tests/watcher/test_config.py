@@ -48,6 +48,7 @@ def test_every_key_is_a_flag_and_the_other_way_round():
         ("retries = 0", "retries is 0"),
         ("retries = true", "retries is True"),
         ("order = 'random'", 'order = "oldest" or "newest"'),
+        ("keep_doubtful = 'no'", 'keep_doubtful = "original" or "corrected"'),
         ("include = '*.tif'", "include is"),
         ("folders = 'x'", "is no list of tables"),
         ("[[folders]]\noutput = 'x'", "a folder without its acquisition path"),

@@ -99,6 +99,27 @@ def test_a_file_of_one_sharp_plane_is_copied_and_done(tmp_path):
     assert again.status.value == "skipped"
 
 
+@pytest.mark.parametrize("choice", ["original", "corrected"])
+def test_of_a_doubtful_plane_the_original_is_written_if_asked_for(tmp_path, monkeypatch, capsys, choice):
+    from defocus.engine.cli import run
+
+    monkeypatch.setattr("defocus.engine.quality.report.DOUBTFUL_SHARE", 1e-9)  # every correction is doubtful
+    rng = np.random.default_rng(6)
+    plane = CAMERA.expose(defocus(draw_cells((200, 210), rng) * 1500, OPTICS, 12), rng)
+    tifffile.imwrite(tmp_path / "a.tif", plane)
+    words = ["defocus-run", tmp_path / "a.tif", "-o", tmp_path / "out", "--json", "--backend", "cpu"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words), "--keep-doubtful", choice])
+    with pytest.raises(SystemExit) as leaving:
+        run.main()
+    assert leaving.value.code == 0
+    (report,) = json.loads(capsys.readouterr().out)["reports"]
+    assert (report["verdict"], report["copied"]) == ("doubtful", choice == "original")
+    assert np.array_equal(tifffile.imread(tmp_path / "out" / "a.tif"), plane) == (choice == "original")
+    account = read_provenance(tmp_path / "out" / "a.tif")
+    assert account is not None
+    assert account["keep_doubtful"] == choice
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (1, 1), (3, 5, 40), (2, 0, 8), (17, 700)])
 def test_odd_planes_go_through(tmp_path, tiny_model, shape):
     image = np.random.default_rng(0).integers(0, 65535, shape, np.uint16)
@@ -121,6 +142,8 @@ def test_a_report_says_what_a_microscopist_wants_to_read():
     assert PlaneReport(0.02, 0.03, 0.90, 0.1, 8.0).verdict == "doubtful"
     assert PlaneReport(0.02, 0.03, 0.995, 0.7, 8.0).verdict == "doubtful"
     assert PlaneReport(0.04, 0.041, 0.999, 0.01, 0.5).verdict == "sharp"
+    assert PlaneReport(0.04, 0.041, 0.95, 0.01, 0.5, copied=True).verdict == "sharp"
+    assert PlaneReport(0.02, 0.03, 0.90, 0.1, 8.0, copied=True).verdict == "doubtful"  # kept for that reason
     assert PlaneReport(0.04, 0.041, 0.99, 0.2, 0.5).verdict == "consistent"  # a part of it is out of focus
     assert PlaneReport(0.04, 0.06, 0.999, 0.01, 0.5).verdict == "consistent"  # little light: the blur cannot be found
 
