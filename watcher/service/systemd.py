@@ -15,6 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ...engine.errors import InputError
+
+SECRETS = ("status_token", "notify_url")
+_LINES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 
 def tell_systemd(state: str, environment: dict[str, str] | None = None) -> bool:
     """Send a state such as "READY=1" to systemd (sd_notify(3)); False where nobody listens."""
@@ -55,7 +60,17 @@ def command_line(folders: Sequence[Path], paths: Mapping[str, Path | None], give
         What is watched, and paths by the flags that take them: they become absolute.
     given : dict
         Values by their keys in the settings file; None for what was not given.
+
+    Raises
+    ------
+    InputError
+        A secret is among them: other users can read the text of a service, and its arguments.
     """
+    for name in SECRETS:
+        if given.get(name):
+            cause = "would stand in the service's text, which other users can read"
+            remedy = f"write {name} = '...' into the file of --config, and let only the service's user read it"
+            raise InputError(f"--{name.replace('_', '-')}", cause, remedy)
     arguments = [str(one.absolute()) for one in folders]
     arguments += [f"--{name}={path.absolute()}" for name, path in paths.items() if path is not None]
     for name, value in given.items():
@@ -73,8 +88,16 @@ def instructions(
     """What to write where, so that `defocus-watch ARGUMENTS` starts with this kind of system and is kept running.
 
     `folder` is the working folder: relative paths of a settings file begin there (default: the present one).
+
+    Raises
+    ------
+    InputError
+        A path whose name would add lines of its own to the text.
     """
     program, folder = program or str(Path(sys.executable).with_name("defocus-watch")), folder or os.getcwd()
+    for text in (program, folder):
+        if _LINES.search(text) or (platform != "win32" and text.endswith("\\")):
+            raise InputError(text, "has a name that no service can be given", "rename it or work in another folder")
     if platform == "win32":
         return _windows(program, arguments, folder)
     return _launchd(program, arguments, folder) if platform == "darwin" else _systemd(program, arguments, folder)

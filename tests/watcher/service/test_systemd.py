@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from defocus.engine.errors import InputError
 from defocus.watcher.service.systemd import command_line, instructions
 
 from ..conftest import command
@@ -99,3 +100,22 @@ def test_powershell_reads_its_task():
     text = instructions(["C:\\it's a\\microscope’s", "--polling"], "win32", r"C:\x\defocus-watch", r"D:\my files")
     assert "-Argument '\"C:\\it''s a\\microscope’’s\" --polling'" in text
     assert r"-WorkingDirectory 'D:\my files'" in text
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+@pytest.mark.parametrize("folder", ["/tmp/x\nExecStartPre=/bin/touch /tmp/owned", "/tmp/\x1b[2J"])
+def test_the_name_of_a_folder_adds_no_lines(platform, folder):
+    with pytest.raises(InputError, match="has a name that no service can be given"):
+        instructions(["/acq"], platform, "/x/defocus-watch", folder)
+    with pytest.raises(InputError):
+        instructions(["/acq"], "linux", "/x/defocus-watch", "/tmp/x\\")  # would take the next line in
+    for text in (folder, "/acq\nExecStartPre=/bin/false"):
+        unit = instructions([text], "linux", "/x/defocus-watch", "/tmp")
+        assert [line for line in unit.splitlines() if line.startswith("ExecStartPre")] == []
+
+
+def test_no_secret_is_written_into_a_service(tmp_path):
+    done = command(tmp_path, "--notify-url", "https://hooks.example/hush", "--install-service")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "write notify_url = '...' into the file of --config" in done.stderr
+    assert "hush" not in done.stderr

@@ -1,0 +1,73 @@
+"""When a folder is paused, and when what fails is the fault of one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from defocus.engine.errors import ErrorCode, OutputError
+from defocus.watcher.events import WatchEvent
+from defocus.watcher.health import Health
+from defocus.watcher.output import disk_space
+from defocus.watcher.output.disk_space import PAUSE, OutputGuard
+
+from ...helpers.clock import ManualClock
+
+
+class Output:
+    """A folder with a guard, and what it reports."""
+
+    def __init__(self, out: Path) -> None:
+        self.clock, self.health, self.events = ManualClock(), Health(), list[WatchEvent]()
+        self.out = out
+        self.guard = OutputGuard(out, 0.0, self.events.append, self.health, clock=self.clock)
+
+    def fails(self, name: str, code: ErrorCode) -> bool:
+        return self.guard.is_to_blame(self.out / name, OutputError(self.out / name, "failed", "wait", code))
+
+
+@pytest.fixture
+def output(tmp_path) -> Output:
+    return Output(tmp_path)
+
+
+def test_a_file_that_alone_cannot_be_written_pauses_nothing(output):
+    for _ in range(3):
+        assert not output.fails("large.tif", ErrorCode.DISK_FULL)
+        assert not output.fails("sub/a.tif", ErrorCode.PERMISSION)
+        assert not output.fails("sub/b.tif", ErrorCode.PERMISSION)
+    assert output.guard.available()
+    assert output.events == []
+    assert len(output.health.problems()) == 1  # until a write has worked
+    output.guard.worked()
+    assert output.health.problems() == []
+
+
+def test_a_disk_that_is_full_for_one_file_after_the_other_pauses_the_folder(output):
+    assert not output.fails("a.tif", ErrorCode.DISK_FULL)
+    output.guard.worked()
+    assert not output.fails("b.tif", ErrorCode.DISK_FULL)
+    assert output.fails("c.tif", ErrorCode.DISK_FULL)
+    assert output.guard.paused()
+    output.clock.advance(PAUSE)
+    assert output.guard.available()  # a small file can be written: others have their turn
+    assert [event.kind for event in output.events] == ["paused", "warning"]
+
+
+def test_an_output_that_takes_no_file_pauses_the_folder_until_it_does(output, monkeypatch):
+    error = OutputError(output.out, "no permission to write", "give it", ErrorCode.PERMISSION)
+    broken = [error]
+    monkeypatch.setattr(disk_space, "why_not_writable", lambda out: broken[0] if broken else None)
+    assert output.fails("a.tif", ErrorCode.PERMISSION)
+    for _ in range(3):
+        output.clock.advance(PAUSE)
+        assert not output.guard.available()
+    broken.clear()
+    assert not output.guard.available()  # not looked at again so soon
+    output.clock.advance(PAUSE)
+    assert output.guard.available()
+    assert [event.kind for event in output.events] == ["paused", "warning"]
+    assert len(output.health.problems()) == 1
+    output.guard.worked()
+    assert output.health.problems() == []
