@@ -32,7 +32,7 @@ class FolderLock:
 
     def __init__(self, out: Path) -> None:
         self._out, self._folder = Path(out), Path(out) / FOLDER
-        self._lock = FileLock(self._folder / LOCK, timeout=0)
+        self._lock = FileLock(self._folder / LOCK, timeout=0, thread_local=False)
         self._device: int | None = None
 
     def __enter__(self) -> FolderLock:
