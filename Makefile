@@ -117,7 +117,7 @@ bench: .venv/.develop
 .venv/.publish: constraints.txt | .venv/package
 	$(PYTHON) -m venv .venv/publish
 	.venv/publish/bin/pip --disable-pip-version-check --quiet install --constraint constraints.txt \
-	    mkdocs-material mkdocstrings-python ruff build hatchling twine
+	    mkdocs-material mkdocstrings-python mkdocs-jupyter ruff build hatchling twine
 	touch $@
 
 .venv/.develop: $(DECLARED) | .venv/package

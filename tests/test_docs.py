@@ -211,3 +211,12 @@ def test_the_tree_names_every_module():
     # An __init__.py of a docstring and little more needs no line.
     small = {name for name, path in there.items() if path.name == "__init__.py" and path.stat().st_size < 1000}
     assert set(there) - set(named) - small == set(), "add a line to docs/reference/architecture.md"
+
+
+def test_the_reference_has_every_public_name():
+    import defocus
+
+    page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    for name in defocus.__all__:
+        assert name.startswith("_") or f"::: defocus.{name}\n" in page, name
+        assert name.startswith("_") or getattr(defocus, name).__doc__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -94,3 +95,14 @@ def test_the_tutorial_works_as_it_stands(tmp_path, port):
         if watcher is not None and watcher.poll() is None:
             watcher.kill()
             watcher.wait()
+
+
+def test_the_notebook_runs(tmp_path):
+    """Its code, cell after cell in one process; what it draws goes nowhere."""
+    pytest.importorskip("matplotlib", reason='needs matplotlib: pip install ".[train]"')
+    cells = json.loads(PAGE.with_name("python.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] for cell in cells if cell["cell_type"] == "code")  # readers see what comes of it
+    said = run([sys.executable, "-c", "\n".join(code)], tmp_path, {**os.environ, "MPLBACKEND": "agg"})
+    verdicts = [line for line in said.splitlines() if "um: " in line]
+    assert [line.split("um: ")[1].split(",")[0] for line in verdicts] == ["sharp", "consistent", "consistent"]
