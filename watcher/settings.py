@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 
 from ..engine.errors import InputError
+from ..engine.files.patterns import is_wanted
 from ..engine.model.card import Card
 from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.pipeline.steps import MEMORY
@@ -65,10 +65,7 @@ class FolderSettings:
 
     def wants(self, relative: Path, mtime_ns: int, now: float) -> bool:
         """Whether a file is to be corrected, by its name and its age at `now` (s since 1970)."""
-        names = (relative.as_posix(), relative.name)
-        if self.include and not any(fnmatch(name, pattern) for name in names for pattern in self.include):
-            return False
-        if any(fnmatch(name, pattern) for name in names for pattern in self.exclude):
+        if not is_wanted(relative, self.include, self.exclude):
             return False
         return not self.max_age or now - mtime_ns / 1e9 <= self.max_age
 

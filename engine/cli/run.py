@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._version import __version__
-from ..errors import printable
 from ..quality.report import SHARP_BLUR_PX, Doubtful
 from . import _app
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..pipeline.batch import Result
+    from ..pipeline.report import Report
 
 SHARP = f"(the model sharpens them by less than {SHARP_BLUR_PX:g} px) and empty ones"
 
@@ -89,6 +89,19 @@ def run(
     keep_doubtful: Annotated[
         Doubtful, typer.Option(help="What is written of a plane whose output is doubtful: the original, or as made.")
     ] = Doubtful.CORRECTED,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Only files like this (*_w1*); may be repeated.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="No files like this; may be repeated.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write report.html, sorted by doubt, and report.csv, a row a plane, into this folder.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
@@ -104,7 +117,7 @@ def run(
     from ..pipeline.batch import Result, Status, find, restore
 
     card = read_card(model_path(model))
-    jobs, refused = find(inputs, output), []
+    jobs, refused = find(inputs, output, include or (), exclude or ()), []
     jobs = [replace(job, keep_doubtful=keep_doubtful is Doubtful.ORIGINAL) for job in jobs]
     total = len(jobs)
     if channels is not None:
@@ -135,8 +148,23 @@ def run(
     else:
         results = restore(jobs, card, load, overwrite, not all_planes, memory)
     results = chain((Result(job, Status.FAILED, None, error) for job, error in refused), results)
-    counts = _show(results, total, json)
+    if report is None:
+        counts = _show(results, total, json)
+    else:
+        from ..pipeline.report import Report
+
+        made = Report(report, output)
+        counts = _show(_noted(results, made), total, json)
+        for path in made.write():
+            _app.say(f"defocus-run: {path}", err=True)
     return _app.FAILED if counts["failed"] else 0
+
+
+def _noted(results: Iterable[Result], made: Report) -> Iterable[Result]:
+    """The same results, each taken into the report as well."""
+    for result in results:
+        made.add(result)
+        yield result
 
 
 def _show(results: Iterable[Result], total: int, json: bool) -> Counter[str]:
@@ -161,7 +189,7 @@ def _show(results: Iterable[Result], total: int, json: bool) -> Counter[str]:
             if result.error:
                 console.print(str(result.error))
             for note in result.outcome.notes if result.outcome and not result.error else ():
-                console.print(printable(f"{result.job.source}: {note}"))
+                console.print(one_line(f"{result.job.source}: {note}"))
             progress.update(task, advance=1, description=one_line(result.job.source.name)[-40:])
     summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
     console.print(f"defocus-run: {summary} in {perf_counter() - start:.1f} s")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DefocusError, ErrorCode, InputError, OutputError
+from ..files.patterns import is_wanted
 from ..files.walk import walk
 from .jobs import Job, Outcome, version_record
 
@@ -53,6 +54,7 @@ class Result:
     def to_json(self) -> str:
         """One line of JSON with the same keys for every status."""
         outcome = self.outcome or Outcome(self.job)
+        said = _said(self.job.target) if self.status is Status.SKIPPED else {}
         fields: dict[str, Any] = {
             "source": str(self.job.source),
             "target": str(self.job.target),
@@ -68,11 +70,33 @@ class Result:
             "reports": [report.as_dict() for report in outcome.reports],
             "seconds": {stage: round(seconds, 6) for stage, seconds in outcome.seconds.items()},
         }
-        return json.dumps(fields)
+        return json.dumps(fields | said)
 
 
-def find(inputs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> list[Job]:
+def _said(target: Path) -> dict[str, Any]:
+    """What an output says of itself: what was known when it was made."""
+    from ..tiff import read as tiff
+
+    try:
+        account = tiff.read_provenance(target) or {}
+        axes, shape = tiff.axes_of(target)
+    except (DefocusError, OSError):
+        return {}
+    reports = account.get("planes", [])
+    count = len(reports) if isinstance(reports, list) else reports.get("count", 0) if isinstance(reports, dict) else 0
+    return {"shape": list(shape), "axes": axes, "planes": count, "reports": reports}
+
+
+def find(
+    inputs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> list[Job]:
     """The jobs that inputs ask for, in the order given, folders and globs sorted; each file once.
+
+    Only files whose path or name is like one of `include` (all if there is none) and
+    like none of `exclude` count.
 
     Folders are searched to the bottom for TIFF files by their ending, without following links and without names that
     begin with a dot. A path that exists is itself, even if it looks like a glob.
@@ -88,6 +112,8 @@ def find(inputs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     sources: set[str] = set()
     for given in inputs:
         for source, relative in _expand(os.fspath(given), out):
+            if not is_wanted(relative, include, exclude):
+                continue
             job = Job(source, out / relative)
             sources.add(_identity(source))
             other = jobs.setdefault(_identity(job.target), job)
@@ -95,6 +121,9 @@ def find(inputs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
                 cause = f"would both become {job.target}"
                 remedy = "run them into different output folders, or give the folder that holds both"
                 raise InputError(f"{other.source} and {source}", cause, remedy)
+    if not jobs and (include or exclude):
+        patterns = " ".join([*(f"--include {one}" for one in include), *(f"--exclude {one}" for one in exclude)])
+        raise InputError(patterns, "leaves no file", "check the patterns, and put them in quotes")
     for identity, job in jobs.items():
         if identity in sources:
             cause = "lies in the output folder: an output would replace it"

@@ -12,8 +12,9 @@ import pytest
 import tifffile
 
 from defocus.engine.errors import InputError
+from defocus.engine.tiff.preview import _plane, previews
 from defocus.watcher.status import previews as module
-from defocus.watcher.status.previews import MEMORY, SIDE, Previews, _plane, previews
+from defocus.watcher.status.previews import MEMORY, SIDE, Previews
 
 
 @pytest.mark.parametrize("shape", [(64, 80), (2000, 1500), (5, 64, 80), (64, 80, 3)])
@@ -77,7 +78,7 @@ def test_bands_give_what_the_whole_plane_gives(tmp_path, shape, how):
 def test_a_picture_of_256_mpx_takes_no_gigabyte(tmp_path, how):
     """The peak of a process of its own, above what it takes for a small one."""
     program = (
-        "import resource, sys; from pathlib import Path; from defocus.watcher.status.previews import previews;"
+        "import resource, sys; from pathlib import Path; from defocus.engine.tiff.preview import previews;"
         "previews(Path(sys.argv[1]), Path(sys.argv[1]));"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Path('/proc/self/status').read_text())"
     )

@@ -1,0 +1,61 @@
+"""`defocus report`: the report of outputs that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+from . import _app
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"defocus-report {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of corrected files.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="Where the report goes.", show_default="OUT")
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs",
+            metavar="FOLDER",
+            help="Folder of the recorded files, for their pictures.",
+            show_default="ACQ of ACQ_corrected",
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> int:
+    """Make a report of corrected files: report.html with pictures, sorted by doubt, and report.csv, a row a plane."""
+    from ..errors import InputError
+    from ..pipeline.report import Report, of_outputs
+
+    files = list(of_outputs(out, inputs))
+    if not files:
+        raise InputError(out, "holds no file that defocus made", "give the folder of the corrected files")
+    made = Report(to or out, out)
+    made.files += files
+    for path in made.write():
+        _app.say(str(path))
+    return 0
+
+
+def main() -> None:
+    """The entry point."""
+    _app.run(app)
+
+
+if __name__ == "__main__":
+    main()
