@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .statistics import BUCKETS, FolderStatistics, Histogram, State
+from .folder_statistics import BUCKETS, FolderStatistics, Histogram
+from .statistics import State
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = ("done", "skipped", "retry", "quarantined")

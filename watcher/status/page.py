@@ -16,8 +16,9 @@ from ..config import Config
 from ..events import WatchEvent
 from ..health import Health
 from ..settings import FolderSettings
+from .folder_statistics import Microscope
 from .server import Server, serve
-from .statistics import Microscope, State
+from .statistics import State
 
 _REMEDY = "write --status 8765, or --status 0.0.0.0:8765 with --status-token"
 

@@ -26,11 +26,12 @@ from defocus.watcher.events import WatchEvent
 from defocus.watcher.health import Health
 from defocus.watcher.journal import Journal
 from defocus.watcher.journal_entry import FileState, JournalEntry
+from defocus.watcher.status.folder_statistics import SHOWN_FAILURES, Histogram, Microscope
 from defocus.watcher.status.history import LATEST, is_corrected, read_history, thin
 from defocus.watcher.status.metrics import metrics
 from defocus.watcher.status.page import Page, _microscopes
 from defocus.watcher.status.server import ASSETS
-from defocus.watcher.status.statistics import SHOWN_FAILURES, Histogram, Microscope, State
+from defocus.watcher.status.statistics import State
 
 from ..conftest import free_port, outputs, wait_for, write_tiff
 
