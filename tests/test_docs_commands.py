@@ -65,7 +65,7 @@ def lines_of(page: Path) -> list[Line]:
             found.append((line.strip(), True))
         elif language is None:
             found += [(code, False) for code in re.findall(r"`([^`]+)`", line)]
-    starts = re.compile(rf"({'|'.join(MODULES)}|python (-m benchmarks[.]|demo/)|pytest |make )")
+    starts = re.compile(rf"({'|'.join(MODULES)}|python (-m )?(benchmarks|demo)[./]|pytest |make )")
     return [
         Line(name, tuple(shlex.split(code.split(" > ")[0], comments=True)), whole)
         for code, whole in found

@@ -1,7 +1,7 @@
 """No harm near focus: what comes back of planes 0 to 8 um out of focus, through what run and watch do by default.
 
     D=../shared/data
-    python benchmarks/quality/near_focus.py --nuclei $D/bbbc006/infocus_w1 $D/dsb2018/520x696 \\
+    python -m benchmarks.quality.near_focus --nuclei $D/bbbc006/infocus_w1 $D/dsb2018/520x696 \\
         --actin $D/bbbc006/infocus_w2 -o docs/results/near_focus.md
 
 Held-out sharp fields (nuclei, actin) and drawn ones (cells, beads), their middle 256 x 320 px, are defocused for four
@@ -170,7 +170,7 @@ def main() -> None:
     lines = [
         "# No harm near focus",
         "",
-        "    python benchmarks/quality/near_focus.py --nuclei NUCLEI --actin ACTIN -o docs/results/near_focus.md",
+        "    python -m benchmarks.quality.near_focus --nuclei NUCLEI --actin ACTIN -o docs/results/near_focus.md",
         "",
         f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
         f"{platform.machine()}, {description}.",
