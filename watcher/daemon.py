@@ -16,7 +16,7 @@ from ..engine.errors import DefocusError, OutputError
 from ..engine.files.atomic import sweep
 from ..engine.inference.engine import Engine
 from ..engine.pipeline.jobs import Job
-from ..engine.pipeline.steps import pipeline
+from ..engine.pipeline.run import pipeline
 from .clock import SYSTEM_CLOCK, Clock
 from .discovery.arrival import Arrival
 from .discovery.channel_assembler import ChannelAssembler

@@ -6,6 +6,7 @@ Axes are one letter each, as tifffile and OME have them: T time, Z depth, C chan
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
@@ -71,6 +72,12 @@ def as_groups(array: np.ndarray, axes: str, channels: int, thing: object = "imag
         f"give an axis C with {channels} entries, join files of one channel each with --channels, "
         "or take a one-channel model such as --model default",
     )
+
+
+def plane_count(shape: tuple[int, ...], axes: str | None = None) -> int:
+    """How many planes (Y, X) an image has; by default the last two axes are Y and X."""
+    names = axes or "." * (len(shape) - 2) + "YX"
+    return prod(size for size, name in zip(shape, names, strict=False) if name not in "YX")
 
 
 def own_channels(axes: str, shape: tuple[int, ...]) -> int:

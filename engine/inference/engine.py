@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
 from math import prod
@@ -17,17 +18,20 @@ from ..errors import BackendError, DefocusError, InputError, StoppedError, drop_
 from ..image.memmap import drop_resident_pages
 from ..model.card import DEFAULT, Card, model_path, read_card
 from .backends import AUTO, OpenedSession, open_session
+from .cpu_count import available_cores
 from .fallback import Fallback, reopening
 from .memory import MEMORY
 from .options import Settings, settings_for
-from .session_pool import Batch, Lanes
+from .request_queue import CancelToken, RequestQueue, Restoration
+from .session_pool import SessionPool
 from .tasks import ImageRequest, ImageTask, TileTask
+from .tile_runner import Batch
 
 
 class Engine:
     """A model opened in a backend, with its settings. Made by `Engine.load`; a context manager.
 
-    One engine serves one thread at a time: give every thread its own, or see `restore_many`.
+    One engine serves one thread at a time: give every thread its own, or `submit` from all of them.
 
     Attributes
     ----------
@@ -48,7 +52,9 @@ class Engine:
     def __init__(self, card: Card, opened: OpenedSession, settings: Settings, fallback: Fallback | None = None) -> None:
         self.card, self.settings = card, settings
         self.backend, self.rejected_backends = opened.name, opened.rejected_backends
-        self._lanes, self.description = Lanes(opened.session, card.channels), opened.session.description
+        self._threads = ThreadPoolExecutor(max(settings.streams, available_cores()) + 1, "defocus-engine")
+        self._requests = RequestQueue(lambda *run: self.restore_many(*run), lambda: self.settings, self._threads)
+        self._sessions, self.description = self._pool(opened), opened.session.description
         self._fallback = fallback
         self._largest = 0  # pixels of a tile, of those tried last
 
@@ -110,7 +116,7 @@ class Engine:
         axes: str | None = None,
         name: object = "image",
         out: np.ndarray | None = None,
-        stopped: Callable[[], bool] = lambda: False,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> np.ndarray:
         """Restore an image.
 
@@ -127,7 +133,7 @@ class Engine:
         out : array, optional
             Takes the result: of the same shape and dtype, sharing no memory with `image`. Both may lie on disk
             (`scratch.on_disk`): what is in memory at a time is a tile.
-        stopped : function () -> bool
+        cancelled : function () -> bool
             Asked between tiles; yes ends it with `StoppedError`.
 
         Returns
@@ -144,48 +150,62 @@ class Engine:
             The runtime failed, or gave numbers that are none, and there was nothing to give way to: out of memory a
             smaller tile is tried, and where the backend was left to "auto" the next one.
         """
-        (found,) = self.restore_many([ImageRequest(image, axes, name, out)], stopped)
-        if isinstance(found, DefocusError):
-            raise found
-        return found
+        (result,) = self.restore_many([ImageRequest(image, axes, name, out)], cancelled)
+        if isinstance(result, DefocusError):
+            raise result
+        return result
 
     def restore_many(
-        self, images: Sequence[ImageRequest], stopped: Callable[[], bool] = lambda: False, shared: bool = False
+        self, images: Sequence[ImageRequest], cancelled: Callable[[], bool] = lambda: False, shared: bool = False
     ) -> list[np.ndarray | DefocusError]:
         """Restore several images, whose tiles share batches where they have one shape, and batches go side by side, as
         far as the settings allow.
 
         Of each, what a call would return or raise: a bad image does not stop the others.
 
-        With `shared`, other threads may do the same meanwhile: it takes one stream, or waits for one. What the runtime
-        refuses then is refused, without giving way.
+        With `shared`, other threads may do the same meanwhile: it takes one stream, or waits for one, and what the
+        runtime refuses then is refused, without a fallback.
         """
-        found: list[ImageTask | DefocusError] = [self._task(image) for image in images]
+        tasks: list[ImageTask | DefocusError] = [self._task(image) for image in images]
         while True:
             try:
-                batches = self._batches(found)
+                batches = self._batches(tasks)
                 while group := list(islice(batches, 1 if shared else self.settings.streams)):
-                    if stopped():
+                    if cancelled():
                         raise StoppedError(images[0].name, "was left before its end", "start again")
-                    self._restore(group, shared)
+                    self._sessions.run(group, self.settings, shared)
                     drop_resident_pages(
-                        *(array for work in found if isinstance(work, ImageTask) for array in (work.data, work.result))
+                        *(array for task in tasks if isinstance(task, ImageTask) for array in (task.data, task.result))
                     )
                 break
             except BackendError as error:
                 if not shared and self._give_way(error):
                     continue
                 if len(images) > 1:  # whose fault it is shows when each goes alone
-                    return [self.restore_many([image], stopped, shared)[0] for image in images]
+                    return [self.restore_many([image], cancelled, shared)[0] for image in images]
                 failed: DefocusError = error
             except StoppedError as error:
                 failed = error
-            found = [failed if isinstance(work, ImageTask) else work for work in found]
+            tasks = [failed if isinstance(task, ImageTask) else task for task in tasks]
             break
-        for error in found:
+        for error in tasks:
             if isinstance(error, DefocusError):
                 drop_frames(error)
-        return [work.result if isinstance(work, ImageTask) else work for work in found]
+        return [task.result if isinstance(task, ImageTask) else task for task in tasks]
+
+    def submit(self, images: Sequence[ImageRequest], token: CancelToken | None = None) -> Restoration:
+        """Restore images of one file beside those that others submit; may be called from any thread.
+
+        What is submitted alone has the engine to itself; what waits together shares it, a stream each, and batches
+        where the shapes are the same. Images on disk (`memmap.on_disk`) never share it.
+
+        Returns
+        -------
+        Future of a list of arrays
+            Its exception is what a call would raise for the first image that failed. It is cancelled if `token` is
+            requested before it has begun.
+        """
+        return self._requests.submit(images, token or CancelToken())
 
     def map(self, images: Iterable[np.ndarray], axes: str | None = None) -> Iterator[np.ndarray]:
         """Restore images as they come: lazy, in order, one in memory at a time.
@@ -206,31 +226,30 @@ class Engine:
     def _task(self, image: ImageRequest) -> ImageTask | DefocusError:
         try:
             return ImageTask(image, self.card)
-        except InputError as error:
+        except DefocusError as error:  # the image's own, or no room on the disk for its result
             return error
 
-    def _batches(self, found: list[ImageTask | DefocusError]) -> Iterator[Batch]:
+    def _batches(self, tasks: list[ImageTask | DefocusError]) -> Iterator[Batch]:
         """The tiles of all images in batches of one shape; an image that turns out to be bad becomes its error."""
         self._largest = 0
 
-        def portions() -> Iterator[TileTask]:
-            for index, work in enumerate(found):
-                if isinstance(work, ImageTask):
+        def tiles() -> Iterator[TileTask]:
+            for index, task in enumerate(tasks):
+                if isinstance(task, ImageTask):
                     try:
-                        yield from work.tile_tasks(self.settings)
+                        yield from task.tile_tasks(self.settings)
                     except InputError as error:
-                        found[index] = error
+                        tasks[index] = error
 
         batch: Batch = []
-        for portion in portions():
-            pixels = prod(portion.tile.shape)
+        for task in tiles():
+            pixels = prod(task.tile.shape)
             self._largest = max(self._largest, pixels)
-            if batch and (
-                len(batch) >= self.settings.most_in_batch(pixels) or portion.tile.shape != batch[0].tile.shape
-            ):
+            full = len(batch) >= self.settings.most_in_batch(pixels)
+            if batch and (full or task.tile.shape != batch[0].tile.shape):
                 yield batch
                 batch = []
-            batch.append(portion)
+            batch.append(task)
         if batch:
             yield batch
 
@@ -247,7 +266,8 @@ class Engine:
 
     def close(self) -> None:
         """Free what the backend holds; the engine cannot be called after."""
-        self._lanes.close()
+        self._threads.shutdown(wait=True)
+        self._sessions.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -266,15 +286,12 @@ class Engine:
             return True
         if (taken := self._fallback.next(self.backend, error)) is None:
             return False
-        self._lanes.close()
+        self._sessions.close()
         opened, self.settings = taken
         self.rejected_backends = self.rejected_backends | {self.backend: error.cause}
         self.backend, self.description = opened.name, opened.session.description
-        self._lanes = Lanes(opened.session, self.card.channels)
+        self._sessions = self._pool(opened)
         return True
 
-    def _restore(self, group: Sequence[Batch], shared: bool) -> None:
-        if shared:
-            self._lanes.run_one(group[0], self.settings)
-        else:
-            self._lanes.run(group, self.settings)
+    def _pool(self, opened: OpenedSession) -> SessionPool:
+        return SessionPool(opened.session, self.card.channels, self._threads)

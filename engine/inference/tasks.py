@@ -10,6 +10,7 @@ import numpy as np
 from ..image.axes import as_groups, channel_axis, check_axes, indices
 from ..image.bands import extremes
 from ..image.hot_pixels import HotPixels, hot_pixels
+from ..image.memmap import Allocator, in_memory
 from ..image.normalization import Intensity, check_dtype, measure
 from ..image.tiling import Tile
 from ..model.card import Card
@@ -17,12 +18,16 @@ from .options import Settings
 
 
 class ImageRequest(NamedTuple):
-    """An image for `Engine.restore_many`; see `Engine.__call__` for each."""
+    """An image for `Engine.restore_many` and `Engine.submit`; see `Engine.__call__` for each.
+
+    Without `out`, `allocate` says where the result goes, once its turn has come.
+    """
 
     data: np.ndarray
     axes: str | None = None
     name: object = "image"
     out: np.ndarray | None = None
+    allocate: Allocator = in_memory
 
 
 class TileTask(NamedTuple):
@@ -49,7 +54,8 @@ class ImageTask:
         self.data, self.name = np.asarray(image.data), image.name
         check_dtype(self.data.dtype, self.name)
         self._axes = check_axes(self.data.shape, image.axes, self.name)
-        self.result = np.empty(self.data.shape, self.data.dtype) if image.out is None else image.out
+        out = image.allocate(self.data.shape, self.data.dtype) if image.out is None else image.out
+        self.result = np.empty(self.data.shape, self.data.dtype) if out is None else out
         if self.result.shape != self.data.shape or self.result.dtype != self.data.dtype:
             found, wanted = (f"{array.dtype} {array.shape}" for array in (self.result, self.data))
             raise ValueError(f"out is {found}, the image {wanted}")

@@ -157,7 +157,8 @@ def restore(
     yield from settled(jobs, card, overwrite, todo)
     if not todo:
         return
-    from .steps import MEMORY, pipeline
+    from .run import pipeline
+    from .steps import MEMORY
 
     with load() as engine:
         for outcome in pipeline(todo, engine, keep_sharp, AHEAD, MEMORY if memory is None else memory):

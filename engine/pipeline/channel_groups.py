@@ -1,6 +1,6 @@
 """Files that belong together, one channel each: joined for the model, and each written as a file of its own again.
 
-They are one piece of work: all are written, or all have an error. Killed between two of their outputs, the group is not
+They are one item of work: all are written, or all have an error. Killed between two of their outputs, the group is not
 done (`batch.is_done`), and the next start makes it anew.
 """
 
@@ -15,17 +15,17 @@ import numpy as np
 from ..errors import ChangedError, DefocusError, ErrorCode, InputError
 from ..image.axes import own_channels
 from ..image.memmap import is_disk_backed
+from .item import PipelineItem
 from .jobs import Job, Outcome, version_record
 
 if TYPE_CHECKING:
     from ..tiff.read import TiffImage
-    from .steps import PipelineItem
 
 
 def joined(job: Job, parts: Sequence[PipelineItem]) -> PipelineItem:
-    """What was read of a group's files as one piece: its stack has a new first axis C, in the order of channels.
+    """What was read of a group's files as one item: its stack has a new first axis C, in the order of channels.
 
-    If a file could not be read, or does not go with the others, the piece has the error, and every file its own reason.
+    If a file could not be read, or does not go with the others, the item has the error, and every file its own reason.
     """
     outcomes = tuple(part.outcome for part in parts)
     error = _first_error(outcomes)
@@ -56,16 +56,16 @@ def joined(job: Job, parts: Sequence[PipelineItem]) -> PipelineItem:
     return replace(parts[0], outcome=outcome, images=(stack,), parts=views, nbytes=held)
 
 
-def written(piece: PipelineItem, write: Callable[[PipelineItem], Outcome]) -> Outcome:
+def written(item: PipelineItem, write: Callable[[PipelineItem], Outcome]) -> Outcome:
     """Write a restored group file by file; after an error nothing more is written, and all have it."""
-    parts = _split(piece)
+    parts = _split(item)
     outcomes = [part.outcome for part in parts]
     error = None
     for number, part in enumerate(parts):
         outcomes[number] = write(part)
         if (error := outcomes[number].error) is not None:
             break
-    whole = replace(outcomes[0], job=piece.outcome.job, others=tuple(outcomes[1:]))
+    whole = replace(outcomes[0], job=item.outcome.job, others=tuple(outcomes[1:]))
     return whole if error is None else whole.failed(error)
 
 
@@ -75,10 +75,10 @@ def without(source: object, partner: DefocusError) -> InputError:
     return InputError(source, cause, "repair that file, and both are done", ErrorCode.NO_PARTNER)
 
 
-def _split(piece: PipelineItem) -> list[PipelineItem]:
-    """A restored group as one piece a file, each with its share of the engine's time and the versions of all files."""
-    notes = {"channels": [version_record(part.outcome.job.source, part.version) for part in piece.parts]}
-    share = piece.outcome.seconds.get("infer", 0.0) / len(piece.parts)
+def _split(item: PipelineItem) -> list[PipelineItem]:
+    """A restored group as one item a file, each with its share of the engine's time and the versions of all files."""
+    notes = {"channels": [version_record(part.outcome.job.source, part.version) for part in item.parts]}
+    share = item.outcome.seconds.get("infer", 0.0) / len(item.parts)
     return [
         replace(
             part,
@@ -86,7 +86,7 @@ def _split(piece: PipelineItem) -> list[PipelineItem]:
             notes=notes,
             outcome=replace(part.outcome, seconds=part.outcome.seconds | {"infer": share}),
         )
-        for part, restored in zip(piece.parts, piece.restored[0], strict=True)
+        for part, restored in zip(item.parts, item.restored[0], strict=True)
     ]
 
 

@@ -1,7 +1,7 @@
-"""The pipeline's stages side by side: the next files are read and the last ones written while the engine works.
+"""Several files at once: the next are read and the last written while the engine works.
 
-One thread reads, one for each of the engine's streams runs it, `WRITERS` threads judge, encode and write (the codecs
-release the GIL), the caller's own hands out what is done. What is in hand is bounded in files and in bytes.
+One thread reads, the engine's own restore (`Engine.submit`), `WRITERS` threads assess, encode and write (the codecs
+release the GIL), the caller's hands out what is done. Files and bytes in progress are bounded.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from ..errors import BackendError
+from ..inference.request_queue import CancelToken
+from .item import PipelineItem
 from .jobs import Job, Outcome
-from .steps import PipelineItem, Stopped, infer_stage, read_stage, write_stage
-from .turns import Turns
+from .steps import Stopped, read_stage, requests_of, with_result, write_stage
 
 if TYPE_CHECKING:
     from ..inference.engine import Engine
@@ -26,147 +27,97 @@ _PATIENCE = 0.2  # s between two looks for signals: on Windows a thread that wai
 
 
 class _Budget:
-    """Counts files and bytes in hand; whoever would go beyond waits, but one file is always let in."""
+    """Files and bytes in progress; whoever would go beyond waits, but one file is always let in."""
 
-    def __init__(self, files: int, size: int) -> None:
-        self._files, self._size = files, size
-        self._held, self._bytes = 0, 0
+    def __init__(self, files: int, nbytes: int) -> None:
+        self._most_files, self._most_bytes = files, nbytes
+        self._files, self._bytes, self._over = 0, 0, False
         self._changed = threading.Condition()
-        self._over = False
 
-    def enter(self) -> bool:
-        """Take a place for a file; False when all is over."""
+    def take(self, files: int = 0, nbytes: int = 0) -> bool:
+        """Wait until so much more may be in progress; False when all is over."""
+
+        def fits() -> bool:
+            light = not self._most_bytes or not self._bytes or self._bytes + nbytes <= self._most_bytes
+            return self._over or (light and self._files + files <= self._most_files)
+
         with self._changed:
-            self._changed.wait_for(lambda: self._over or self._held < self._files)
-            self._held += 1
+            self._changed.wait_for(fits)
+            self._files, self._bytes = self._files + files, self._bytes + nbytes
             return not self._over
 
-    def weigh(self, size: int) -> bool:
-        """Take bytes for it; False when all is over."""
+    def give_back(self, nbytes: int, over: bool = False) -> None:
+        """A file of so many bytes is done, or all is over."""
         with self._changed:
-            free = lambda: self._over or not self._size or not self._bytes or self._bytes + size <= self._size  # noqa: E731
-            self._changed.wait_for(free)
-            self._bytes += size
-            return not self._over
-
-    def leave(self, size: int) -> None:
-        """The file is done."""
-        with self._changed:
-            self._held -= 1
-            self._bytes -= size
-            self._changed.notify_all()
-
-    def end(self) -> None:
-        """Let go whoever waits."""
-        with self._changed:
-            self._over = True
+            self._files, self._bytes, self._over = self._files - 1, self._bytes - nbytes, self._over or over
             self._changed.notify_all()
 
 
-# An outcome (None: the file was left) and its bytes, how many files there were, what broke.
-_Item = tuple[Outcome | None, int] | int | BaseException
-
-
-class _News:
-    """What the other threads tell the caller's; `put` may be called from any of them."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self.put = self._queue.put
-
-    def get(self) -> _Item:
-        """The next one; waits for it."""
-        while True:
-            with suppress(queue.Empty):
-                return self._queue.get(timeout=_PATIENCE)
-
-
-def overlapped(
+def run_concurrently(
     jobs: Iterable[Job], engine: Engine, keep_sharp: bool, ahead: int, memory: int, stop: Stopped
 ) -> Iterator[Outcome]:
-    """See `pipeline.pipeline`; outcomes come in the order in which files are done.
-
-    If the caller leaves early, what is being written is finished, what is being restored is left between two tiles, and
-    nothing more is begun.
-    """
+    """See `run.pipeline`."""
+    token = CancelToken(stop)
     # Files that may share a batch, or the engine, must have been read before their turn.
     budget = _Budget(2 * ahead + engine.settings.tiles_in_flight, memory)
-    news, turns = _News(), Turns(engine.settings.streams)
     writers = ThreadPoolExecutor(WRITERS, "defocus-writer")
+    # Bytes of a file and its outcome (None: it was left), or what broke; bytes are None at the end of the jobs.
+    results: queue.SimpleQueue[tuple[int | None, Outcome | BaseException | None]] = queue.SimpleQueue()
+    begun, done, complete = [0], 0, False
 
     def read() -> None:
-        count = 0
         try:
             for job in jobs:
-                if not budget.enter():
+                if not budget.take(files=1):
                     return
-                piece = read_stage(job, memory)
-                if not budget.weigh(piece.nbytes):
+                item = read_stage(job, memory)
+                if not budget.take(nbytes=item.nbytes):
                     return
-                turns.put(piece)
-                count += 1
-                del piece  # while it waits for the next job, its pixels may go
-            news.put(count)
+                begun[0] += 1
+                engine.submit(requests_of(item), token).add_done_callback(partial(restored, item))
+                del item  # while it waits for the next job, its pixels may go
+            results.put((None, None))
         except BaseException as error:  # of the jobs themselves: the caller's own
-            news.put(error)
-        finally:
-            turns.complete()
+            results.put((None, error))
 
-    def over() -> bool:
-        return turns.over
+    def restored(item: PipelineItem, restoration: Future[Any]) -> None:
+        if restoration.cancelled() or token.abandoned:
+            results.put((item.nbytes, None))
+        else:
+            writers.submit(write, item, restoration)
 
-    def restore() -> None:
+    def write(item: PipelineItem, restoration: Any) -> None:
         try:
-            while turn := turns.take(engine.settings):
-                pieces, alone = turn
-                try:
-                    left = stop()
-                    if not left:
-                        pieces = infer_stage(turn.pieces, engine, stop, not alone, over)
-                        if not alone and any(isinstance(piece.outcome.error, BackendError) for piece in pieces):
-                            turns.alone()  # it may find a way when it has the engine to itself
-                            pieces = infer_stage(turn.pieces, engine, stop, False, over)
-                finally:
-                    turns.done()
-                for piece in pieces:
-                    if left or turns.over:
-                        news.put((None, piece.nbytes))
-                    else:
-                        writers.submit(write, piece)
-                del turn, pieces, piece  # likewise
+            item = with_result(item, restoration.result, lambda: restoration.seconds)
+            results.put((item.nbytes, write_stage(item, engine, keep_sharp)))
         except BaseException as error:
-            news.put(error)
+            results.put((item.nbytes, error))
 
-    def write(piece: PipelineItem) -> None:
-        try:
-            news.put((write_stage(piece, engine, keep_sharp), piece.nbytes))
-        except BaseException as error:
-            news.put(error)
+    def next_result() -> tuple[int | None, Outcome | BaseException | None]:
+        while True:
+            with suppress(queue.Empty):
+                return results.get(timeout=_PATIENCE)
 
-    threads = [threading.Thread(target=read, name="defocus-reader", daemon=True)]
-    for number in range(engine.settings.streams):
-        threads.append(threading.Thread(target=restore, name=f"defocus-engine-{number}", daemon=True))
-    for thread in threads:
-        thread.start()
-    done, count, broken = 0, None, False
+    # A daemon: it may wait for a job that comes only when the caller has heard of an error.
+    reader = threading.Thread(target=read, name="defocus-reader", daemon=True)
+    reader.start()
+    outcome: Outcome | BaseException | None = None
     try:
-        while done != count:
-            item = news.get()
-            if isinstance(item, BaseException):
-                broken = True
-                raise item
-            if isinstance(item, int):
-                count = item
-                continue
-            outcome, size = item
-            done += 1
-            budget.leave(size)
+        while not (complete and done == begun[0]):
+            nbytes, outcome = next_result()
+            complete = complete or nbytes is None
+            if nbytes is not None:
+                done += 1
+                budget.give_back(nbytes)
+            if isinstance(outcome, BaseException):
+                raise outcome
             if outcome is not None:
                 yield outcome
     finally:
-        budget.end()
-        turns.end()
-        # The reader may wait for a job that comes only when the caller has heard of the error.
-        for thread in threads[1:] if broken else threads:
-            thread.join()
+        token.abandoned = True
+        budget.give_back(0, over=True)
+        if not isinstance(outcome, BaseException):
+            reader.join()
+        while done < begun[0]:
+            done += next_result()[0] is not None
         writers.shutdown(wait=True)

@@ -1,4 +1,4 @@
-"""The pipeline: jobs go in, outcomes come out. The daemon and the batch command both drive it.
+"""The stages that every file goes through, one after the other; `run.pipeline` lets those of several overlap.
 
 read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> assess -> write -> commit
 """
@@ -6,9 +6,9 @@ read -> (unchanged?) -> intensity, tiles, backend, tiles, intensity -> assess ->
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -18,100 +18,31 @@ import numpy as np
 from ..errors import ChangedError, DefocusError, ErrorCode, InputError
 from ..files.atomic import commit, output_error
 from ..image.bands import planes
-from ..image.memmap import Allocator, DiskAllocator, drop_resident_pages, in_memory, is_disk_backed
+from ..image.memmap import DiskAllocator, drop_resident_pages, is_disk_backed
 from ..inference.memory import MEMORY
 from ..inference.tasks import ImageRequest
 from ..quality.assess import assess, keep_doubtful_planes, keep_sharp_planes
 from ..quality.report import PlaneReport, summary
-from ..tiff.read import TiffFile, TiffImage, read_tiff, write_tiff
+from ..tiff.read import read_tiff, write_tiff
 from .channel_groups import joined, written
+from .item import PipelineItem, Stat
 from .jobs import ImageShape, Job, Outcome, version_record
 
 if TYPE_CHECKING:
     from ..inference.engine import Engine
 
-Stat = tuple[int, int]
 Stopped = Callable[[], bool]
 
 
 _FILES = 3  # large files that may be in hand at once: read, restored and written
 
 
-def pipeline(
-    jobs: Iterable[Job],
-    engine: Engine,
-    keep_sharp: bool = True,
-    ahead: int = 0,
-    memory: int = MEMORY,
-    stop: Stopped = lambda: False,
-) -> Generator[Outcome, None, None]:
-    """Restore each job's file with `engine`.
-
-    A bad file never ends it: whatever goes wrong with a job is the `error` of its outcome, an `InputError` where the
-    file is to blame, an `OutputError` where the target cannot be written, a `BackendError` where the runtime failed.
-    Until the commit nothing is seen beside the target, and the source is only read. Planes that are sharp
-    already are written as they came, unless `keep_sharp` is False.
-
-    Parameters
-    ----------
-    ahead : int
-        How many files are read before their turn, and how many may wait to be written, each in threads of their own
-        while the engine works; `jobs` is then asked from such a thread. 0: nothing overlaps, a job is taken when its
-        outcome is asked for.
-    memory : int
-        Bytes of pixels that may be in memory, inputs and outputs together. A file that is too large for its share
-        lies on the output's disk meanwhile and goes through memory tile by tile. 0: not limited.
-    stop : function () -> bool
-        When it says yes, files that are not begun are left (and have no outcome), a large one is left between two
-        tiles with a `StoppedError`, and what is restored is written.
-    """
-    if ahead:
-        from .concurrent import overlapped
-
-        yield from overlapped(jobs, engine, keep_sharp, ahead, memory, stop)
-        return
-    for job in jobs:
-        yield process(job, engine, keep_sharp, memory, stop)
-
-
 def process(
     job: Job, engine: Engine, keep_sharp: bool = True, memory: int = MEMORY, stop: Stopped = lambda: False
 ) -> Outcome:
     """Restore one file; never raises but for KeyboardInterrupt and the like."""
-    (piece,) = infer_stage([read_stage(job, memory)], engine, stop)
-    return write_stage(piece, engine, keep_sharp)
-
-
-@dataclass(frozen=True)
-class PipelineItem:
-    """A file on its way: what is known of it, and its pixels as far as it has come. With an error it is carried on.
-
-    Of files that belong together `parts` has each, and `images` their pixels along a new first axis C (see
-    `channel_groups`). `notes` go into the provenance.
-
-    Attributes
-    ----------
-    file : TiffFile or None
-        The bytes of the file.
-    images : tuple of TiffImage
-        What of it is to be restored; empty after an error.
-    restored : tuple of array
-        One for each image.
-    place : function (shape, dtype) -> array or None
-        Where its pixels go: None for memory.
-    nbytes : int
-        Bytes of pixels that it has in memory, or will when it is restored.
-    """
-
-    outcome: Outcome
-    version: Stat = (0, 0)
-    file: TiffFile | None = None
-    images: tuple[TiffImage, ...] = ()
-    restored: tuple[np.ndarray, ...] = ()
-    place: Allocator = in_memory
-    nbytes: int = 0
-    parts: tuple[PipelineItem, ...] = ()
-    notes: dict[str, Any] = field(default_factory=dict)
+    item = infer_stage(read_stage(job, memory), engine, stop)
+    return write_stage(item, engine, keep_sharp)
 
 
 def read_stage(job: Job, memory: int = 0) -> PipelineItem:
@@ -145,87 +76,77 @@ def read_stage(job: Job, memory: int = 0) -> PipelineItem:
     return PipelineItem(outcome, version, file, file.images, place=place, nbytes=held)
 
 
-def infer_stage(
-    pieces: Sequence[PipelineItem],
-    engine: Engine,
-    stop: Stopped = lambda: False,
-    shared: bool = False,
-    over: Stopped = lambda: False,
-) -> list[PipelineItem]:
-    """Run the engine on what was read: several files at once, whose tiles may share batches.
+def requests_of(item: PipelineItem) -> list[ImageRequest]:
+    """What of a file the engine is to restore; nothing after an error."""
+    name = item.outcome.job.name
+    return [ImageRequest(image.data, image.axes, name, allocate=item.place) for image in item.images]
 
-    A file in memory is soon done and not left for `stop`; one that lies on disk comes here alone. Both are left once it
-    is `over` and nobody waits for them. `shared`: see `Engine.restore_many`.
-    """
-    todo = [piece for piece in pieces if piece.images]
-    if not todo:
-        return list(pieces)
-    start, done = perf_counter(), dict[int, PipelineItem]()
+
+def infer_stage(item: PipelineItem, engine: Engine, stop: Stopped = lambda: False) -> PipelineItem:
+    """Run the engine on what was read, in this thread. What is in memory is soon done and not left for `stop`."""
+    requests, start = requests_of(item), perf_counter()
+    large = any(is_disk_backed(request.data) for request in requests)
+
+    def restore() -> list[np.ndarray]:
+        results = engine.restore_many(requests, lambda: large and stop())
+        for result in results:
+            if isinstance(result, DefocusError):
+                raise result
+        return [result for result in results if isinstance(result, np.ndarray)]
+
+    return with_result(item, restore, lambda: perf_counter() - start)
+
+
+def with_result(
+    item: PipelineItem, result: Callable[[], list[np.ndarray]], seconds: Callable[[], float]
+) -> PipelineItem:
+    """The item with what `result` returns or raises; `seconds` is then asked how long the engine took."""
+    if not item.images:
+        return item
     try:
-        with _naming(todo[0].outcome.job.source, "restoring"):
-            images = [request for piece in todo for request in _requests(piece)]
-            large = any(image.out is not None for image in images)
-            results = engine.restore_many(images, lambda: over() or (large and stop()), shared)
-    except DefocusError as error:
-        results = [error for piece in todo for _ in piece.images]
-    seconds, size = perf_counter() - start, sum(_pixels(piece) for piece in todo)
-    remaining = iter(results)
-    for piece in todo:
-        found = [next(remaining) for _ in piece.images]
-        error = next((one for one in found if isinstance(one, DefocusError)), None)
-        if error is not None:  # it still weighs what it took
-            done[id(piece)] = replace(piece, outcome=piece.outcome.failed(error), images=())
-            continue
-        piece.outcome.seconds["infer"] = seconds * _pixels(piece) / max(1, size)
-        restored = tuple(one for one in found if not isinstance(one, DefocusError))
-        for image, data in zip(piece.images, restored, strict=True):
-            if image.limit is not None:
-                for plane in planes(data.reshape(-1, *data.shape[-2:])):
-                    np.minimum(plane, image.limit, out=plane)
-        done[id(piece)] = replace(piece, restored=restored)
-    return [done.get(id(piece), piece) for piece in pieces]
+        with _naming(item.outcome.job.source, "restoring"):
+            restored = tuple(result())
+    except DefocusError as error:  # it still weighs what it took
+        return replace(item, outcome=item.outcome.failed(error), images=())
+    item.outcome.seconds["infer"] = seconds()
+    for image, data in zip(item.images, restored, strict=True):
+        if image.limit is not None:
+            for plane in planes(data.reshape(-1, *data.shape[-2:])):
+                np.minimum(plane, image.limit, out=plane)
+    return replace(item, restored=restored)
 
 
-def _requests(piece: PipelineItem) -> Iterator[ImageRequest]:
-    for image in piece.images:
-        data = image.data
-        yield ImageRequest(data, image.axes, piece.outcome.job.name, piece.place(data.shape, data.dtype))
-
-
-def _pixels(piece: PipelineItem) -> int:
-    return sum(image.data.size for image in piece.images)
-
-
-def write_stage(piece: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcome:
+def write_stage(item: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcome:
     """Assess what was restored, write and commit it."""
-    outcome, job = piece.outcome, piece.outcome.job
-    if piece.file is None or not piece.restored:
+    outcome, job = item.outcome, item.outcome.job
+    if item.file is None or not item.restored:
         return outcome
     if job.keep_sharp is not None:
         keep_sharp = job.keep_sharp
-    if piece.parts:
-        return written(piece, lambda part: write_stage(part, engine, keep_sharp))
+    if item.parts:
+        return written(item, lambda part: write_stage(part, engine, keep_sharp))
     try:
         with _naming(job.source, "restoring"):
             start = perf_counter()
             reports: list[PlaneReport] = []
-            for number, (image, data) in enumerate(zip(piece.images, piece.restored, strict=True), 1):
-                found = assess(image.data, data, image.axes)
+            for number, (image, data) in enumerate(zip(item.images, item.restored, strict=True), 1):
+                plane_reports = assess(image.data, data, image.axes)
                 if keep_sharp:
-                    found = keep_sharp_planes(image.data, data, image.axes, found)
+                    plane_reports = keep_sharp_planes(image.data, data, image.axes, plane_reports)
                 if job.keep_doubtful:
-                    found = keep_doubtful_planes(image.data, data, image.axes, found)
+                    plane_reports = keep_doubtful_planes(image.data, data, image.axes, plane_reports)
                 drop_resident_pages(image.data, data)
-                reports += [replace(one, image=number) for one in found] if len(piece.images) > 1 else found
+                several = len(item.images) > 1
+                reports += [replace(report, image=number) for report in plane_reports] if several else plane_reports
             outcome = replace(outcome, reports=tuple(reports))
             outcome.seconds["assess"] = perf_counter() - start
         with _naming(job.target, "writing"):
-            account = provenance(engine, job.source, piece.version)
+            account = provenance(engine, job.source, item.version)
             kept = {"only_defocused": keep_sharp, "keep_doubtful": "original" if job.keep_doubtful else "corrected"}
-            account |= {**piece.notes, **kept, "planes": summary(outcome.reports)}
+            account |= {**item.notes, **kept, "planes": summary(outcome.reports)}
             start = perf_counter()
             with commit(job.target, job.run) as temporary:
-                write_tiff(piece.file, piece.restored, temporary, account)
+                write_tiff(item.file, item.restored, temporary, account)
             outcome.seconds["write"] = perf_counter() - start
     except DefocusError as error:
         return replace(outcome, error=error)

@@ -31,6 +31,7 @@ from defocus.watcher.queue import ArrivalQueue
 from defocus.watcher.settings import DaemonSettings, FolderSettings, default_out
 
 from ..helpers.clock import ManualClock
+from ..helpers.sessions import watched_engine
 from .conftest import outputs, wait_for, write_tiff
 
 TIMING = ScanTiming(settle=0.1, rescan=0.1, patience=0.3)
@@ -267,20 +268,17 @@ def test_a_stop_leaves_a_large_file_for_the_next_start(folders, tiny_model):
     image = np.random.default_rng(0).integers(100, 3000, (600, 600), dtype=np.uint16)
     tifffile.imwrite(folders[0] / "large.tif", image)
     stop = threading.Event()
-    with Engine.load(tiny_model, backend="cpu", tile=64) as engine:
-        whole, runs = engine._restore, []
+    runs = []
 
-        def counted(group, shared):
-            runs.append(len(group))
-            if len(runs) == 3:
-                stop.set()
-            whole(group, shared)
+    def before(batch, stream):
+        runs.append(len(batch))
+        if len(runs) == 3:
+            stop.set()
 
-        engine._restore = counted  # type: ignore[method-assign]
+    with watched_engine(tiny_model, before, tile=64, streams=1) as engine:
         watch(watching(*folders, memory=1000), engine, stop)
         assert len(runs) == 3
         assert outputs(folders[1]) == []
-        engine._restore = whole  # type: ignore[method-assign]
         watch(watching(*folders, memory=1000, once=True), engine, threading.Event())
         expected = engine(image)
     np.testing.assert_array_equal(tifffile.imread(folders[1] / "large.tif"), expected)

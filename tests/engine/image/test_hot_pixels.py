@@ -101,7 +101,7 @@ def test_they_come_back_and_change_nothing_else(tiny_model, plane, tile, value):
 def test_where_the_session_converts_the_counts_it_is_the_same(tiny_model, plane, monkeypatch):
     """As on a card. Here the conversion is the host's, so bits can be compared."""
     with Engine.load(tiny_model, "cpu", threads=1) as engine:
-        session = type(engine._lanes.session)
+        session = type(engine._sessions.session)
 
         def run_uint16(self, batch, intensities):
             units = [

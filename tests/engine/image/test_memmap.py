@@ -17,7 +17,8 @@ from defocus.engine.errors import OutputError, StoppedError
 from defocus.engine.image import memmap
 from defocus.engine.image.memmap import DiskAllocator, drop_resident_pages, is_disk_backed, on_disk
 from defocus.engine.pipeline.jobs import Job
-from defocus.engine.pipeline.steps import pipeline, process
+from defocus.engine.pipeline.run import pipeline
+from defocus.engine.pipeline.steps import process
 
 GREY: Any = {"photometric": "minisblack"}
 

@@ -152,8 +152,8 @@ def test_tiles_stream(tiny_model, monkeypatch):
     """No more than a batch of tiles is ever in the runtime's hands."""
     engine = Engine.load(tiny_model, backend="cpu", tile=64, batch=2, streams=1)
     seen = []
-    run = engine._lanes.session.run
-    monkeypatch.setattr(engine._lanes.session, "run", lambda batch: seen.append(batch.shape) or run(batch))
+    run = engine._sessions.session.run
+    monkeypatch.setattr(engine._sessions.session, "run", lambda batch: seen.append(batch.shape) or run(batch))
     engine(specimen((300, 300)))
     assert len(seen) > 10
     assert {shape[0] for shape in seen} <= {1, 2}

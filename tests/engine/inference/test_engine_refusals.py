@@ -62,10 +62,10 @@ def test_bad_values_name_file_and_plane(engine):
 
 
 def test_a_network_that_gives_nan_is_noticed(engine, monkeypatch):
-    monkeypatch.setattr(engine._lanes.session, "run", lambda batch: batch * np.float32(np.nan))
+    monkeypatch.setattr(engine._sessions.session, "run", lambda batch: batch * np.float32(np.nan))
     with pytest.raises(BackendError, match="gave NaN"):
         engine(specimen((20, 20)))
-    monkeypatch.setattr(engine._lanes.session, "run", lambda batch: batch[..., 1:])
+    monkeypatch.setattr(engine._sessions.session, "run", lambda batch: batch[..., 1:])
     with pytest.raises(BackendError, match="gave shape"):
         engine(specimen((20, 20)))
 

@@ -14,8 +14,8 @@ from defocus import Engine
 from defocus.engine.inference import backends, memory
 from defocus.engine.inference.memory import Footprint, available_memory, pixels_for
 from defocus.engine.inference.options import Settings
-from defocus.engine.inference.session_pool import Lane
 from defocus.engine.inference.tasks import ImageRequest
+from defocus.engine.inference.tile_runner import TileRunner
 from defocus.engine.model.card import model_path, read_card
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux's /proc")
@@ -151,8 +151,8 @@ def test_the_machines_own_memory_is_told():
 
 def test_lanes_give_back_what_others_need(tiny_model, monkeypatch):
     """Two streams, then a plane that needs all memory, then two streams: each first lets the idle ones trim."""
-    trimmed, real = [], Lane.trim
-    monkeypatch.setattr(Lane, "trim", lambda self: (trimmed.append(self), real(self))[1])
+    trimmed, real = [], TileRunner.trim
+    monkeypatch.setattr(TileRunner, "trim", lambda self: (trimmed.append(self), real(self))[1])
     rng = np.random.default_rng(0)
     small, large = (rng.integers(100, 4000, shape, dtype=np.uint16) for shape in ((2, 64, 64), (1, 128, 128)))
     with Engine.load(tiny_model, backend="cpu", threads=2) as engine:
@@ -161,7 +161,8 @@ def test_lanes_give_back_what_others_need(tiny_model, monkeypatch):
         for _ in range(2):
             assert np.array_equal(engine(small), expected[0])
             assert np.array_equal(engine(large), expected[1])
-        narrow, whole = engine._lanes._narrow, engine._lanes._whole
+        narrow, whole = engine._sessions._narrow, engine._sessions._wide
+    assert narrow is not None
     assert trimmed == [whole, *narrow, whole, *narrow]
 
 
@@ -169,7 +170,7 @@ def test_threads_that_share_an_engine_take_turns_with_planes_that_need_all_memor
     """Small planes beside one another, large ones alone; no thread waits for ever, all results are right."""
     rng = np.random.default_rng(1)
     planes = [rng.integers(100, 4000, (side, side), dtype=np.uint16) for side in (64, 160, 64, 160, 96, 160) * 4]
-    running, crowded, lock, real = [0], [], threading.Lock(), Lane.restore
+    running, crowded, lock, real = [0], [], threading.Lock(), TileRunner.restore
 
     def restore(self, batch):
         pixels = int(np.prod(batch[0].tile.shape))
@@ -197,7 +198,7 @@ def test_threads_that_share_an_engine_take_turns_with_planes_that_need_all_memor
                 results[number] = found
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Lane, "restore", restore)
+            patch.setattr(TileRunner, "restore", restore)
             threads = [threading.Thread(target=go) for _ in range(3)]
             for thread in threads:
                 thread.start()

@@ -1,4 +1,4 @@
-"""Lanes: batches side by side give the same bits as one after the other, and leave when they cannot go on."""
+"""Sessions: batches side by side give the same bits as one after the other, and leave when they cannot go on."""
 
 from __future__ import annotations
 
@@ -13,32 +13,14 @@ from defocus.engine.errors import OutOfMemoryError
 from defocus.engine.inference.backends import StreamsSession, open_session
 from defocus.engine.inference.engine import Engine
 from defocus.engine.inference.options import settings_for
-from defocus.engine.inference.session_pool import Lane
 from defocus.engine.model.card import read_card
+
+from ...helpers.sessions import watched_engine
 
 
 @pytest.fixture
 def stack() -> np.ndarray:
     return np.random.default_rng(5).integers(100, 4000, (5, 70, 90), np.uint16)
-
-
-@pytest.fixture
-def lanes(monkeypatch) -> list[tuple[str, int]]:
-    """Name of the thread of each batch that is run, and how many ran when it ended."""
-    seen, running, whole = [], set(), Lane.restore
-    both = threading.Barrier(2, timeout=20)
-
-    def restore(self, batch):
-        name = threading.current_thread().name
-        running.add(name)
-        if name.startswith("defocus-stream"):
-            both.wait()  # breaks unless two run at once
-        seen.append((name, len(running)))
-        whole(self, batch)
-        running.discard(name)
-
-    monkeypatch.setattr(Lane, "restore", restore)
-    return seen
 
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino", "mnn"])
@@ -58,27 +40,32 @@ def test_side_by_side_gives_the_same_bits(tiny_model, stack, backend):
         assert np.array_equal(three(stack), one(stack))
 
 
-def test_batches_run_side_by_side_and_a_lone_one_on_all_threads(tiny_model, stack, lanes):
-    with Engine.load(tiny_model, "cpu", threads=2) as engine:
-        engine(stack)
-        streams, alone = lanes[:4], lanes[4:]
-        assert {name for name, _ in streams} == {"defocus-stream_0", "defocus-stream_1"}
-        assert 2 in {running for _, running in streams}
-        assert [name for name, _ in alone] == ["MainThread"]
-    assert not any(thread.name.startswith("defocus-stream") for thread in threading.enumerate())
+def test_batches_run_side_by_side_and_a_lone_one_on_all_threads(tiny_model, stack):
+    seen, both = [], threading.Barrier(2, timeout=20)
+
+    def before(batch, stream):
+        seen.append(stream)
+        if stream is not None:
+            both.wait()  # breaks unless two run at once
+
+    with watched_engine(tiny_model, before) as engine:
+        engine(stack[:4])
+        engine(stack[0])
+        assert set(seen[:4]) == {0, 1}
+        assert seen[4:] == [None]
+    assert not any(thread.name.startswith("defocus-engine") for thread in threading.enumerate())
 
 
-def test_without_memory_for_both_they_go_one_by_one(tiny_model, stack, monkeypatch):
-    whole = Lane.restore
+def test_without_memory_for_both_they_go_one_by_one(tiny_model, stack):
+    refused = threading.Event()
 
-    def restore(self, batch):
-        if threading.current_thread().name.startswith("defocus-stream"):
+    def before(batch, stream):
+        if stream is not None and refused.is_set():
             raise OutOfMemoryError("cpu", "no memory for two", "add some")
-        whole(self, batch)
 
-    with Engine.load(tiny_model, "cpu", threads=2) as engine:
+    with watched_engine(tiny_model, before) as engine:
         expected = engine(stack)
-        monkeypatch.setattr(Lane, "restore", restore)
+        refused.set()
         assert np.array_equal(engine(stack), expected)
         assert engine.settings.streams == 1
         assert "no memory for two" in engine.fallbacks[0]

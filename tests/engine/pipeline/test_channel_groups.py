@@ -18,7 +18,8 @@ from defocus.engine.inference.engine import Engine
 from defocus.engine.pipeline import channel_groups
 from defocus.engine.pipeline.batch import is_done
 from defocus.engine.pipeline.jobs import Job, Outcome
-from defocus.engine.pipeline.steps import pipeline, process, stat_of
+from defocus.engine.pipeline.run import pipeline
+from defocus.engine.pipeline.steps import process, stat_of
 from defocus.engine.tiff.read import read_provenance, read_tiff
 
 

@@ -14,12 +14,13 @@ import tifffile
 
 from defocus import Engine
 from defocus.engine.errors import BackendError, InputError, OutOfMemoryError
-from defocus.engine.inference.session_pool import Lane, Lanes
 from defocus.engine.inference.tasks import ImageRequest
 from defocus.engine.pipeline import concurrent
 from defocus.engine.pipeline.jobs import Job
-from defocus.engine.pipeline.steps import pipeline
+from defocus.engine.pipeline.run import pipeline
 from defocus.engine.tiff.read import read_tiff
+
+from ...helpers.sessions import watched_engine
 
 
 @pytest.fixture
@@ -52,26 +53,21 @@ def test_the_outcomes_are_those_of_one_after_the_other(tmp_path, engine, jobs):
     assert "05.tif" in str(both[jobs[5].source].error)
 
 
-def test_files_in_hand_are_bounded(tmp_path, engine, jobs, monkeypatch):
+def test_files_in_progress_are_bounded(tmp_path, tiny_model, jobs):
     """A reader that is much quicker than the engine stops at its bound."""
-    (tmp_path / "out").mkdir()
-    taken, most = [], [0]
-    whole = concurrent.infer_stage
-
-    def slow(*given, **named):
-        time.sleep(0.03)
-        return whole(*given, **named)
-
-    monkeypatch.setattr(concurrent, "infer_stage", slow)
+    taken, most, bound_reached = [], 0, threading.Event()
 
     def told():
         for job in jobs:
             taken.append(job)
+            if len(taken) > 2 + 2:
+                bound_reached.set()
             yield job
 
-    for number, _ in enumerate(pipeline(told(), engine, keep_sharp=False, ahead=1)):
-        most[0] = max(most[0], len(taken) - number)
-    assert most[0] <= 2 * 1 + engine.settings.tiles_in_flight + 1  # in hand, and the one that waits for a place
+    with watched_engine(tiny_model, lambda batch, stream: (bound_reached.wait(20), None)[1]) as engine:
+        for number, _ in enumerate(pipeline(told(), engine, keep_sharp=False, ahead=1)):
+            most = max(most, len(taken) - number)
+        assert 2 < most <= 2 * 1 + engine.settings.tiles_in_flight + 1  # and the one that waits for a place
 
 
 def test_bytes_in_hand_are_bounded_but_one_file_goes_in(tmp_path, engine, jobs):
@@ -94,28 +90,25 @@ def sets(tmp_path) -> list[Job]:
     return [Job(path, tmp_path / "out" / path.name) for path in sorted((tmp_path / "in").iterdir())]
 
 
-def test_files_share_batches_where_the_engine_takes_several(tmp_path, tiny_model, sets, monkeypatch):
-    batches, whole = [], Engine._restore
+def test_files_share_batches_where_the_engine_takes_several(tmp_path, tiny_model, sets):
+    batches, read = [], threading.Event()
 
-    def counted(self, group, shared):
-        batches.extend(map(len, group))
-        whole(self, group, shared)
+    def before(batch, stream):
+        read.wait(20)  # all others have been read by then
+        batches.append(len(batch))
 
-    monkeypatch.setattr(Engine, "_restore", counted)
-    with Engine.load(tiny_model, backend="cpu", batch=4) as engine:
+    def jobs():
+        yield from sets
+        read.set()
 
-        def jobs():
-            yield from sets
-            time.sleep(0.5)  # the engine is slower than that, so the others have been read
-
-        first = engine.restore_many
-        engine.restore_many = lambda *given: (time.sleep(0.2), first(*given))[1]  # type: ignore[method-assign]
-        done = {outcome.job.source.name: outcome for outcome in pipeline(jobs(), engine, keep_sharp=False, ahead=2)}
-        assert 1 < max(batches) <= 4
-        bad = {name for name, outcome in done.items() if outcome.error}
-        assert bad == {"08.tif", "10.tif"}
-        assert "NaN" in str(done["08.tif"].error)
-        assert "08.tif" in str(done["08.tif"].error)
+    with watched_engine(tiny_model, before, batch=4, streams=1) as engine:
+        outcomes = pipeline(jobs(), engine, keep_sharp=False, ahead=len(sets))
+        done = {outcome.job.source.name: outcome for outcome in outcomes}
+    assert 1 < max(batches) <= 4
+    bad = {name for name, outcome in done.items() if outcome.error}
+    assert bad == {"08.tif", "10.tif"}
+    assert "NaN" in str(done["08.tif"].error)
+    assert "08.tif" in str(done["08.tif"].error)
     with Engine.load(tiny_model, backend="cpu") as engine:
         for job in sets:
             if job.source.name not in bad:
@@ -123,38 +116,35 @@ def test_files_share_batches_where_the_engine_takes_several(tmp_path, tiny_model
                 np.testing.assert_allclose(tifffile.imread(job.target), expected, rtol=1e-5)
 
 
-def test_a_backend_that_fails_fails_all_files_of_the_batch(tmp_path, tiny_model, sets, monkeypatch):
-    def fails(self, group, shared):
+def test_a_backend_that_fails_fails_all_files_of_the_batch(tiny_model, sets):
+    def fails(batch, stream):
         raise BackendError("cpu", "broken", "mend it")
 
-    monkeypatch.setattr(Engine, "_restore", fails)
-    with Engine.load(tiny_model, backend="cpu", batch=4) as engine:
-        whole = [job.source for job in sets if job.source.name != "10.tif"]
-        found = engine.restore_many([ImageRequest(tifffile.imread(path)) for path in whole])
-    kinds = {path.name: type(one) for path, one in zip(whole, found, strict=True)}
+    with watched_engine(tiny_model, fails, batch=4) as engine:
+        paths = [job.source for job in sets if job.source.name != "10.tif"]
+        results = engine.restore_many([ImageRequest(tifffile.imread(path)) for path in paths])
+    kinds = {path.name: type(result) for path, result in zip(paths, results, strict=True)}
     assert kinds.pop("06.tif") is np.ndarray  # flat: the backend never sees it
     assert kinds.pop("08.tif") is InputError  # its own fault
     assert set(kinds.values()) == {BackendError}
 
 
-def test_a_file_that_breaks_the_network_fails_alone(tiny_model, monkeypatch):
+def test_a_file_that_breaks_the_network_fails_alone(tiny_model):
     """Also if others went through the network beside it."""
-    whole = Lane.restore
+    images = [np.random.default_rng(i).normal(2000, 300, (50, 60)).astype(np.float32) for i in range(5)]
+    images[2][10:30] *= 1e12  # what the network sees of it lies far outside the others' range
+    images[2][10:30, ::2] = 0
 
-    def fails(self, batch):
-        if any(portion.source.max() > 60_000 for portion in batch):
+    def fails(batch, stream):
+        if np.median(batch) < 1e-3:
             raise BackendError("cpu", "broken", "mend it")
-        whole(self, batch)
 
-    monkeypatch.setattr(Lane, "restore", fails)
-    images = [np.random.default_rng(i).integers(0, 4000, (50, 60), np.uint16) for i in range(5)]
-    images[2][7, 7] = 65_535
-    with Engine.load(tiny_model, backend="cpu", streams=2, threads=2) as engine:
-        found = engine.restore_many([ImageRequest(image) for image in images])
-        assert [isinstance(one, BackendError) for one in found] == [False, False, True, False, False]
-        for one, image in zip(found, images, strict=True):
-            if isinstance(one, np.ndarray):
-                assert np.array_equal(one, engine(image))
+    with watched_engine(tiny_model, fails, streams=2) as engine:
+        results = engine.restore_many([ImageRequest(image) for image in images])
+        assert [isinstance(result, BackendError) for result in results] == [False, False, True, False, False]
+        for result, image in zip(results, images, strict=True):
+            if isinstance(result, np.ndarray):
+                assert np.array_equal(result, engine(image))
 
 
 def test_files_that_fail_in_the_engine_give_their_bytes_back(tmp_path, engine):
@@ -203,65 +193,71 @@ def test_leaving_early_ends_the_threads_and_leaves_whole_files(tmp_path, engine,
         read_tiff(path)
 
 
-def test_what_a_stream_refuses_is_tried_with_the_whole_engine(tmp_path, tiny_model, jobs, monkeypatch):
+def test_what_a_stream_refuses_is_tried_with_the_whole_engine(tiny_model, jobs):
     """Two streams want more memory than one: each file still gets its output, and the engine goes on with one."""
-    whole = Lanes.run_one
+    read, refused = threading.Event(), []
 
-    def refuses(self, batch, streams):
-        raise OutOfMemoryError("cpu", "no memory for two", "add some")
+    def refuses(batch, stream):
+        read.wait(20)
+        if stream is not None:
+            refused.append(stream)
+            raise OutOfMemoryError("cpu", "no memory for two", "add some")
 
-    monkeypatch.setattr(Lanes, "run_one", refuses)
-    with Engine.load(tiny_model, backend="cpu", threads=2) as engine:
-        done = list(pipeline(jobs, engine, keep_sharp=False, ahead=2))
-        assert [outcome.job.source.name for outcome in done if outcome.error] == ["05.tif"]
-        monkeypatch.setattr(Lanes, "run_one", whole)
-        for job in (outcome.job for outcome in done if not outcome.error):
-            assert np.array_equal(tifffile.imread(job.target), engine(tifffile.imread(job.source)))
+    def read_first():
+        yield from jobs
+        read.set()
 
-
-def test_files_share_the_engine_a_stream_each(tmp_path, tiny_model, jobs, monkeypatch):
-    taken, whole, alone, both = [], Lanes.run_one, Lanes.run, threading.Barrier(2, timeout=20)
-    read = threading.Event()
-
-    def run_one(self, batch, streams):
-        taken.append(threading.current_thread().name)
-        if len(taken) <= 2:
-            both.wait()  # breaks unless two are there at once
-        whole(self, batch, streams)
-
-    monkeypatch.setattr(Lanes, "run_one", run_one)
-    monkeypatch.setattr(Lanes, "run", lambda *given: read.wait(20) and alone(*given))
-    with Engine.load(tiny_model, backend="cpu", threads=2) as engine:
-
-        def read_first():
-            yield from jobs
-            read.set()
-
+    with watched_engine(tiny_model, refuses) as engine:
         done = list(pipeline(read_first(), engine, keep_sharp=False, ahead=len(jobs)))
-        assert set(taken) == {"defocus-engine-0", "defocus-engine-1"}
-        assert [outcome.job.source.name for outcome in done if outcome.error] == ["05.tif"]
+    assert refused
+    check_outputs(done, tiny_model)
+
+
+def test_files_share_the_engine_a_stream_each(tiny_model, jobs):
+    streams, read, both = [], threading.Event(), threading.Barrier(2, timeout=20)
+
+    def before(batch, stream):
+        read.wait(20)
+        streams.append(stream)
+        if stream is not None and streams.count(None) + 2 >= len(streams):
+            both.wait()  # breaks unless two are there at once
+
+    def read_first():
+        yield from jobs
+        read.set()
+
+    with watched_engine(tiny_model, before) as engine:
+        done = list(pipeline(read_first(), engine, keep_sharp=False, ahead=len(jobs)))
+    assert {0, 1} <= set(streams)
+    check_outputs(done, tiny_model)
+
+
+def check_outputs(done, tiny_model):
+    """All but the bad file are what the engine makes of them alone."""
+    assert [outcome.job.source.name for outcome in done if outcome.error] == ["05.tif"]
+    with Engine.load(tiny_model, backend="cpu", threads=2) as engine:
         for job in (outcome.job for outcome in done if not outcome.error):
             assert np.array_equal(tifffile.imread(job.target), engine(tifffile.imread(job.source)))
 
 
-def test_leaving_early_does_not_wait_for_the_end_of_a_long_file(tmp_path, tiny_model, monkeypatch):
+def test_leaving_early_does_not_wait_for_the_end_of_a_long_file(tmp_path, tiny_model):
     """Ctrl-C in the middle of a stack of thousands of planes."""
-    (tmp_path / "out").mkdir()
     stack = np.random.default_rng(0).integers(0, 4000, (2000, 32, 32), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stack[0])
     tifffile.imwrite(tmp_path / "b.tif", stack)
-    ran, whole = [], Lane.restore
+    ran, second, left = [], threading.Event(), threading.Event()
 
-    def restore(self, batch):
+    def before(batch, stream):
         ran.append(len(batch))
-        time.sleep(0.01)
-        whole(self, batch)
+        if len(ran) > 1:
+            second.set()
+            left.wait(0.01)
 
-    monkeypatch.setattr(Lane, "restore", restore)
     jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.tif", "b.tif")]
-    with Engine.load(tiny_model, backend="cpu", threads=2) as engine:
+    with watched_engine(tiny_model, before) as engine:
         outcomes = pipeline(jobs, engine, keep_sharp=False, ahead=2)
         assert next(outcomes).job == jobs[0]
+        assert second.wait(20)
         outcomes.close()
     assert len(ran) < 1000
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.tif"]

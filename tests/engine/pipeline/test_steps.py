@@ -12,11 +12,13 @@ import tifffile
 
 from defocus.engine.errors import BackendError, ChangedError, DefocusError, InputError, OutputError
 from defocus.engine.inference.engine import Engine
-from defocus.engine.inference.session_pool import Lane
 from defocus.engine.pipeline import steps
 from defocus.engine.pipeline.jobs import Job
-from defocus.engine.pipeline.steps import pipeline, stat_of
+from defocus.engine.pipeline.run import pipeline
+from defocus.engine.pipeline.steps import stat_of
 from defocus.engine.tiff.read import read_provenance, read_tiff
+
+from ...helpers.sessions import watched_engine
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,7 @@ def test_the_output_says_what_it_was_made_from(tmp_path, engine, source):
     assert account == engine.provenance() | {
         "source": {"name": "stack.tif", "size": size, "mtime_ns": mtime_ns},
         "only_defocused": False,
+        "keep_doubtful": "corrected",
         "planes": [report.as_dict() for report in outcome.reports],
     }
 
@@ -187,12 +190,12 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, engine, source):
         (BackendError("cuda", "lost", "try again"), BackendError, "cuda: lost"),
     ],
 )
-def test_whatever_the_engine_raises_is_an_outcome(tmp_path, engine, source, monkeypatch, raised, kind, cause):
-    def fails(self, batch):
+def test_whatever_the_engine_raises_is_an_outcome(tmp_path, tiny_model, source, raised, kind, cause):
+    def fails(batch, stream):
         raise raised
 
-    monkeypatch.setattr(Lane, "restore", fails)
-    outcome = one(Job(source, tmp_path / "out.tif"), engine)
+    with watched_engine(tiny_model, fails) as engine:
+        outcome = one(Job(source, tmp_path / "out.tif"), engine)
     assert type(outcome.error) is kind
     assert re.search(cause, str(outcome.error))
     assert not (tmp_path / "out.tif").exists()

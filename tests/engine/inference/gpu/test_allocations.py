@@ -125,11 +125,11 @@ def test_the_engine_makes_nothing_anew(gpu, made, tiny_model, way):
     pieces = list(work.tile_tasks(engine.settings))
     assert len(pieces) == len(image)
     for _ in range(3):
-        engine._restore([pieces], shared=False)
+        engine._sessions.run([pieces], engine.settings)
     before = allocations(gpu)
     with metered(gpu) as meter:
         for _ in range(RUNS):
-            engine._restore([pieces], shared=False)
+            engine._sessions.run([pieces], engine.settings)
     assert allocations(gpu) == before
     assert meter.most < image.nbytes / 8
     assert np.array_equal(work.result, image)
