@@ -224,3 +224,30 @@ def test_python_of_the_pages_runs(page, block, tmp_path):
         [sys.executable, "-c", given + block], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
+
+
+def keys_of(title: str) -> set[str]:
+    """The keys in the table below a title of the page of outputs."""
+    page = (ROOT / "docs" / "reference" / "output.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    return {key for cell in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for key in re.findall(r"`(\w+)`", cell)}
+
+
+def test_the_page_of_outputs_has_every_key_and_code(stage, tmp_path, tiny_model):
+    from defocus.engine.errors import ErrorCode
+    from defocus.engine.tiff.provenance import read_provenance
+
+    (Path(stage["ACQ"]) / "none.tif").write_bytes(b"")
+    line = ["-o", str(tmp_path / "out"), "--model", str(tiny_model), "--json", "--backend", "cpu"]
+    done = subprocess.run([SCRIPTS / "defocus-run", stage["ACQ"], *line], capture_output=True, text=True, timeout=600)
+    records = [json.loads(record) for record in done.stdout.splitlines()]
+    assert len(records) == 3, done.stderr
+    assert all(set(record) == keys_of("`defocus-run --json`") for record in records)
+    assert keys_of("Error codes") == {code.value for code in ErrorCode}
+    found = read_provenance(tmp_path / "out" / "plate_a01_s2_w1.tif")
+    assert found is not None
+    assert set(found) == keys_of("Provenance") - {"channels", "fallbacks"}  # these two only where there are any
+    line = ["-o", str(tmp_path / "out2"), "--model", str(tiny_model), "--log-json", "--once", "--backend", "cpu"]
+    done = subprocess.run([SCRIPTS / "defocus-watch", stage["ACQ"], *line], capture_output=True, text=True, timeout=600)
+    seen = {key for record in done.stdout.splitlines() for key in json.loads(record)}
+    assert seen == keys_of("`defocus-watch --log-json`"), done.stdout
