@@ -32,6 +32,8 @@ from defocus.training.physics.specimen import draw_cells
 HERE = Path(__file__).resolve().parent
 SHAPE = (520, 696)
 DRIFT_UM = (0, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 34)
+PICTURED_UM = (4, 10, 22)  # in the picture: a drift that happens
+CROP, ZOOM = 300, 64  # px of a panel and of the part that is shown twice as large
 PATIENCE_S = 60.0  # for the first file, whose wait includes loading the model, and for any other
 
 
@@ -159,23 +161,36 @@ def show_table(arrivals: list[Arrival], out: Path) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def draw_picture(arrivals: list[Arrival], out: Path, path: Path, crop: int = 260, rows: int = 3) -> None:
-    """Write a picture: a row a file (spread over the drift), input, corrected and truth side by side."""
+def draw_picture(arrivals: list[Arrival], out: Path, path: Path, rows: int = 3) -> None:
+    """Write a picture: a row a file, input, corrected and truth side by side, with PSNR, a zoom and a scale bar."""
     done = [arrival for arrival in arrivals if arrival.latency is not None]
     if not done:
         return
-    chosen = [done[round(i)] for i in np.linspace(len(done) / (rows + 1), len(done) - 1, min(rows, len(done)))]
+    if all(arrival.frame.z_um is not None for arrival in done):
+        chosen = [min(done, key=lambda arrival: abs((arrival.frame.z_um or 0) - z)) for z in PICTURED_UM]
+    else:
+        chosen = [done[round(i)] for i in np.linspace(len(done) / (rows + 1), len(done) - 1, min(rows, len(done)))]
     strips = []
     for arrival in chosen:
         frame = arrival.frame
         seen = tifffile.imread(frame.source) if frame.source is not None else frame.data
-        panels = {"input": seen, "corrected": tifffile.imread(out / frame.name), "truth": frame.truth}
+        images = {"input": seen, "corrected": tifffile.imread(out / frame.name), "truth": frame.truth}
         z = f"{frame.z_um:g} um out of focus" if frame.z_um is not None else frame.name[:36]
-        cut = [(f"{name}, {z}" if name == "input" else name, _plane(a)) for name, a in panels.items() if a is not None]
+        planes = {name: _plane(image) for name, image in images.items() if image is not None}
+        labels = {"input": z, **{name: name for name in planes if name != "input"}}
+        if frame.truth is not None:
+            for name in ("input", "corrected"):
+                labels[name] += f", {psnr(frame.truth, planes[name]):.1f} dB"
+        if seen is not None and np.array_equal(planes["input"], planes["corrected"]):
+            labels["corrected"] = "kept as it was"
         # One grey scale a row: what the sharpest of its panels spans.
-        low, high = np.percentile(cut[-1][1], (1, 99.7))
-        strips.append(np.hstack([_panel(plane, name, low, high, crop) for name, plane in cut]))
-    Image.fromarray(np.vstack(strips)).save(path)
+        low, high = np.percentile(list(planes.values())[-1], (1, 99.7))
+        bar = 20 / OPTICS.pixel_um if frame.truth is not None else 0.0
+        where = _richest(_middle(list(planes.values())[-1]))
+        panels = [_panel(_middle(plane), labels[name], low, high, bar, where) for name, plane in planes.items()]
+        strips.append(np.hstack(panels))
+    # Sixty-four greys are what an eye tells apart in noise, and half the file.
+    Image.fromarray(np.vstack(strips) // 4 * 4).save(path, optimize=True)
 
 
 def _plane(image: np.ndarray) -> np.ndarray:
@@ -185,13 +200,34 @@ def _plane(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float64)
 
 
-def _panel(plane: np.ndarray, label: str, low: float, high: float, crop: int) -> np.ndarray:
-    y, x = ((side - min(crop, side)) // 2 for side in plane.shape)
-    grey = np.clip((plane[y : y + crop, x : x + crop] - low) / max(high - low, 1e-9), 0, 1) ** 0.7
-    image = Image.fromarray((grey * 255).astype(np.uint8)).resize((crop * 3 // 2, crop * 3 // 2))
+def _middle(plane: np.ndarray) -> np.ndarray:
+    y, x = ((side - min(CROP, side)) // 2 for side in plane.shape)
+    return plane[y : y + CROP, x : x + CROP]
+
+
+def _richest(plane: np.ndarray) -> tuple[int, int]:
+    """Where the part of a panel that is shown enlarged begins (y, x): the one of most contrast in the upper half."""
+    height, width = plane.shape
+    starts = [(y, x) for y in range(18, max(19, height // 2 - ZOOM // 2), 6) for x in range(0, max(1, width - ZOOM), 6)]
+    return max(starts, key=lambda start: plane[start[0] : start[0] + ZOOM, start[1] : start[1] + ZOOM].std())
+
+
+def _panel(plane: np.ndarray, label: str, low: float, high: float, bar: float, where: tuple[int, int]) -> np.ndarray:
+    """A plane with its label, the part at `where` twice as large in the corner, and a bar of 20 um if it is known."""
+    grey = np.clip((plane - low) / max(high - low, 1e-9), 0, 1) ** 0.7
+    image = Image.fromarray((grey * 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
+    height, width = plane.shape
+    top, left = where
+    zoom = image.crop((left, top, left + ZOOM, top + ZOOM)).resize((2 * ZOOM, 2 * ZOOM), Image.Resampling.BICUBIC)
+    draw.rectangle((left, top, left + ZOOM, top + ZOOM), outline=255)
+    image.paste(zoom, (width - 2 * ZOOM, height - 2 * ZOOM))
+    draw.rectangle((width - 2 * ZOOM, height - 2 * ZOOM, width - 1, height - 1), outline=255)
     draw.rectangle((0, 0, 8 + 6.2 * len(label), 16), fill=0)
     draw.text((5, 2), label, fill=255)
+    if bar:
+        draw.rectangle((8, height - 12, 8 + bar, height - 8), fill=255)
+        draw.text((8, height - 26), "20 um", fill=255, stroke_width=1, stroke_fill=0)
     return np.pad(np.asarray(image), 2, constant_values=60)
 
 
