@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import BackendError
 from ..image.normalization import clip_with_remainder, from_unit, to_unit
 from ..image.tiling import extract, pixel_positions
-from .backends import Session, Uint16Session, not_finite
+from .backends import ExactSession, Session, Uint16Session, not_finite
 from .buffer import Buffer
 from .tasks import TileTask
 
@@ -45,7 +45,9 @@ class TileRunner:
                 else:
                     to_unit(self._cut(task, channel), intensity, out=unit[channel])
         units, remainder = clip_with_remainder(units)
-        restored = session.run(units)
+        cut = any(task.tile.core != (0, task.source.shape[-2], 0, task.source.shape[-1]) for task in batch)
+        run = session.run_exact if cut and isinstance(session, ExactSession) else session.run
+        restored = run(units)
         if restored.shape != units.shape:
             cause = f"gave shape {restored.shape} for {units.shape}"
             raise BackendError(session.description, cause, "export the model again with defocus-export")

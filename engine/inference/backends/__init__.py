@@ -70,6 +70,15 @@ class Uint16Session(Session, Protocol):
 
 
 @runtime_checkable
+class ExactSession(Session, Protocol):
+    """A session whose `run` rounds by where a pixel lies in its tile, and that can do without, more slowly."""
+
+    def run_exact(self, batch: np.ndarray) -> np.ndarray:
+        """What `run` gives, the same wherever a pixel lies: for the tiles of a plane that is cut."""
+        ...
+
+
+@runtime_checkable
 class StreamsSession(Session, Protocol):
     """A session on several threads of a processor that several can share."""
 
@@ -88,6 +97,8 @@ class Streamed:
     def __init__(self, whole: Session, streams: Callable[[int], Sequence[Session]]) -> None:
         self.description, self.footprint = whole.description, whole.footprint
         self.run, self.trim, self.close = whole.run, whole.trim, whole.close
+        if isinstance(whole, ExactSession):
+            self.run_exact = whole.run_exact
         self.streams = streams
 
 

@@ -34,12 +34,15 @@ from . import Streamed, is_installed, onnx_runtime
 from .openvino import proof_db
 
 LEAST_DB = 70.0  # PSNR to ONNX Runtime over the range of its result; about 100 dB is usual
-_KEPT_PX = 1 << 20  # networks of several shapes are kept up to so many pixels together; a larger one is kept alone
+# Networks of the last shapes are kept, for each takes a while to prepare and some 40 MB beside its images: two, so that
+# two sizes may take turns, if they have no more pixels together than this.
+_KEPT, _KEPT_PX = 2, 1 << 20
 _CONVERT = """
 import sys, _tools
 _tools.mnnconvert(["", "-f", "ONNX", "--modelFile", sys.argv[1], "--MNNModel", sys.argv[2], "--bizCode", "defocus"])
 """
 _OUT_OF_MEMORY, _RESIZE_STATUS = 1, 3  # MNN::ErrorCode, MNN::Interpreter::SessionInfoCode
+_WINOGRAD, _FAST, _EXACT = 3, 3, 2  # MNN::Interpreter::HintMode, and two of its levels
 # How the lines begin that its library prints on standard output: when it is loaded, and where memory is short.
 _ITS_LINES = (b"The device support", b"Alloc", b"Pipeline: ", b"Error for", b"Memory Alloc", b"Can't run session")
 
@@ -83,15 +86,25 @@ class Mnn:
 
 
 class MnnSession:
-    """A converted model; a network for each of the last few shapes, since MNN prepares each for a second or so."""
+    """A converted model, with a network for each of the last two shapes.
+
+    MNN's fastest convolutions (Winograd's with large blocks) round to 2e-4 of the range at most, which depends on where
+    the blocks lie: tiles would differ from the whole plane by ten counts of 16 bits. `run_exact` does without them.
+    """
 
     def __init__(self, model: _Converted, card: Card, threads: int, description: str) -> None:
         self.description, self._model, self._card, self._threads = description, model, card, threads
         self.footprint = Footprint(330)  # measured
-        self._networks: OrderedDict[tuple[int, ...], _Network] = OrderedDict()
+        self._networks: OrderedDict[tuple[tuple[int, ...], int], _Network] = OrderedDict()
         self._closed = False
 
     def run(self, batch: np.ndarray) -> np.ndarray:
+        return self._run(batch, _FAST)
+
+    def run_exact(self, batch: np.ndarray) -> np.ndarray:
+        return self._run(batch, _EXACT)
+
+    def _run(self, batch: np.ndarray, level: int) -> np.ndarray:
         if self._closed:
             raise BackendError(self.description, "the session is closed", "load the engine again")
         try:
@@ -99,7 +112,7 @@ class MnnSession:
                 raise ValueError(f"the model has {self._card.channels} channels")
             if not batch.size or batch.shape[2] % self._card.multiple or batch.shape[3] % self._card.multiple:
                 raise ValueError(f"height and width are no multiples of {self._card.multiple}")
-            return self._network(batch.shape).run(batch)
+            return self._network(batch.shape, level).run(batch)
         except Exception as error:
             self._networks.clear()
             cause = f"failed on a batch of {'x'.join(map(str, batch.shape))} ({first_line(error)})"
@@ -113,22 +126,28 @@ class MnnSession:
         self._networks.clear()
         self._closed = True
 
-    def _network(self, shape: tuple[int, ...]) -> _Network:
-        if (found := self._networks.pop(shape, None)) is None:
-            while self._networks and sum(map(prod, self._networks)) + prod(shape) > _KEPT_PX:
+    def _network(self, shape: tuple[int, ...], level: int) -> _Network:
+        if (found := self._networks.pop((shape, level), None)) is None:
+            while self._networks:
+                if (
+                    len(self._networks) < _KEPT
+                    and sum(prod(one) for one, _ in self._networks) + prod(shape) <= _KEPT_PX
+                ):
+                    break
                 self._networks.popitem(last=False)
-            found = _Network(self._model.file, shape, self._threads)
-        self._networks[shape] = found
+            found = _Network(self._model.file, shape, self._threads, level)
+        self._networks[shape, level] = found
         return found
 
 
 class _Network:
     """The model prepared for one shape (N, C, H, W)."""
 
-    def __init__(self, file: Path, shape: tuple[int, ...], threads: int) -> None:
+    def __init__(self, file: Path, shape: tuple[int, ...], threads: int, level: int) -> None:
         mnn = _mnn()
         self._shape = shape
         self._interpreter = mnn.Interpreter(str(file))
+        self._interpreter.setSessionHint(_WINOGRAD, level)
         # "high" computes the same on a processor, and prints a line.
         options = {"backend": "CPU", "numThread": threads, "precision": "normal"}
         self._session = self._interpreter.createSession(options)

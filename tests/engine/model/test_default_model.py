@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from defocus import Engine
+from defocus.engine.inference import backends
 from defocus.engine.tiff.read import read_tiff
 from defocus.training.data.fields import Field, load_field
 from defocus.training.evaluation.heldout import CAMERA, counts_pair, held_out_files
@@ -61,6 +62,33 @@ def test_tiles_equal_the_whole_on_a_real_field(engine, shared_data):
         difference = np.abs(tiled(plane).astype(np.int64) - engine(plane))
     assert tiled.settings.halo == engine.card.halo
     assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("backend", ["cpu", "mnn"])
+def test_tiles_by_memory_equal_the_whole_of_a_drawn_specimen(engine, backend):
+    """Within a count of ONNX Runtime's at the default halo: 1200 x 1000 px, in wide tiles for lack of memory."""
+    if reason := backends.backend(backend).unavailable_reason():
+        pytest.skip(reason)
+    plane = draw_cells((1200, 1000), np.random.default_rng(8)).astype(np.float64)
+    plane = ((plane - plane.min()) * (65535 / np.ptp(plane))).astype(np.uint16)
+    with Engine.load(backend=backend, memory=1) as cut:
+        assert len(cut.settings.tiles_for(1200, 1000, 16)) > 1
+        assert cut.settings.halo == engine.card.halo
+        found = cut(plane).astype(np.int64)
+    assert len(engine.settings.tiles_for(1200, 1000, 16)) == 1
+    assert np.abs(found - engine(plane)).max() <= 1
+
+
+def test_a_whole_plane_through_mnn_is_near_that_of_onnx_runtime(engine):
+    """Its fast convolutions round to 2e-4 of the range at most (the plane is stretched to all of 16 bits), 1e-5 rms."""
+    if reason := backends.backend("mnn").unavailable_reason():
+        pytest.skip(reason)
+    plane = draw_cells((520, 696), np.random.default_rng(8)).astype(np.float64)
+    plane = ((plane - plane.min()) * (65535 / np.ptp(plane))).astype(np.uint16)
+    with Engine.load(backend="mnn") as fast:
+        difference = (fast(plane).astype(np.float64) - engine(plane)) / 65535
+    assert np.abs(difference).max() < 3e-4
+    assert np.sqrt(np.mean(difference**2)) < 1e-5
 
 
 @pytest.mark.parametrize("level", [30, 300, 3000])
