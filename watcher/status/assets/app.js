@@ -171,7 +171,7 @@ class Scope {
       return;
     }
     const limit = state.drift_px, unit = this.unit();
-    const most = nice(Math.max(this.value(Math.max(limit * 1.15, ...view.map((point) => point[BLUR]))), unit === "µm" ? 1 : 4));
+    const most = nice(Math.max(this.value(Math.max(limit * 1.15, 1.05 * Math.max(...view.map((point) => point[BLUR])))), unit === "µm" ? 1 : 4));
     const first = view[0][TIME], length = Math.max(1, end - first);
     const x = (time) => left + (width - left - right) * (view.length === 1 ? 0.5 : (time - first) / length);
     const y = (blur) => top + (height - top - bottom) * (1 - this.value(blur) / most);
