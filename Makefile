@@ -97,10 +97,13 @@ bench: .venv/.develop
 	$(BIN)/python -m benchmarks.speed.stages -n 60 -o $(BENCH)/stages.md
 	$(BIN)/python -m benchmarks.speed.stream --files 30 -o $(BENCH)/stream.md
 	$(BIN)/python -m benchmarks.speed.start --repetitions 3 -o $(BENCH)/start.md
+	$(BIN)/python -m benchmarks.speed.stack -n 40 --repetitions 2 -o $(BENCH)/stack.md
 	$(BIN)/python -m benchmarks.speed.memory --files 3 --side 10000 -o $(BENCH)/memory.md
 	$(BIN)/python -m benchmarks.speed.graph --repetitions 2 -o $(BENCH)/graph.md
 	$(BIN)/python -m benchmarks.speed.dask_scaling -n 12 -o $(BENCH)/dask.md
 	$(BIN)/python -m benchmarks.speed.peers.peers -n 6 --repetitions 2 --among 6 -o $(BENCH)/peers.md
+	$(BIN)/python -m benchmarks.speed.peers.peers -n 3 --size 2048 2048 --repetitions 1 --among 2 \
+	    --only defocus-run loop bioimageio -o $(BENCH)/peers_2048.md
 
 # The package as the wheel holds it, by links: pyright and import-linter read it there.
 .venv/package:

@@ -1,12 +1,15 @@
 """The same weights and images through what people would run instead: speed, memory, seams, what is kept, what breaks.
 
-    python -m benchmarks.speed.peers.peers [-n 40] [--repetitions 5] [--among 200] [-o docs/results/peers.md]
+    python -m benchmarks.speed.peers.peers [-n 40] [--repetitions 5] [--among 200] [--size 2048 2048]
+        [-o docs/results/peers.md]
 
-Drawn planes of 520 x 696 (16-bit, LZW, OME description). Every way is a process of its own, in an environment of its
-own that pip makes from the package index (kept in runs/peers); what each does is a short script beside this one.
+Drawn planes of 520 x 696, or `--size` (16-bit, LZW, OME description). Every way is a process of its own, in an
+environment of its own that pip makes from the package index (kept in runs/peers); what each does is a short script
+beside this one.
 
 - Images/s: between the first output and the last, so without the start, which is a column of its own. Repetitions are
   interleaved; our speed over theirs is of one repetition, its median and spread stand in the table.
+- Planes of more than 2 megapixels go through careamics and bioimageio.core in tiles, through the loops whole.
 - Memory: the most that a process and its children held at once (resident, looked at 20 times a second).
 - Seams: the largest difference, in counts, between an image of 1072 x 1072 in tiles and whole.
 - A broken file: one of `--among` files is cut in half. How many of the others were written, and the exit code.
@@ -29,10 +32,11 @@ import numpy as np
 import psutil
 import tifffile
 
-from benchmarks.report import draw_plane, publish, spread, table, write_files
+from benchmarks.report import SHAPE, draw_plane, publish, spread, table, write_files
 from benchmarks.speed.peers.ways import OURS, ROOT, Way, make_ways
 
 LARGE = (1072, 1072)
+CUT = 2_000_000  # pixels
 HEAD = (
     *("tool", "images/s", "our speed over it", "spread", "start to first output, s", "peak memory, MB"),
     *("seams, counts", "type", "OME metadata", "files beside a broken one", "exit then"),
@@ -138,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-n", type=int, default=40, help="files that are timed")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--size", type=int, nargs=2, default=SHAPE, metavar=("Y", "X"), help="of a plane, px")
     parser.add_argument("--among", type=int, default=200, help="files of which one is broken")
     parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "peers", help="the environments")
     parser.add_argument("--only", nargs="+", default=[], help="ways whose name holds one of these words, beside ours")
@@ -146,7 +151,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         source, broken, large, out = (scratch / name for name in ("in", "broken", "large", "out"))
-        write_files(source, options.n, ome=True)
+        shape = (options.size[0], options.size[1])
+        write_files(source, options.n, shape, ome=True)
         cut = write_files(broken, options.among, ome=True)[options.among // 2]
         cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
         write_files(large, 1, LARGE, ome=True)
@@ -157,12 +163,17 @@ def main() -> None:
         environment = {"TORCHINDUCTOR_CACHE_DIR": str(options.cache / "inductor")}
         runs: dict[str, list[Run]] = {way.name: [] for way in ways}
         left = {}
+
+        def timed(way: Way) -> Run:
+            tiles = way.tiled if way.cuts and shape[0] * shape[1] > CUT else None
+            return measured(way.filled(source, out, tiles or ()), out, environment)
+
         for way in ways:  # the first run fills the caches: it only tells what is kept
-            measured(way.filled(source, out), out, environment)
+            timed(way)
             left[way.name] = kept(source, out)
         for _ in range(options.repetitions):
             for way in ways:
-                runs[way.name].append(measured(way.filled(source, out), out, environment))
+                runs[way.name].append(timed(way))
         rows = []
         for way in ways:
             mine, ours = runs[way.name], runs[OURS]
@@ -184,7 +195,8 @@ def main() -> None:
                 ]
             )
     notes = "careamics loads no network but its own: ours stands in for its U-Net, and its loop does the rest."
-    publish("Against what people would run instead", [table(HEAD, rows), notes, *missing], options.output)
+    title = f"Against what people would run instead, planes of {shape[0]} x {shape[1]}"
+    publish(title, [table(HEAD, rows), notes, *missing], options.output)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from defocus.training.fit.checkpoint import load_checkpoint
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-OURS = "defocus-run, ONNX Runtime"
+OURS = "defocus-run"  # with the backend that it chooses
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Way:
         What is added to cut an image into tiles, and not to. None: it has no tiles.
     unit : bool
         Its outputs are in units of the input's range (1st to 99.9th percentile), not in counts.
+    cuts : bool
+        Large planes are timed in tiles, as its users would run them; else as the way itself chooses.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Way:
     tiled: tuple[str, ...] | None = None
     whole: tuple[str, ...] | None = None
     unit: bool = False
+    cuts: bool = False
 
     def filled(self, source: Path, out: Path, more: tuple[str, ...] = ()) -> list[str]:
         return [part.replace("{in}", str(source)).replace("{out}", str(out)) for part in (*self.command, *more)]
@@ -55,7 +58,8 @@ def make_ways(scratch: Path, cache: Path, plane: np.ndarray) -> tuple[list[Way],
     low, high = (str(float(value)) for value in np.percentile(plane, (1, 99.9)))
     tiles, no_tiles = ("--tile", "672"), ("--tile", "4096")
     ways = [
-        Way(OURS, (run, "{in}", "-o", "{out}", "--backend", "cpu"), tiles, no_tiles),
+        Way(OURS, (run, "{in}", "-o", "{out}"), tiles, no_tiles),
+        Way("defocus-run, ONNX Runtime", (run, "{in}", "-o", "{out}", "--backend", "cpu"), tiles, no_tiles),
         Way("defocus-run, OpenVINO", (run, "{in}", "-o", "{out}", "--backend", "openvino"), tiles, no_tiles),
         Way("a process a file: xargs -P2 defocus-run", ("sh", _path("each.sh"), run, "{in}", "{out}"), tiles, no_tiles),
     ]
@@ -74,13 +78,13 @@ def make_ways(scratch: Path, cache: Path, plane: np.ndarray) -> tuple[list[Way],
     for kind, name in (("eager", "torch, eager"), ("compile", "torch.compile")):
         add(name, environments.TORCH, _path("with_torch.py"), *io, str(program), kind)
     careamics = (_path("with_careamics.py"), *io, str(program), low, high)
-    add("careamics, its loop over our network", environments.CAREAMICS, *careamics, tiled=("512",), whole=())
+    add("careamics, its loop over our network", environments.CAREAMICS, *careamics, tiled=("512",), whole=(), cuts=True)
     made = subprocess.run(
         [export, "default", "--bioimageio", str(package)], capture_output=True, text=True, check=False
     )
     if made.returncode == 0:
         core = (_path("with_bioimageio.py"), *io, str(package))
-        add("bioimageio.core", environments.BIOIMAGEIO, *core, tiled=("10",), whole=(), unit=True)
+        add("bioimageio.core", environments.BIOIMAGEIO, *core, tiled=("10",), whole=(), unit=True, cuts=True)
     else:
         missing.append(f"bioimageio.core: the package could not be made ({made.stderr.strip()})")
     return ways, missing
