@@ -8,7 +8,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +22,8 @@ from defocus.engine.tiff.read import read_tiff
 from defocus.watcher.config import Config, Folder
 from defocus.watcher.health import Health
 from defocus.watcher.status.page import Page
+
+from ..helpers.waiting import wait_for
 
 needs_sighup = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.5")
@@ -115,14 +116,6 @@ def command(*arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
     """Run defocus-watch to its end."""
     line = [sys.executable, "-m", "defocus.watcher.cli", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=60, **how)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait until the condition holds; fail if it does not in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def free_port() -> int:

@@ -10,7 +10,8 @@ import tifffile
 
 from defocus.engine.tiff.read import read_tiff
 
-from .conftest import outputs, states, wait_for, whole, write_tiff
+from ..helpers.waiting import wait_for
+from .conftest import outputs, states, whole, write_tiff
 
 QUICK = ("--settle", "0.3", "--rescan", "0.3", "--patience", "1")
 

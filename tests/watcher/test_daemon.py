@@ -32,7 +32,8 @@ from defocus.watcher.settings import DaemonSettings, FolderSettings, default_out
 
 from ..helpers.clock import ManualClock
 from ..helpers.sessions import watched_engine
-from .conftest import outputs, wait_for, write_tiff
+from ..helpers.waiting import wait_for
+from .conftest import outputs, write_tiff
 
 TIMING = ScanTiming(settle=0.1, rescan=0.1, patience=0.3)
 

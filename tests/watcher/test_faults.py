@@ -19,7 +19,8 @@ from defocus.engine.files.atomic import PREFIX
 from defocus.engine.tiff.read import read_tiff
 
 from ..helpers.faults import Faults, compiled, name_of
-from .conftest import Watching, free_port, listing, outputs, states, wait_for, whole, write_tiff
+from ..helpers.waiting import wait_for
+from .conftest import Watching, free_port, listing, outputs, states, whole, write_tiff
 from .status.test_status import ask, state
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.8")

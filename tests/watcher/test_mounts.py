@@ -12,7 +12,8 @@ from defocus.engine.errors import OutputError
 from defocus.watcher.output.disk_space import OutputGuard
 from defocus.watcher.output.lock import FolderLock
 
-from .conftest import Watching, free_port, outputs, states, wait_for, write_tiff
+from ..helpers.waiting import wait_for
+from .conftest import Watching, free_port, outputs, states, write_tiff
 from .status.test_status import ask
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.8")

@@ -14,7 +14,8 @@ import pytest
 from defocus import Engine
 from defocus.engine.tiff.read import read_tiff
 
-from .conftest import Watching, free_port, listing, outputs, states, wait_for, write_tiff
+from ..helpers.waiting import wait_for
+from .conftest import Watching, free_port, listing, outputs, states, write_tiff
 from .status.test_status import ask, state
 from .test_faults import begin, faults, shim  # noqa: F401  fixtures
 

@@ -21,7 +21,7 @@ from defocus.watcher.drift import RECENT
 from defocus.watcher.events import WatchEvent
 from defocus.watcher.notify import BATCH, END, Notifier, by_command, by_url
 
-from .conftest import wait_for
+from ..helpers.waiting import wait_for
 
 
 def done(blur: float | None) -> WatchEvent:

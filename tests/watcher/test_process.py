@@ -16,7 +16,8 @@ import tifffile
 from defocus.engine.files.atomic import PREFIX, SUFFIX
 from defocus.engine.tiff.read import read_provenance, read_tiff
 
-from .conftest import listing, outputs, states, wait_for, whole, write_tiff
+from ..helpers.waiting import wait_for
+from .conftest import listing, outputs, states, whole, write_tiff
 
 QUICK = ("--settle", "0.3", "--rescan", "0.3", "--patience", "1")
 

@@ -29,7 +29,8 @@ from defocus.watcher.output.lock import FolderLock
 from defocus.watcher.service.systemd import tell_systemd, watchdog
 from defocus.watcher.settings import DaemonSettings, FolderSettings
 
-from .conftest import Configured, needs_sighup, outputs, wait_for, write_tiff
+from ..helpers.waiting import wait_for
+from .conftest import Configured, needs_sighup, outputs, write_tiff
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2")
 

@@ -16,7 +16,8 @@ from defocus.watcher.journal import Journal
 from defocus.watcher.journal_entry import FileState, JournalEntry
 from defocus.watcher.output.lock import FolderLock
 
-from .conftest import QUICK, Configured, command, needs_sighup, outputs, wait_for, write_tiff
+from ..helpers.waiting import wait_for
+from .conftest import QUICK, Configured, command, needs_sighup, outputs, write_tiff
 
 
 @pytest.fixture

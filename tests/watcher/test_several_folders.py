@@ -27,7 +27,8 @@ from defocus.watcher.queue import Order
 from defocus.watcher.settings import DaemonSettings, FolderSettings
 
 from ..helpers.clock import ManualClock
-from .conftest import outputs, wait_for, write_tiff
+from ..helpers.waiting import wait_for
+from .conftest import outputs, write_tiff
 
 TIMING = ScanTiming(settle=0.05, rescan=0.1, patience=0.3)
 

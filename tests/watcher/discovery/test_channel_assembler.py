@@ -14,7 +14,8 @@ import pytest
 from defocus.engine.files.atomic import PREFIX, SUFFIX
 from defocus.engine.tiff.read import read_provenance, read_tiff
 
-from ..conftest import PAIRS, QUICK, check_pair, free_port, journal, listing, outputs, states, wait_for, write_tiff
+from ...helpers.waiting import wait_for
+from ..conftest import PAIRS, QUICK, check_pair, free_port, journal, listing, outputs, states, write_tiff
 from ..status.test_status import ask, state
 from ..test_soak import SUICIDE, _without_times
 

@@ -13,7 +13,8 @@ import tifffile
 
 from defocus.engine.tiff.read import read_tiff
 
-from ..conftest import PAIRS, Configured, check_pair, journal, needs_sighup, outputs, states, wait_for, write_tiff
+from ...helpers.waiting import wait_for
+from ..conftest import PAIRS, Configured, check_pair, journal, needs_sighup, outputs, states, write_tiff
 
 UUIDS = ("2703a47b-7574-461a-85e2-afc38bc0adae", "9f0a1b2c-0000-4444-8888-00005eadbeef")
 

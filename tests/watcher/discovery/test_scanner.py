@@ -20,24 +20,32 @@ from defocus.watcher.discovery.completeness import Completeness, PendingFile, lo
 from defocus.watcher.discovery.fs_events import MOST, FileEvents
 from defocus.watcher.discovery.scanner import ScanTiming, arrivals, scan
 
+from ...helpers.clock import ManualClock
+from ...helpers.waiting import wait_for
+
 QUICK = ScanTiming(settle=0.3, rescan=0.2, patience=1.0)
 POLLING = ScanTiming(settle=0.3, rescan=0.2, patience=1.0, polling=True)
 
 
 class Collector:
-    """Runs `arrivals` in a thread and keeps what it yields, as the daemon does."""
+    """Runs `arrivals` in a thread and keeps what it yields, as the daemon does; time passes only as a test says."""
 
     def __init__(self, folder: Path, timing: ScanTiming) -> None:
         self.found: list[Arrival] = []
         self.warnings: list[str] = []
-        self.stop = threading.Event()
+        self.stop, self.clock = threading.Event(), ManualClock()
         self.versions: set[tuple[Path, tuple[int, int]]] = set()
+        self._rounds = 0
 
         def known(relative, stat, from_event):
             return (relative, stat) in self.versions
 
+        def beat(reachable):
+            self._rounds += 1
+
         def run():
-            for arrival in arrivals(folder, self.stop, known, timing, warn=self.warnings.append):
+            more = {"warn": self.warnings.append, "beat": beat, "clock": self.clock}
+            for arrival in arrivals(folder, self.stop, known, timing, **more):
                 self.versions.add((arrival.relative, arrival.stat))
                 self.found.append(arrival)
 
@@ -45,21 +53,27 @@ class Collector:
 
     def __enter__(self) -> Collector:
         self.thread.start()
+        wait_for(lambda: self._rounds)  # the observer is up
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
+        self.clock.advance(1)
         self.thread.join(5)
         assert not self.thread.is_alive()
 
     def names(self) -> list[str]:
         return [arrival.relative.as_posix() for arrival in self.found]
 
-    def wait(self, count: int, seconds: float = 10.0) -> None:
-        end = time.monotonic() + seconds
-        while len(self.found) < count:
-            assert time.monotonic() < end, f"only {self.names()}"
-            time.sleep(0.01)
+    def pass_time(self, seconds: float) -> None:
+        """Let so much time pass, in steps; each is over when what was due has been done."""
+        for _ in range(round(seconds / 0.1)):
+            self.clock.advance(0.1)
+            wait_for(self.clock.idle)
+
+    def wait(self, count: int) -> None:
+        """Until so many have arrived, as time passes."""
+        wait_for(lambda: len(self.found) >= count or self.clock.advance(0.05))
 
 
 @pytest.fixture
@@ -84,7 +98,7 @@ def test_backlog_and_new_files_arrive_once(folder, tmp_path, timing):
         collector.wait(1)
         (folder / "sub" / "new name \u00fc.TIFF").write_bytes(content)
         collector.wait(2)
-        time.sleep(3 * timing.rescan)
+        collector.pass_time(3 * timing.rescan)
     assert collector.names() == ["old.tif", "sub/new name \u00fc.TIFF"]
     assert all(arrival.problem is None for arrival in collector.found)
 
@@ -92,19 +106,19 @@ def test_backlog_and_new_files_arrive_once(folder, tmp_path, timing):
 def test_a_close_is_believed_at_once(folder, tmp_path):
     content = tiff_bytes(tmp_path)
     with Collector(folder, ScanTiming(settle=30, rescan=0.5)) as collector:
-        time.sleep(0.5)  # the observer is up
-        start = time.monotonic()
+        before = collector.clock.monotonic()
         (folder / "a.tif").write_bytes(content)
-        collector.wait(1, 5)
-        assert time.monotonic() - start < 1
+        collector.wait(1)
+        assert collector.clock.monotonic() - before < 30
 
 
 def test_a_rename_into_place_is_believed_at_once(folder, tmp_path):
     (folder / "a.tif.tmp").write_bytes(tiff_bytes(tmp_path))
     with Collector(folder, ScanTiming(settle=30, rescan=0.5)) as collector:
-        time.sleep(0.5)
+        before = collector.clock.monotonic()
         (folder / "a.tif.tmp").rename(folder / "a.tif")
-        collector.wait(1, 5)
+        collector.wait(1)
+        assert collector.clock.monotonic() - before < 30
     assert collector.names() == ["a.tif"]
 
 
@@ -115,7 +129,7 @@ def test_a_slow_writer_is_waited_for(folder, tmp_path, timing):
         for start in range(0, len(content), 4000):
             file.write(content[start : start + 4000])
             file.flush()
-            time.sleep(0.15)
+            collector.pass_time(0.2)
             assert collector.names() == []
         file.close()
         collector.wait(1)
@@ -130,7 +144,7 @@ def test_a_writer_that_pauses_is_waited_for(folder, tmp_path):
         with open(folder / "a.tif", "wb") as file:
             file.write(content[: len(content) // 2])
             file.flush()
-            time.sleep(0.8)
+            collector.pass_time(0.8)
             assert collector.names() == []
             file.write(content[len(content) // 2 :])
         collector.wait(1)
@@ -140,9 +154,8 @@ def test_a_writer_that_pauses_is_waited_for(folder, tmp_path):
 def test_a_writer_that_closes_between_its_pieces_is_waited_for(folder, tmp_path):
     content = tiff_bytes(tmp_path)
     with Collector(folder, QUICK) as collector:
-        time.sleep(0.3)
         (folder / "a.tif").write_bytes(content[:9000])
-        time.sleep(0.6)
+        collector.pass_time(0.6)
         assert collector.names() == []
         with open(folder / "a.tif", "ab") as file:
             file.write(content[9000:])
@@ -177,7 +190,6 @@ def test_a_rewritten_file_arrives_again(folder, tmp_path):
 def test_the_rescan_finds_what_no_event_told(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(FileEvents, "on_any_event", lambda self, event: None)
     with Collector(folder, QUICK) as collector:
-        time.sleep(0.4)
         (folder / "a.tif").write_bytes(tiff_bytes(tmp_path))
         collector.wait(1)
 
@@ -187,7 +199,7 @@ def test_an_observer_that_cannot_start_is_told_and_done_without(folder, tmp_path
     (folder / "a.tif").write_bytes(tiff_bytes(tmp_path))
     with Collector(folder, QUICK) as collector:
         collector.wait(1)
-        time.sleep(0.6)
+        collector.pass_time(0.6)
     assert len(collector.warnings) == 1
     assert "inotify watch limit reached" in collector.warnings[0]
 
@@ -234,13 +246,13 @@ def test_a_folder_that_vanishes_and_returns(folder, tmp_path):
     with Collector(folder, QUICK) as collector:
         collector.wait(1)
         folder.rename(tmp_path / "away")
-        time.sleep(0.8)
+        collector.pass_time(0.8)
         assert "cannot be reached" in collector.warnings[-1]
         (tmp_path / "away").rename(folder)
         (folder / "b.tif").write_bytes(content)
         collector.wait(2)
         assert "is back" in collector.warnings[-1]
-        time.sleep(0.5)
+        collector.pass_time(0.5)
         (folder / "c.tif").write_bytes(content)  # and its events are heard again
         collector.wait(3)
     assert collector.names() == ["a.tif", "b.tif", "c.tif"]

@@ -22,7 +22,8 @@ import tifffile
 from defocus import Engine
 from defocus.engine.tiff.read import read_provenance, read_tiff
 
-from ..conftest import Watching, outputs, states, wait_for, whole, write_tiff
+from ...helpers.waiting import wait_for
+from ..conftest import Watching, outputs, states, whole, write_tiff
 
 QUICK = ("--settle", "0.3", "--rescan", "0.2", "--patience", "3")
 WAYS = pytest.mark.parametrize("how", [(), ("--polling",)], ids=["events", "polling"])

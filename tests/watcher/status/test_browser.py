@@ -25,7 +25,8 @@ import tifffile
 from defocus.engine.model.card import model_path
 from defocus.engine.quality.report import PlaneReport
 
-from ..conftest import free_port, states, wait_for, write_tiff
+from ...helpers.waiting import wait_for
+from ..conftest import free_port, states, write_tiff
 from ..test_faults import faults, shim  # noqa: F401  fixtures
 from .test_status import EVIL, ask, listens
 

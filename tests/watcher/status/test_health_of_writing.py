@@ -8,7 +8,8 @@ from errno import EBUSY, EIO, ENOSPC
 import pytest
 
 from ...helpers.faults import name_of
-from ..conftest import free_port, outputs, wait_for, write_tiff
+from ...helpers.waiting import wait_for
+from ..conftest import free_port, outputs, write_tiff
 from ..test_faults import PREFIX, QUICK, faults, shim  # noqa: F401  fixtures
 from .test_status import ask, state
 

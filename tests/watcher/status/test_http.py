@@ -13,7 +13,7 @@ import pytest
 from defocus.watcher.status import http as bounds
 from defocus.watcher.status.http import BODY, CONNECTIONS, HEAD, LINES
 
-from ..conftest import wait_for
+from ...helpers.waiting import wait_for
 from .test_status import state
 
 HOST = b"Host: 127.0.0.1\r\n"

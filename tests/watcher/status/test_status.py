@@ -33,7 +33,8 @@ from defocus.watcher.status.page import Page, _microscopes
 from defocus.watcher.status.server import ASSETS
 from defocus.watcher.status.statistics import State
 
-from ..conftest import free_port, outputs, wait_for, write_tiff
+from ...helpers.waiting import wait_for
+from ..conftest import free_port, outputs, write_tiff
 
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.3")
 OME = (
