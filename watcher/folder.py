@@ -255,9 +255,10 @@ class FolderProcessor:
         error: DefocusError | None = None,
         report: str = "",
     ) -> None:
-        reason, code = (str(error), error.code.value) if error else ("", "")
+        if error is not None:
+            report = json.dumps({"code": error.code.value})
         version = (arrival.name, arrival.stat, content, self._model)
-        self.journal.record(JournalEntry(*version, state, attempts, reason, report, code))
+        self.journal.record(JournalEntry(*version, state, attempts, str(error or ""), report))
         self.tracker.drop(arrival)
 
     def _tell(self, event: WatchEvent) -> None:

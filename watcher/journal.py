@@ -22,7 +22,7 @@ from .journal_entry import FileState, JournalEntry, entries_of, journal_key, pat
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
 _BESIDE = ("-journal", "-wal", "-shm")
-SCHEMA = 3  # 1 had no report, 2 no code
+SCHEMA = 2  # 1 had no report
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS files (
@@ -35,8 +35,7 @@ CREATE TABLE IF NOT EXISTS files (
     attempts INTEGER NOT NULL,
     reason TEXT NOT NULL,
     updated TEXT NOT NULL,      -- UTC
-    report TEXT NOT NULL DEFAULT '',  -- of a file that is done: engine.report.summary of its planes, JSON
-    code TEXT NOT NULL DEFAULT ''  -- of the reason: an engine.errors.ErrorCode
+    report TEXT NOT NULL DEFAULT ''  -- JSON: the summary of the planes of a file that is done; else {"code": ErrorCode}
 ) WITHOUT ROWID
 """
 # A row here is a file that was being corrected; one that is found at a start was when its process died.
@@ -46,8 +45,8 @@ CREATE TABLE IF NOT EXISTS in_progress (
     attempts INTEGER NOT NULL  -- how often this version was begun and no outcome came of it
 ) WITHOUT ROWID
 """
-_TABLES = {"files": 11, "in_progress": 4}  # with their numbers of columns
-_COLUMNS = "relative, size, mtime_ns, digest, model, state, attempts, reason, report, code"
+_TABLES = {"files": 10, "in_progress": 4}  # with their numbers of columns
+_COLUMNS = "relative, size, mtime_ns, digest, model, state, attempts, reason, report"
 _KNOWN = f"SELECT {_COLUMNS} FROM files"
 _QUARANTINED = f"{_KNOWN} WHERE state = ? ORDER BY relative"
 
@@ -157,6 +156,8 @@ class Journal:
 
         What is still there stays known, or it would be done again. Returns how many went.
         """
+        if days > 36500:  # beyond what dates hold
+            return 0
         limit = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
         with self._used() as connection:
             rows = connection.execute("SELECT relative FROM files WHERE updated < ?", (limit,)).fetchall()
@@ -198,10 +199,10 @@ class Journal:
     def _write(self, entry: JournalEntry) -> bool:
         """Whether an entry could be written."""
         version = (entry.relative, *entry.stat, entry.digest, entry.model)
-        row = (*version, entry.state.value, entry.attempts, entry.reason, entry.report, entry.code)
+        row = (*version, entry.state.value, entry.attempts, entry.reason, entry.report)
         stamped = (*row, datetime.now(UTC).isoformat(timespec="seconds"))
         if not self._change(
-            f"INSERT OR REPLACE INTO files ({_COLUMNS}, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT OR REPLACE INTO files ({_COLUMNS}, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [stamped],
             entry,
         ):
@@ -287,14 +288,13 @@ class Journal:
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, 1, 2, SCHEMA):
+            if version not in (0, 1, SCHEMA):
                 raise sqlite3.DatabaseError(f"its format is {version}, this defocus writes {SCHEMA}")
             with connection:
                 connection.execute(_TABLE)
                 connection.execute(_IN_PROGRESS)
-                there = {row[1] for row in connection.execute("PRAGMA table_info(files)")}
-                for column in [column for column in ("report", "code") if column not in there]:
-                    connection.execute(f"ALTER TABLE files ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+                if version == 1:
+                    connection.execute("ALTER TABLE files ADD COLUMN report TEXT NOT NULL DEFAULT ''")
                 connection.execute(f"PRAGMA user_version = {SCHEMA}")
             _check_tables(connection)
         except BaseException:
@@ -309,8 +309,6 @@ def _peek(out: Path, query: str, parameters: tuple) -> list[tuple]:
         return []
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
-            if "code" not in {row[1] for row in connection.execute("PRAGMA table_info(files)")}:
-                query = query.replace(", code", ", ''")  # an earlier format
             return connection.execute(query, parameters).fetchall()
     except sqlite3.Error:
         return []  # busy or damaged: the daemon itself tells

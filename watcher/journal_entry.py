@@ -34,7 +34,6 @@ class JournalEntry:
     attempts: int = 0
     reason: str = ""
     report: str = ""
-    code: str = ""
 
 
 def journal_key(relative: Path) -> str:
@@ -58,13 +57,11 @@ def path_of(key: str) -> Path:
 def entries_of(rows: Iterable[tuple]) -> list[JournalEntry]:
     """Rows as entries; those that make no sense are passed over, so that their files are dealt with anew."""
     entries = []
-    for relative, size, mtime_ns, digest, model, state, attempts, reason, report, code in rows:
-        texts, numbers = (relative, digest, model, state, reason, report, code), (size, mtime_ns, attempts)
+    for relative, size, mtime_ns, digest, model, state, attempts, reason, report in rows:
+        texts, numbers = (relative, digest, model, state, reason, report), (size, mtime_ns, attempts)
         if state not in _STATES or not all(isinstance(text, str) for text in texts):
             continue
         if all(isinstance(number, int) for number in numbers):
-            entry = JournalEntry(
-                relative, (size, mtime_ns), digest, model, FileState(state), attempts, reason, report, code
-            )
-            entries.append(entry)
+            version = (relative, (size, mtime_ns), digest, model)
+            entries.append(JournalEntry(*version, FileState(state), attempts, reason, report))
     return entries

@@ -85,7 +85,7 @@ def run(
 
 def _checked(config: Config) -> Config:
     """The same settings, if watching could start with them; raises DefocusError."""
-    card, folders = read_card(model_path(config.model)), config.settings()
+    card, folders = read_card(model_path(config.model)), config.daemon_settings().folders
     check_folders(folders)
     for folder in folders:
         if folder.channels is not None:

@@ -107,8 +107,7 @@ def test_a_journal_of_the_first_format_is_taken_over(tmp_path):
         journal.record(entry())
         path = journal.path
     connection = sqlite3.connect(path)
-    for column in ("report", "code"):
-        connection.execute(f"ALTER TABLE files DROP COLUMN {column}")
+    connection.execute("ALTER TABLE files DROP COLUMN report")
     connection.execute("PRAGMA user_version = 1")
     connection.commit()
     connection.close()

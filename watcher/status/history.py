@@ -116,12 +116,17 @@ def _connect(out: Path, mode: str) -> sqlite3.Connection:
 
 
 def _failures(connection: sqlite3.Connection) -> list[Failure]:
-    columns = {row[1] for row in connection.execute("PRAGMA table_info(files)")}
-    code = "code" if "code" in columns else "''"
-    query = f"SELECT updated, relative, {code}, reason FROM files WHERE state = ?"
+    query = "SELECT updated, relative, report, reason FROM files WHERE state = ?"
     rows = connection.execute(query, (FileState.QUARANTINED.value,)).fetchall()
-    found = [Failure(_time(updated), str(relative), str(code), str(why)) for updated, relative, code, why in rows]
+    found = [Failure(_time(updated), str(relative), _code(report), str(why)) for updated, relative, report, why in rows]
     return sorted(found, key=lambda failure: (-failure.time, failure.file))
+
+
+def _code(report: object) -> str:
+    try:
+        return str(json.loads(report)["code"]) if isinstance(report, str) and report else ""
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def _overview(report: object) -> FileOverview:
