@@ -40,6 +40,7 @@ check: .venv/.develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	PYTHONPATH=.venv/package $(BIN)/lint-imports --no-cache --no-logo
 
 # The documentation as a site, in build/site: every link, page and reference is checked.
 docs: .venv/.publish
