@@ -182,12 +182,14 @@ def test_a_restart_remembers_totals_focus_and_what_was_quarantined(tmp_path, set
         for index in range(3):
             report = json.dumps([PlaneReport(focus_in=0.1, blur_px=float(index)).as_dict()])
             journal.record(entry(f"{index}.tif", report=report))
-        journal.record(entry("bad.tif", FileState.QUARANTINED, reason="truncated"))
+        code = json.dumps({"code": ErrorCode.TRUNCATED.value})
+        journal.record(entry("bad.tif", FileState.QUARANTINED, reason="truncated", report=code))
     seen = State(settings, Health())
     assert sorted(point[1] for point in seen.points(0, 0)) == [0.0, 1.0, 2.0]
     scope = seen.picture()["folders"][0]
     assert (scope["total"], scope["done"], scope["failed"]) == (3, 0, 1)
     assert scope["failures"][0]["files"][0][1:] == ["bad.tif", "truncated"]
+    assert scope["failures"][0]["code"] == "truncated"
     seen.see(WatchEvent("quarantined", "b.tif", "b.tif: not a TIFF", folder=tmp_path / "acq", code=ErrorCode.NOT_TIFF))
     seen.see(WatchEvent("paused", text="the disk is full", queued=7))
     picture = seen.picture()
