@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
+from json import dumps
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from ..pipeline.report import Report
 
 SHARP = f"(the model sharpens them by less than {SHARP_BLUR_PX:g} px) and empty ones"
+
+_TELL_S = 1.0  # s between two lines of progress at least
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -103,6 +108,10 @@ def run(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
+    json_progress: Annotated[
+        bool,
+        typer.Option("--progress", help='With --json: lines {"progress": ...} of stacks and large planes meanwhile.'),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
@@ -133,10 +142,15 @@ def run(
 
     memory = round(memory_gb * 1e9)
 
+    shown = _Shown(total, json, json and json_progress)
+
     def load():
         from ..inference.engine import Engine
 
-        return Engine.load(model, backend, tile, halo, "stack" if per_stack else "plane", threads, memory=memory)
+        per = "stack" if per_stack else "plane"
+        engine = Engine.load(model, backend, tile, halo, per, threads, memory=memory)
+        engine.progress = shown.within
+        return engine
 
     if dask is not None:
         from ..pipeline.on_dask import Task, restore_on
@@ -149,12 +163,12 @@ def run(
         results = restore(jobs, card, load, overwrite, not all_planes, memory)
     results = chain((Result(job, Status.FAILED, None, error) for job, error in refused), results)
     if report is None:
-        counts = _show(results, total, json)
+        counts = shown.all(results)
     else:
         from ..pipeline.report import Report
 
         made = Report(report, output)
-        counts = _show(_noted(results, made), total, json)
+        counts = shown.all(_noted(results, made))
         for path in made.write():
             _app.say(f"defocus-run: {path}", err=True)
     return _app.FAILED if counts["failed"] else 0
@@ -167,33 +181,61 @@ def _noted(results: Iterable[Result], made: Report) -> Iterable[Result]:
         yield result
 
 
-def _show(results: Iterable[Result], total: int, json: bool) -> Counter[str]:
-    """Print results as they come (JSON on stdout, all else on stderr); return how many there are of each status."""
-    from time import perf_counter
+class _Shown:
+    """What is printed: results as they come, on a terminal a live line. JSON on stdout, all else on stderr."""
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def __init__(self, total: int, json: bool, progress: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ..errors import one_line
+        self._json, self._json_progress, self._lock = json, progress, threading.Lock()
+        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        text = TextColumn("{task.description}", markup=False)
+        columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        terminal = self._console.is_terminal
+        self._progress = Progress(*columns, console=self._console, transient=True, disable=not terminal)
+        self._task = self._progress.add_task("restoring", total=total)
+        self._done, self._shares, self._told = 0, dict[str, float](), 0.0
 
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    counts: Counter[str] = Counter()
-    start = perf_counter()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("restoring", total=total)
-        for result in results:
-            counts[result.status.value] += 1
-            if json:
+    def within(self, name: object, share: float) -> None:
+        """How much of a file is done; called from any thread."""
+        from ..errors import one_line
+
+        with self._lock:
+            self._shares[str(name)] = share
+            done = self._done + sum(self._shares.values())
+            label = f"{one_line(Path(str(name)).name)[-34:]} {share:4.0%}"
+            self._progress.update(self._task, completed=done, description=label)
+            if self._json_progress and perf_counter() - self._told >= _TELL_S:
+                self._told = perf_counter()
+                print(dumps({"progress": {"source": str(name), "share": round(share, 4)}}), flush=True)
+
+    def all(self, results: Iterable[Result]) -> Counter[str]:
+        """Print them; return how many there are of each status."""
+        counts: Counter[str] = Counter()
+        start = perf_counter()
+        with self._progress:
+            for result in results:
+                counts[result.status.value] += 1
+                self._one(result)
+        summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
+        self._console.print(f"defocus-run: {summary} in {perf_counter() - start:.1f} s")
+        return counts
+
+    def _one(self, result: Result) -> None:
+        from ..errors import one_line
+
+        with self._lock:
+            self._done += 1
+            self._shares.pop(str(result.job.name), None)
+            if self._json:
                 print(result.to_json(), flush=True)
             if result.error:
-                console.print(str(result.error))
+                self._console.print(str(result.error))
             for note in result.outcome.notes if result.outcome and not result.error else ():
-                console.print(one_line(f"{result.job.source}: {note}"))
-            progress.update(task, advance=1, description=one_line(result.job.source.name)[-40:])
-    summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
-    console.print(f"defocus-run: {summary} in {perf_counter() - start:.1f} s")
-    return counts
+                self._console.print(one_line(f"{result.job.source}: {note}"))
+            done = self._done + sum(self._shares.values())
+            self._progress.update(self._task, completed=done, description=one_line(result.job.source.name)[-40:])
 
 
 def main() -> None:

@@ -45,6 +45,9 @@ class Engine:
         What really runs, with version and device.
     rejected_backends : dict of str to str
         The backends that "auto" would rather have taken, and why each could not be.
+    progress : function (name, share)
+        Called between the tiles of what takes several: the name of the (first) image, and how much is done, 0 to 1.
+        From any thread that restores.
     fallbacks : list of str
         What was given up while running, and why: a line each for a smaller tile or another backend (`fallback`).
     """
@@ -56,6 +59,7 @@ class Engine:
         self._requests = RequestQueue(lambda *run: self.restore_many(*run), lambda: self.settings, self._threads)
         self._sessions, self.description = self._pool(opened), opened.session.description
         self._fallback = fallback
+        self.progress: Callable[[object, float], None] = lambda name, share: None
         self._largest = 0  # pixels of a tile, of those tried last
 
     @property
@@ -169,11 +173,15 @@ class Engine:
         tasks: list[ImageTask | DefocusError] = [self._task(image) for image in images]
         while True:
             try:
-                batches = self._batches(tasks)
+                batches, done = self._batches(tasks), 0
+                count = sum(task.tile_count(self.settings) for task in tasks if isinstance(task, ImageTask))
                 while group := list(islice(batches, 1 if shared else self.settings.streams)):
                     if cancelled():
                         raise StoppedError(images[0].name, "was left before its end", "start again")
                     self._sessions.run(group, self.settings, shared)
+                    done += sum(map(len, group))
+                    if done < count:
+                        self.progress(images[0].name, done / count)
                     drop_resident_pages(
                         *(array for task in tasks if isinstance(task, ImageTask) for array in (task.data, task.result))
                     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +64,13 @@ class ImageTask:
         self._source, self._target = (
             as_groups(array, self._axes, card.channels, self.name) for array in (self.data, self.result)
         )
+
+    def tile_count(self, settings: Settings) -> int:
+        """How many tiles `tile_tasks` gives at most: none for what is flat."""
+        if self._source.size == 0:
+            return 0
+        *groups, _, height, width = self._source.shape
+        return prod(groups) * len(settings.tiles_for(height, width, self._card.multiple))
 
     def tile_tasks(self, settings: Settings) -> Iterator[TileTask]:
         """The tiles of every group (channels, Y, X) that has something to restore; the others are copied.

@@ -259,3 +259,12 @@ def test_importing_defocus_imports_little():
 def test_the_engine_room_never_imports_torch(tiny_model):
     code = f"import numpy, defocus; defocus.Engine.load({str(tiny_model)!r})(numpy.eye(20, dtype='u1'))"
     assert imported(code, "torch", "onnx", "lightning", "onnxruntime") == ["onnxruntime"]
+
+
+def test_progress_is_told_between_tiles_of_what_has_several(tiny_model):
+    with Engine.load(tiny_model, backend="cpu", tile=64, streams=1) as engine:
+        told = []
+        engine.progress = lambda name, share: told.append((name, share))
+        engine(specimen((40, 50)), name="small")
+        engine(specimen((2, 70, 50)), name="large")
+    assert told == [("large", 0.25), ("large", 0.5), ("large", 0.75)]  # two tiles of each of two planes

@@ -313,3 +313,18 @@ def test_real_files(tmp_path, tiny_model, shared_data):
     done = program(*sources, "-o", tmp_path, "--model", tiny_model)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in sources}
+
+
+def test_progress_within_a_file_is_told_where_it_is_asked_for(tmp_path, tiny_model):
+    """Lines of their own before the file's, which stays as it is; without --progress there is only that."""
+    write(tmp_path / "in" / "stack.tif", shape=(60, 40, 50))
+    write(tmp_path / "in" / "plane.tif")
+    command = (tmp_path / "in", "-o", tmp_path / "out", "--model", tiny_model, "--all-planes", "--json", "--overwrite")
+    lines = [json.loads(line) for line in program(*command, "--progress").stdout.splitlines()]
+    told = [line["progress"] for line in lines if "progress" in line]
+    assert told
+    assert {Path(one["source"]).name for one in told} == {"stack.tif"}
+    assert all(0 < one["share"] < 1 for one in told)
+    assert [one["share"] for one in told] == sorted(one["share"] for one in told)
+    assert sum("status" in line for line in lines) == 2
+    assert len(program(*command).stdout.splitlines()) == 2
