@@ -64,6 +64,9 @@ FIELDS = $(DATA)/bbbc006/infocus_w1 $(DATA)/bbbc006/infocus_w2 $(DATA)/dsb2018/5
 
 results: .venv/.develop
 	$(BIN)/python -m benchmarks.quality.heldout $(FIELDS) -o docs/results/heldout.md
+	$(BIN)/python -m benchmarks.quality.heldout_twins $(FIELDS) -o docs/results/heldout_twins.md
+	$(BIN)/python -m benchmarks.quality.near_focus --nuclei $(DATA)/bbbc006/infocus_w1 $(DATA)/dsb2018/520x696 \
+	    --actin $(DATA)/bbbc006/infocus_w2 -o docs/results/near_focus.md
 	$(BIN)/python -m benchmarks.quality.beads $(DATA)/beads -o docs/results/beads.md
 	$(BIN)/python -m benchmarks.quality.trust $(FIELDS) --fields 8 --beads $(DATA)/beads \
 	    --defocused $(DATA)/bbbc006/defocused_w1_z00 -o docs/results/trust.md

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import re
 import subprocess
@@ -220,3 +221,21 @@ def test_the_reference_has_every_public_name():
     for name in defocus.__all__:
         assert name.startswith("_") or f"::: defocus.{name}\n" in page, name
         assert name.startswith("_") or getattr(defocus, name).__doc__
+
+
+MODEL_TABLES = ("heldout", "heldout_twins", "near_focus", "beads", "trust")
+
+
+@pytest.mark.parametrize("name", MODEL_TABLES)
+def test_a_table_of_the_default_model_was_made_with_the_shipped_one(name):
+    """Another model was exported: make the tables again with `make results`."""
+    shipped = hashlib.sha256((ROOT / "engine" / "model" / "default.onnx").read_bytes()).hexdigest()[:16]
+    text = (ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8")
+    assert re.findall(r"Model default, [\d-]+, sha256 (\w+)", text) == [shipped]
+
+
+def test_no_other_page_names_another_model():
+    shipped = hashlib.sha256((ROOT / "engine" / "model" / "default.onnx").read_bytes()).hexdigest()
+    for page in PAGES:
+        for found in re.findall(r"Model default,[^;]*sha256 (\w+)", page.read_text(encoding="utf-8")):
+            assert shipped.startswith(found), page

@@ -9,6 +9,7 @@ from defocus.engine.image.normalization import DTYPES
 from defocus.engine.quality.assess import assess, keep_sharp_planes
 from defocus.engine.quality.fidelity import fidelity
 from defocus.engine.quality.report import LISTED, PlaneReport, summary
+from defocus.training.evaluation.heldout import TWINS
 from defocus.training.physics.optics import Camera, Optics, defocus, transfer
 from defocus.training.physics.specimen import draw_cells, smooth_noise
 
@@ -43,6 +44,19 @@ def test_the_family_of_blurs_is_that_of_the_optics(z):
     found = fidelity(seen, sharp)
     assert found is not None
     assert found.share_explained > 0.998
+
+
+@pytest.mark.parametrize("waves", TWINS)
+@pytest.mark.parametrize("z", [10, 22, 34])
+def test_it_holds_for_aberrated_blur(waves, z):
+    """A softened disk is not quite the blur of an aberrated pupil: the truth is still not doubtful."""
+    rng = np.random.default_rng(3)
+    sharp = draw_cells((400, 480), rng) * 1500
+    seen, truth = CAMERA.expose(defocus(sharp, TWINS[waves], z), rng), CAMERA.expose(sharp, rng)
+    (report,) = assess(seen, truth, "YX")
+    assert report.verdict == "consistent"
+    assert report.blur_px is not None
+    assert 0.6 < report.blur_px / (TWINS[waves].disk_radius_um(z) / TWINS[waves].pixel_um) < 1.1
 
 
 @pytest.mark.parametrize("z", [0, 12, 24])
