@@ -57,7 +57,7 @@ def repetition(engine: Engine, paths: list[Path], folder: Path) -> dict[str, flo
         "inference, wall": infer_wall / count,
         "by streams": streams / count,
         "encode": encode / count,
-        "judge": judged / count,
+        "assess": judged / count,
         "floor, plane by plane": (decode + infer + encode) / cores / count,
         "floor, by streams": (decode + streams + encode) / cores / count,
     }
@@ -95,7 +95,7 @@ def main() -> None:
                 ("floor, plane by plane", "floor, by streams"), key=lambda way: median(run[way] for run in runs)
             )
             rows.append((engine.description, [run | {"floor": run[floor]} for run in runs]))
-    shown = ("decode", "inference", "by streams", "encode", "judge", "floor", "side by side")
+    shown = ("decode", "inference", "by streams", "encode", "assess", "floor", "side by side")
     head = ("backend", *(f"{name}, ms" for name in shown))
     head += ("floor over side by side", "spread", "floor over one after the other")
     lines = []
