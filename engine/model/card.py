@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import stat
 from dataclasses import asdict, dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -22,6 +24,21 @@ DEFAULT = "default"
 # Field numbers of onnx.ModelProto and StringStringEntryProto (onnx.proto; they never change).
 _GRAPH, _METADATA_PROPS, _ENTRY_KEY, _ENTRY_VALUE = 7, 14, 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+# Messages in which a tensor may lie: the number of the field, and what it holds.
+_NESTED = {
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "function": {7: "node"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "external data"},
+}
+_DEEPEST = 50  # messages in one another
+
+# What a card may ask for at most: beyond it a tile would not fit into any memory.
+_MOST_CHANNELS, _MOST_MULTIPLE, _MOST_HALO = 64, 1024, 2048  # the last two in px
+_LONGEST = 1 << 20  # bytes of a metadata entry that are read
 
 _EXPORT = "export it again with defocus-export, or use --model default"
 
@@ -99,8 +116,9 @@ class Card:
             fields = json.loads(text)
             if not isinstance(fields, dict):
                 raise ValueError("not an object")
-        except ValueError as error:
-            raise ModelError(thing, f"its card cannot be read ({error})", _EXPORT) from error
+        except (ValueError, RecursionError) as error:
+            cause = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise ModelError(thing, f"its card cannot be read ({cause})", _EXPORT) from error
         version = fields.get("format")
         if isinstance(version, int) and version > FORMAT:
             cause = f"its card has format {version}, this defocus reads up to {FORMAT}"
@@ -110,9 +128,9 @@ class Card:
                 raise ValueError(f"format is {version!r}")
             return cls(
                 name=_text(fields, "name"),
-                channels=_count(fields, "channels", 1),
-                multiple=_count(fields, "multiple", 1),
-                halo=_count(fields, "halo", 0),
+                channels=_count(fields, "channels", 1, _MOST_CHANNELS),
+                multiple=_count(fields, "multiple", 1, _MOST_MULTIPLE),
+                halo=_count(fields, "halo", 0, _MOST_HALO),
                 intensity=_percentiles(fields["intensity"]),
                 pixel_size_um=_range(fields, "pixel_size_um"),
                 na_range=_range(fields, "na_range"),
@@ -126,7 +144,7 @@ class Card:
             )
         except KeyError as error:
             raise ModelError(thing, f"its card lacks {error.args[0]!r}", _EXPORT) from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ModelError(thing, f"its card makes no sense ({error})", _EXPORT) from error
 
 
@@ -154,12 +172,20 @@ def read_card(path: str | os.PathLike[str]) -> Card:
     Raises
     ------
     ModelError
-        No such file, not ONNX, no card in it, or a card that cannot be used.
+        No such file, not a regular one, not ONNX, weights outside of it (they would not be in its hash), no card in it,
+        or a card that cannot be used.
     """
     path = Path(path)
     try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for ever
+            raise ModelError(path, "not a regular file", "give a model file, or use --model default")
         with open(path, "rb") as file:
             entries, has_graph = _model_proto(file)
+            size = os.fstat(file.fileno()).st_size
+            if has_graph and _has_external_data(file, 0, size):
+                cause = "its weights lie in another file, which its hash says nothing about"
+                raise ModelError(path, cause, "save it as a single file: defocus-export does")
             sha256 = _sha256(file)
     except FileNotFoundError as error:
         raise ModelError(
@@ -200,6 +226,29 @@ def _model_proto(file: BufferedReader) -> tuple[dict[str, bytes], bool]:
     return entries, has_graph
 
 
+def _has_external_data(file: BufferedReader, start: int, end: int, message: str = "model", depth: int = 0) -> bool:
+    """Whether a tensor in this message says that its numbers lie in another file."""
+    if depth > _DEEPEST:
+        raise ValueError("messages nested too deeply")
+    file.seek(start)
+    while file.tell() < end:
+        number, wire = divmod(_varint(file), 8)
+        if wire == _VARINT:
+            _varint(file)
+            continue
+        if wire not in (_FIXED64, _BYTES, _FIXED32) or number == 0:
+            raise ValueError("no such wire type")
+        length = {_FIXED64: 8, _FIXED32: 4}.get(wire) or _varint(file)
+        first = file.tell()
+        if first + length > end:
+            raise ValueError("a field runs over the end of its message")
+        inner = _NESTED[message].get(number) if wire == _BYTES else None
+        if inner == "external data" or (inner and _has_external_data(file, first, first + length, inner, depth + 1)):
+            return True
+        file.seek(first + length)
+    return False
+
+
 def _entry(file: BufferedReader, end: int) -> dict[int, bytes]:
     """The fields of one StringStringEntryProto."""
     fields = {}
@@ -208,9 +257,13 @@ def _entry(file: BufferedReader, end: int) -> dict[int, bytes]:
         if wire != _BYTES:
             raise ValueError("a metadata entry holds something else than text")
         length = _varint(file)
-        if file.tell() + length > end:
+        start = file.tell()
+        if start + length > end:
             raise ValueError("a field runs over the end of its message")
-        fields[number] = file.read(length)
+        fields[number] = file.read(min(length, _LONGEST + 1))
+        if len(fields[number]) < length and fields.get(_ENTRY_KEY) == KEY.encode():
+            raise ValueError("a card of more than a megabyte")
+        file.seek(start + length)
     return fields
 
 
@@ -247,10 +300,12 @@ def _text(fields: dict[str, Any], key: str) -> str:
     return value
 
 
-def _count(fields: dict[str, Any], key: str, least: int) -> int:
+def _count(fields: dict[str, Any], key: str, least: int, most: int) -> int:
     value = fields[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{key} is {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{key} is {value!r}"[:80])
+    if not least <= value <= most:
+        raise ValueError(f"{key} is not between {least} and {most}")
     return value
 
 
@@ -268,6 +323,6 @@ def _range(fields: dict[str, Any], key: str) -> Range | None:
     if value is None:
         return None
     low, high = (value, value) if isinstance(value, int | float) else value
-    if not float(low) <= float(high):
-        raise ValueError(f"{key} is {value!r}")
+    if not -math.inf < float(low) <= float(high) < math.inf:
+        raise ValueError(f"{key} is {value!r}"[:80])
     return float(low), float(high)

@@ -5,6 +5,7 @@ import os
 from dataclasses import FrozenInstanceError, replace
 from hashlib import sha256
 
+import numpy as np
 import onnx
 import pytest
 
@@ -121,3 +122,64 @@ def test_the_default_model(tmp_path):
         assert read_card(model_path("default")).channels == 1
     except ModelError as error:
         assert "no default model" in str(error)  # noqa: PT017 (a tree without the trained model)
+
+
+def test_weights_in_another_file_are_refused(tiny_model, tmp_path):
+    """The hash of the model would say nothing about them: also in an attribute of a node, and in a graph within it."""
+    plain = onnx.load(str(tiny_model))
+    path = tmp_path / "outside.onnx"
+    onnx.save_model(
+        plain, str(path), save_as_external_data=True, location="w.bin", size_threshold=0, convert_attribute=True
+    )
+    with pytest.raises(ModelError, match="weights lie in another file"):
+        read_card(path)
+    nested = onnx.load(str(tiny_model))
+    inner = onnx.helper.make_graph([], "inner", [], [])
+    tensor = inner.initializer.add()
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones(3, np.float32), "w"))
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    nested.graph.node[0].attribute.append(onnx.helper.make_attribute("body", inner))
+    path.write_bytes(nested.SerializeToString())
+    with pytest.raises(ModelError, match="weights lie in another file"):
+        read_card(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"channels": 10**6}, "channels is not between 1 and 64"),
+        ({"multiple": 10**9}, "multiple is not between 1 and 1024"),
+        ({"halo": 10**9}, "halo is not between 0 and 2048"),
+        ({"intensity": {"rule": "percentile", "low": 1, "high": 10**400}}, "its card makes no sense"),
+        ({"pixel_size_um": [0.1, float("inf")]}, "pixel_size_um"),
+    ],
+)
+def test_numbers_of_a_card_have_bounds(tiny_model, tmp_path, change, cause):
+    path = with_card(tiny_model, tmp_path, json.dumps(json.loads(read_card(tiny_model).to_json()) | change))
+    with pytest.raises(ModelError, match=cause):
+        read_card(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"format": 1, "a": ' + "[" * 200_000, "x" * 2_000_000])
+def test_a_card_of_nonsense_is_one_line(tiny_model, tmp_path, text):
+    with pytest.raises(ModelError) as caught:
+        read_card(with_card(tiny_model, tmp_path, text))
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_and_devices_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for path in (tmp_path / "pipe.onnx", "/dev/zero"):
+        with pytest.raises(ModelError, match="not a regular file"):
+            read_card(path)
+
+
+def with_card(model, folder, text):
+    """A copy of a model with another card."""
+    changed = onnx.load(str(model))
+    onnx.helper.set_model_props(changed, {KEY: text})
+    path = folder / "changed.onnx"
+    path.write_bytes(changed.SerializeToString())
+    return path
