@@ -302,10 +302,9 @@ def _text(fields: dict[str, Any], key: str) -> str:
 
 def _count(fields: dict[str, Any], key: str, least: int, most: int) -> int:
     value = fields[key]
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{key} is {value!r}"[:80])
-    if not least <= value <= most:
-        raise ValueError(f"{key} is not between {least} and {most}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        said = repr(value)
+        raise ValueError(f"{key} is {said if len(said) < 30 else said[:30] + '...'}, not between {least} and {most}")
     return value
 
 

@@ -148,9 +148,9 @@ def test_weights_in_another_file_are_refused(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"channels": 10**6}, "channels is not between 1 and 64"),
-        ({"multiple": 10**9}, "multiple is not between 1 and 1024"),
-        ({"halo": 10**9}, "halo is not between 0 and 2048"),
+        ({"channels": 10**6}, "channels is 10+, not between 1 and 64"),
+        ({"multiple": 10**9}, "multiple is 10+, not between 1 and 1024"),
+        ({"halo": 10**9}, "halo is 10+, not between 0 and 2048"),
         ({"intensity": {"rule": "percentile", "low": 1, "high": 10**400}}, "its card makes no sense"),
         ({"pixel_size_um": [0.1, float("inf")]}, "pixel_size_um"),
     ],
