@@ -198,14 +198,10 @@ class Journal:
 
     def _write(self, entry: JournalEntry) -> bool:
         """Whether an entry could be written."""
-        version = (entry.relative, *entry.stat, entry.digest, entry.model)
-        row = (*version, entry.state.value, entry.attempts, entry.reason, entry.report)
-        stamped = (*row, datetime.now(UTC).isoformat(timespec="seconds"))
-        if not self._change(
-            f"INSERT OR REPLACE INTO files ({_COLUMNS}, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [stamped],
-            entry,
-        ):
+        row = (entry.relative, *entry.stat, entry.digest, entry.model, entry.state.value, entry.attempts, entry.reason)
+        stamped = (*row, entry.report, datetime.now(UTC).isoformat(timespec="seconds"))
+        query = f"INSERT OR REPLACE INTO files ({_COLUMNS}, updated) VALUES ({', '.join('?' * len(stamped))})"
+        if not self._change(query, [stamped], entry):
             return False
         self._attempts.pop(entry.relative, None)
         if self._unwritten.get(entry.relative) is entry:
