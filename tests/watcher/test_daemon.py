@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -200,7 +199,6 @@ def test_a_long_backlog_is_no_silence(folders, tiny_model, monkeypatch):
         thread = threading.Thread(target=watch, args=(settings, engine, stop, lambda event: None, health))
         thread.start()
         wait_for(lambda: lines and len(lines[0]) == 2)
-        time.sleep(0.3)  # it is full, and the next one waits
         now[0] = LOOP_STUCK + 1
         wait_for(lambda: not health.problems(), 5)
         assert not health.stuck()
@@ -229,12 +227,12 @@ def test_of_two_versions_in_a_row_the_newer_one_is_there_at_the_end(folders, tin
     """The older one is still being written when the newer comes: stages overlap, versions of a file do not."""
     source, stop = folders[0] / "a.tif", threading.Event()
     write_tiff(source, seed=0)
-    writing, real = threading.Event(), steps.write_tiff
+    writing, rewritten, real = threading.Event(), threading.Event(), steps.write_tiff
 
     def slow(source, restored, path, account):
         if not writing.is_set():  # the first version's
             writing.set()
-            time.sleep(0.8)
+            assert rewritten.wait(10)
         real(source, restored, path, account)
 
     monkeypatch.setattr(steps, "write_tiff", slow)
@@ -243,6 +241,7 @@ def test_of_two_versions_in_a_row_the_newer_one_is_there_at_the_end(folders, tin
         writing.wait(10)
         write_tiff(folders[0] / ".new", seed=1)
         os.replace(folders[0] / ".new", source)
+        rewritten.set()
 
     writer = threading.Thread(target=rewrite)
     writer.start()

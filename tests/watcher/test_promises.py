@@ -102,12 +102,12 @@ def test_a_file_preallocated_with_zeros_is_waited_for(folders, start):
         offset = tif.pages[0].dataoffsets[0]
     watching = start(*QUICK, "--polling", "--patience", "20").ready()
     path.write_bytes(whole[:offset] + b"\0" * (len(whole) - offset))
-    time.sleep(1.5)
-    assert outputs(out) == [], watching.said()
+    write_tiff(acquisition / "other.tif")
+    wait_for(lambda: outputs(out) == ["other.tif"])  # it has been looked at as often
     with open(path, "r+b") as file:
         file.seek(offset)
         file.write(whole[offset:])
-    wait_for(lambda: outputs(out) == ["slow.tif"])
+    wait_for(lambda: outputs(out) == ["other.tif", "slow.tif"])
     assert json.loads((out / ".defocus" / "daemon.json").read_text())["pid"] == watching.process.pid
 
 
@@ -237,14 +237,14 @@ def test_a_daemon_that_hangs_pings_no_more(monkeypatch, tmp_path):
     monkeypatch.setattr("defocus.watcher.service.systemd.tell_systemd", sent.append)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "x"))
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
-    stop, hangs = threading.Event(), threading.Event()
-    thread = watchdog(hangs.is_set, stop)
+    stop, hangs, asked = threading.Event(), threading.Event(), []
+    thread = watchdog(lambda: bool(asked.append(hangs.is_set()) or asked[-1]), stop)
     assert thread is not None
     wait_for(lambda: len(sent) >= 3)
     hangs.set()
-    time.sleep(0.1)
+    wait_for(lambda: asked[-1])
     before = len(sent)
-    time.sleep(0.15)
+    wait_for(lambda: asked.count(True) > 5)
     assert len(sent) == before
     stop.set()
     thread.join(5)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
 from defocus.watcher.queue import ArrivalQueue, Order
+
+from ..helpers.waiting import wait_for
 
 
 @pytest.mark.parametrize(("order", "expected"), [(Order.OLDEST, "abcd"), (Order.NEWEST, "dcba")])
@@ -23,22 +24,19 @@ def test_order_is_that_of_the_times(order, expected):
 def test_oldest_waits_while_full_and_gives_up_with_the_stop():
     line: ArrivalQueue[int] = ArrivalQueue(Order.OLDEST, length=2)
     stop = threading.Event()
-    done = []
+    done, waits = [], []
 
     def fill():
         for number in range(4):
-            line.put(number, number, stop)
+            line.put(number, number, stop, lambda: waits.append(len(done)))
             done.append(number)
 
     thread = threading.Thread(target=fill)
     thread.start()
-    time.sleep(0.1)
+    wait_for(lambda: waits)
     assert done == [0, 1]
     assert line.get(1) == 0
-    for _ in range(100):
-        if len(done) == 3:
-            break
-        time.sleep(0.01)
+    wait_for(lambda: waits[-1] == 3)
     assert done == [0, 1, 2]
     assert len(line) == 2
     stop.set()

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from defocus.watcher.journal_entry import FileState, JournalEntry
 from defocus.watcher.output.lock import FolderLock
 
 from ..helpers.waiting import wait_for
-from .conftest import QUICK, Configured, command, needs_sighup, outputs, write_tiff
+from .conftest import QUICK, Configured, command, needs_sighup, outputs, states, write_tiff
 
 
 @pytest.fixture
@@ -108,14 +107,14 @@ def test_a_pipe_and_a_hidden_folder_are_left_alone(folders, start):
     watching = start(*QUICK).ready()
     os.mkfifo(acquisition / "pipe.tif")
     (acquisition / ".hidden").mkdir()
-    time.sleep(0.3)  # its events are observed now
-    write_tiff(acquisition / ".hidden" / "a.tif", 1)
-    time.sleep(1.5)  # patience is over
     write_tiff(acquisition / "b.tif", 2)
     wait_for(lambda: outputs(out) == ["b.tif"])
+    write_tiff(acquisition / ".hidden" / "a.tif", 1)  # its events are observed now
+    (acquisition / "c.tif").write_bytes(b"II*\0")
+    wait_for(lambda: states(out).get("c.tif") == "quarantined")  # patience is over
     assert watching.stop() == 0
     assert outputs(out) == ["b.tif"]
-    assert "quarantined" not in watching.said()
+    assert set(states(out)) == {"b.tif", "c.tif"}
 
 
 def test_an_output_folder_that_another_daemon_has_taken_is_left_to_it(folders, start):
