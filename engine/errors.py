@@ -34,6 +34,7 @@ class ErrorCode(StrEnum):
     MODEL = "model"
     BACKEND = "backend"
     MEMORY = "memory"
+    SHORTAGE = "shortage"  # of file descriptors or threads
     MISSING_EXTRA = "missing_extra"
     OLD_PACKAGE = "old_package"
     STOPPED = "stopped"
@@ -100,6 +101,18 @@ def drop_frames(error: BaseException) -> None:
     while one is not None:
         one.__traceback__ = None
         one = one.__cause__ or one.__context__
+
+
+def shortage(error: BaseException) -> tuple[str, str] | None:
+    """What the computer is short of, and the remedy, if something failed for that: no fault of a file or of ours."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "not enough file descriptors", "raise the limit (ulimit -n, LimitNOFILE= of a service)"
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return "not enough memory", "use a smaller --tile or free memory"
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return "not enough threads", "raise the limit (ulimit -u, TasksMax= of a service)"
+    return None
 
 
 def is_full(error: OSError) -> bool:

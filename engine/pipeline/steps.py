@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ChangedError, DefocusError, ErrorCode, InputError
+from ..errors import ChangedError, DefocusError, ErrorCode, InputError, shortage
 from ..files.atomic import commit, output_error
 from ..image.bands import planes
 from ..image.memmap import DiskAllocator, drop_resident_pages, is_disk_backed
@@ -182,17 +182,22 @@ def _naming(path: Path, doing: str) -> Iterator[None]:
         yield
     except DefocusError:
         raise
-    except MemoryError as error:
-        raise DefocusError(
-            path, f"not enough memory for {doing} it", "use a smaller --tile or free memory", ErrorCode.MEMORY
-        ) from error
-    except OSError as error:
+    except (MemoryError, OSError, RuntimeError) as error:
+        if lack := shortage(error):
+            code = ErrorCode.MEMORY if "memory" in lack[0] else ErrorCode.SHORTAGE
+            raise DefocusError(path, f"{lack[0]} for {doing} it", lack[1], code) from error
+        if not isinstance(error, OSError):
+            raise _unexpected(path, doing, error) from error
         if doing == "writing":
             raise output_error(path, error) from error
         raise InputError(path, *_reason(error)) from error
     except Exception as error:
-        cause = f"unexpected error while {doing} it ({type(error).__name__}: {error})"
-        raise DefocusError(path, cause, "please report it") from error
+        raise _unexpected(path, doing, error) from error
+
+
+def _unexpected(path: Path, doing: str, error: Exception) -> DefocusError:
+    cause = f"unexpected error while {doing} it ({type(error).__name__}: {error})"
+    return DefocusError(path, cause, "please report it")
 
 
 def _reason(error: OSError) -> tuple[str, str, ErrorCode]:

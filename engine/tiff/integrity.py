@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import tifffile
 
-from ..errors import DefocusError, ErrorCode, InputError
+from ..errors import DefocusError, ErrorCode, InputError, shortage
 from .pages import WAIT, Structure, check_page, planes_below, structure
 
 _NOT_TIFF = "give a TIFF file"
@@ -143,8 +143,12 @@ def errors_as_input_error(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except OSError as error:
+        if shortage(error):
+            raise
         cause = f"cannot be read ({error.strerror or error})"
         raise InputError(path, cause, "check the disk or the share", ErrorCode.UNREADABLE) from error
     except Exception as error:  # tifffile and imagecodecs raise many kinds on damaged files
+        if shortage(error):
+            raise
         cause = f"damaged ({type(error).__name__}: {error})"
         raise InputError(path, cause[:300], WAIT, ErrorCode.DAMAGED) from error

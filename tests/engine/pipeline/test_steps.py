@@ -186,6 +186,9 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, engine, source):
     ("raised", "kind", "cause"),
     [
         (MemoryError(), DefocusError, "not enough memory for restoring it"),
+        (OSError(errno.EMFILE, "Too many open files"), DefocusError, "not enough file descriptors for restoring it"),
+        (RuntimeError("can't start new thread"), DefocusError, "not enough threads for restoring it"),
+        (RuntimeError("odd"), DefocusError, "unexpected error while restoring it"),
         (ZeroDivisionError("1/0"), DefocusError, r"unexpected error while restoring it \(ZeroDivisionError: 1/0\)"),
         (BackendError("cuda", "lost", "try again"), BackendError, "cuda: lost"),
     ],

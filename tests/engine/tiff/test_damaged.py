@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -262,3 +264,34 @@ def test_planes_that_the_axes_do_not_reach_are_read(tmp_path):
         tif.write(planes, metadata={"axes": "ZYX"}, truncate=True)
     path.write_bytes(path.read_bytes().replace(b"slices=4", b"slicks=4"))
     np.testing.assert_array_equal(read_tiff(path).data, planes)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of a process")
+def test_a_file_that_cannot_be_opened_for_want_of_descriptors_is_not_called_bad(tmp_path):
+    """Nor quarantined as damaged: it is read as soon as there are some again."""
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), np.uint16))
+    code = """
+import os, resource, sys
+from pathlib import Path
+import imagecodecs, tifffile
+from defocus.engine.errors import InputError
+from defocus.engine.pipeline.jobs import Job
+from defocus.engine.pipeline.steps import read_stage
+source = Path(sys.argv[1])
+first = read_stage(Job(source, source.with_name("out.tif")))
+assert first.outcome.error is None, first.outcome.error
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+held = []
+try:
+    while True:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+error = read_stage(Job(source, source.with_name("out.tif"))).outcome.error
+for number in held:
+    os.close(number)
+print(isinstance(error, InputError), error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.tif")], capture_output=True, text=True)
+    assert done.stdout.startswith("False "), done.stdout + done.stderr
+    assert "not enough file descriptors for reading it" in done.stdout
