@@ -109,7 +109,7 @@ def compare(exact: Run, half: Run, card: Card, chosen: Iterable[Sample]) -> Iter
         yield Verdict(sample.name, shape, float(psnr), float(difference.max()) if finite else np.inf, finite)
 
 
-def judge(path: Path, verdicts: Sequence[Verdict], culprits: Sequence[str] = ()) -> None:
+def refuse_imprecise(path: Path, verdicts: Sequence[Verdict], culprits: Sequence[str] = ()) -> None:
     """Raise ModelError unless every plane passes; `culprits` are the layers to keep in FP32, named as the remedy."""
     worst = min(verdicts, key=lambda one: one.psnr if one.finite else -np.inf)
     if worst.passes:

@@ -58,7 +58,7 @@ def compare(network: nn.Module, path: Path, images: Path | None = None) -> Itera
         opened.session.close()
 
 
-def judge(path: Path, comparisons: Sequence[Comparison]) -> None:
+def refuse_differences(path: Path, comparisons: Sequence[Comparison]) -> None:
     """Raise ModelError, naming the worst input, unless all lie within the tolerance (NaN does not)."""
     worst = max(comparisons, key=lambda one: one.error if one.error == one.error else np.inf)
     if not worst.error <= TOLERANCE:

@@ -71,7 +71,7 @@ def export_fp32(
     from ..training.fit.checkpoint import load_checkpoint
     from .gain import measure_gain, refuse_losses
     from .onnx_export import export_onnx
-    from .parity import TOLERANCE, compare, judge
+    from .parity import TOLERANCE, compare, refuse_differences
 
     network, recipe = load_checkpoint(checkpoint)
     card = describe(recipe)
@@ -80,7 +80,7 @@ def export_fp32(
     for one in compare(network, out, images):
         comparisons.append(one)
         tell(f"  {one.error:8.1e} of the range  {' x '.join(map(str, one.shape)):>20}  {one.name}")
-    judge(name, comparisons)
+    refuse_differences(name, comparisons)
     tell(f"{name}: equal to torch within {max(one.error for one in comparisons):.1e} (limit {TOLERANCE:g})")
 
     def run(batch: np.ndarray) -> np.ndarray:
@@ -136,7 +136,7 @@ def export_fp16(
     import onnx
 
     from .fp16 import chosen, half_share, layers, rounded_like_half, save_half, to_half
-    from .fp16_check import LEAST_DB, compare, culprits, judge, on_cpu, planes, samples
+    from .fp16_check import LEAST_DB, compare, culprits, on_cpu, planes, refuse_imprecise, samples
 
     card = read_card(source)
     if card.precision != "fp32":
@@ -163,9 +163,9 @@ def export_fp16(
             tell(f"kept in FP32: {', '.join(needed)}")
         else:
             _table(found, tell)
-            judge(out, found, needed)
+            refuse_imprecise(out, found, needed)
     _table(found, tell)
-    judge(out, found)
+    refuse_imprecise(out, found)
     half = to_half(model, kept, half_ends)
     with unproven(out) as candidate:
         save_half(half, card, candidate)
@@ -175,7 +175,7 @@ def export_fp16(
                 real = list(compare(exact, opened.session.run, card, every))
             finally:
                 opened.session.close()
-            judge(out, real)
+            refuse_imprecise(out, real)
             tell(f"{name}: {min(one.psnr for one in real):.1f} dB or better ({opened.session.description})")
     count, total = half_share(half)
     tell(

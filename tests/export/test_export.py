@@ -20,7 +20,7 @@ from defocus.engine.errors import ModelError  # noqa: E402
 from defocus.engine.model.card import Card, read_card  # noqa: E402
 from defocus.export.card import describe  # noqa: E402
 from defocus.export.onnx_export import Finest, export_onnx  # noqa: E402
-from defocus.export.parity import SIZES, TOLERANCE, Comparison, compare, judge  # noqa: E402
+from defocus.export.parity import SIZES, TOLERANCE, Comparison, compare, refuse_differences  # noqa: E402
 from defocus.training.data.paired import recipe_for  # noqa: E402
 from defocus.training.data.pairs import Pair  # noqa: E402
 from defocus.training.fit.recipe import Recipe  # noqa: E402
@@ -142,13 +142,13 @@ def test_a_file_that_differs_is_refused(exported, tmp_path):
         comparisons.append(one)
         break
     with pytest.raises(ModelError, match="differs from torch"):
-        judge(path, comparisons)
+        refuse_differences(path, comparisons)
 
 
 @pytest.mark.parametrize("error", [float("nan"), float("inf"), 2e-4])
 def test_not_a_number_fails_the_proof(error):
     with pytest.raises(ModelError, match="bad"):
-        judge(Path("x.onnx"), [Comparison("fine", (1,), 0.0), Comparison("bad", (1,), error)])
+        refuse_differences(Path("x.onnx"), [Comparison("fine", (1,), 0.0), Comparison("bad", (1,), error)])
 
 
 def test_a_failed_proof_leaves_nothing(small, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from defocus.engine.errors import InputError, ModelError  # noqa: E402
 from defocus.engine.image.normalization import LIMIT, measure  # noqa: E402
 from defocus.engine.model.card import model_path, read_card  # noqa: E402
 from defocus.export import fp16, fp16_check, workflow  # noqa: E402
-from defocus.export.fp16_check import LEAST_DB, Verdict, compare, culprits, judge, on_cpu, planes, samples  # noqa: E402
+from defocus.export.fp16_check import LEAST_DB, Verdict, compare, culprits, on_cpu, planes, refuse_imprecise, samples  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_the_default_model_passes_on_planes_of_every_kind(default):
     for verdict in verdicts:
         assert verdict.passes, str(verdict)
         assert verdict.psnr < 100  # half precision really was there
-    judge(Path("x.onnx"), verdicts)
+    refuse_imprecise(Path("x.onnx"), verdicts)
 
 
 def test_real_defocused_planes_pass(default, shared_data):
@@ -125,7 +125,7 @@ def test_real_defocused_planes_pass(default, shared_data):
     drawn = len(list(planes()))
     real = list(planes(shared_data / "bbbc006" / "defocused_w1_z00"))[drawn : drawn + 4]
     assert len(real) == 4
-    judge(Path("x.onnx"), list(compare(on_cpu(default), rounded, card, samples(real, card))))
+    refuse_imprecise(Path("x.onnx"), list(compare(on_cpu(default), rounded, card, samples(real, card))))
 
 
 def test_what_a_hot_pixel_is_above_the_limit_goes_around_the_network(default):
@@ -265,8 +265,8 @@ def test_bisection_gives_up_where_fp32_does_not_help():
 def test_one_bad_plane_fails_the_gate(bad):
     fine = Verdict("fine", (1, 1), 80.0, 1.0, True)
     with pytest.raises(ModelError, match=r'"bad".*; export with --keep-fp32 levels\.0'):
-        judge(Path("x.onnx"), [fine, bad], ("levels.0",))
-    judge(Path("x.onnx"), [fine])
+        refuse_imprecise(Path("x.onnx"), [fine, bad], ("levels.0",))
+    refuse_imprecise(Path("x.onnx"), [fine])
 
 
 def test_the_gate_sees_what_differs(tiny_model):

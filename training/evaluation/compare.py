@@ -64,7 +64,7 @@ TABLE_METHODS = (
 )
 
 
-def plan(name: str, steps: int, seed: int) -> Recipe:
+def recipe_for_method(name: str, steps: int, seed: int) -> Recipe:
     """The recipe of a method for so many steps."""
     epochs = 10
     return Recipe(
@@ -108,7 +108,7 @@ def train_all(
         if targets[name].exists():
             tell(f"{name}: {targets[name].name} is there already")
     names = [name for name in names if not targets[name].exists()]
-    recipes = {name: plan(name, NEVER, seed) for name in names}
+    recipes = {name: recipe_for_method(name, NEVER, seed) for name in names}
     if pairs:
         recipes = {name: recipe_for(pairs, one, build(name, 1).multiple) for name, one in recipes.items()}  # type: ignore[arg-type]
     # All speeds first, in one go: a machine that is busy later must not cost one method its steps.
@@ -120,7 +120,7 @@ def train_all(
             steps, recipe = fit_denoiser(crops, targets[name], seconds, seed)
         else:
             steps = max(20, int(seconds / speeds[name]))
-            recipe = plan(name, steps, seed)
+            recipe = recipe_for_method(name, steps, seed)
             fitted = fit(sources, runs / name, recipe, held_out, progress_bar=False, pairs=pairs)
             save_weights(*load_checkpoint(fitted.checkpoint), targets[name])
         taken = time.monotonic() - start

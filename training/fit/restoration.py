@@ -50,7 +50,7 @@ class Restoration(pl.LightningModule):
                     module.eval()
         self.last_batch = batch
         loss = self._loss(batch)
-        self._judge(loss)
+        self._check_loss(loss)
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
@@ -61,7 +61,7 @@ class Restoration(pl.LightningModule):
             return
         modes = {module: module.training for module in self.network.modules()}
         self.network.eval()
-        self._judge(self._loss(self.last_batch))
+        self._check_loss(self._loss(self.last_batch))
         for module, mode in modes.items():
             module.training = mode
 
@@ -91,7 +91,7 @@ class Restoration(pl.LightningModule):
         weights = balance_weights(blurred, sharp, self.recipe.balance)
         return content_loss(outputs, sharp, weights, self.recipe.distance)
 
-    def _judge(self, loss: Tensor) -> None:
+    def _check_loss(self, loss: Tensor) -> None:
         """Stop, on all devices at the same step, if the loss of one of them has run away."""
         loss = loss.detach()
         if self.trainer.world_size > 1:

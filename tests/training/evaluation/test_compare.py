@@ -19,7 +19,7 @@ from defocus.engine.errors import InputError  # noqa: E402
 from defocus.training.classical.denoiser import fit_denoiser  # noqa: E402
 from defocus.training.cli import evaluate as evaluate_cli  # noqa: E402
 from defocus.training.evaluation import suite  # noqa: E402
-from defocus.training.evaluation.compare import budgets, plan, record, train_all  # noqa: E402
+from defocus.training.evaluation.compare import budgets, recipe_for_method, record, train_all  # noqa: E402
 from defocus.training.fit.checkpoint import load_checkpoint  # noqa: E402
 
 SECONDS = 0.9
@@ -39,7 +39,7 @@ def sharp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_plan_is_a_recipe_for_so_many_steps():
-    light, heavy = plan("residual-4", 500, 3), plan("rdn-light", 40, 3)
+    light, heavy = recipe_for_method("residual-4", 500, 3), recipe_for_method("rdn-light", 40, 3)
     assert (light.network, light.steps, light.seed, light.epochs) == ("residual-4", 500, 3, 10)
     assert heavy.crop < light.crop  # a network at full resolution throughout sees smaller crops in the same time
 
