@@ -6,7 +6,7 @@ DECLARED := pyproject.toml engine/_version.py constraints.txt
 PACKAGE = $(filter-out %/__pycache__,$(wildcard src/defocus/*)) engine watcher training export
 LINK = ln -sfn $(addprefix ../../../,$(PACKAGE)) .venv/package/defocus
 
-.PHONY: demo test test-wheel check docs package soak soak-30min format bench results compare clean
+.PHONY: demo test test-wheel check docs package commands soak soak-30min format bench results compare clean
 
 demo: .venv/.demo
 	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
@@ -52,6 +52,10 @@ package: .venv/.publish
 	rm -rf dist
 	.venv/publish/bin/python -m build --no-isolation
 	.venv/publish/bin/twine check --strict dist/*
+
+# The tables of options in docs/reference/commands.md, from the commands themselves.
+commands: .venv/.develop
+	$(BIN)/python -m tests.helpers.commands_page
 
 format: .venv/.develop
 	$(BIN)/ruff check --fix .

@@ -7,16 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..engine._version import __version__
-from ..engine.cli._app import run, say
+from ..engine.cli._app import Version, new_app, run, say
 
-app = typer.Typer(add_completion=False)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"defocus-export {__version__}")
-        raise typer.Exit
+app = new_app()
 
 
 @app.command()
@@ -66,9 +59,7 @@ def export(
     ] = None,
     list_engines: Annotated[bool, typer.Option("--list-engines", help="List the engines in the cache.")] = False,
     clear_engines: Annotated[bool, typer.Option("--clear-engines", help="Delete the engines in the cache.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
+    version: Version = False,
 ) -> None:
     """Export a checkpoint to one ONNX file that describes itself, and prove that it gives what torch gives.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import re
 import subprocess
 import sys
@@ -12,7 +11,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import typer.main
+
+from .helpers import commands_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -53,8 +53,7 @@ def test_every_command_has_help_and_stands_in_the_readme(command):
 
 
 def test_the_entry_points_are_those_of_the_readme():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {name: target.removesuffix(":main") for name, target in project["scripts"].items()} == MODULES
+    assert commands_page.modules() == MODULES
 
 
 def options_in(page: Path) -> list[tuple[str, str]]:
@@ -73,31 +72,8 @@ def test_every_option_in_the_docs_exists(page):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", help_of(command)), f"{command} {option}"
 
 
-def options_of(command: str) -> dict[str, str]:
-    """Each option of a command's parser, `--version` aside, with its default as the page writes it."""
-    top = typer.main.get_command(importlib.import_module(MODULES[command]).app)
-    found = {}
-    for one in (top, *getattr(top, "commands", {}).values()):
-        for option in one.params:
-            shown = getattr(option, "show_default", None)
-            default = shown if isinstance(shown, str) else getattr(option.default, "value", option.default)
-            if default is None or isinstance(default, bool):
-                text = "on" if default else ""
-            else:
-                text = f"{default:g}" if isinstance(default, float) else str(default)
-            found |= {name: text for name in (*option.opts, *option.secondary_opts) if name.startswith("-")}
-    found.pop("--version")
-    return found
-
-
-@pytest.mark.parametrize("command", MODULES)
-def test_the_page_of_commands_has_what_the_parser_takes(command):
-    text = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
-    (section,) = re.findall(rf"^## {command}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    found = {}
-    for names, default in re.findall(r"^\| (`-.*?`) \| (.*?) ?\| .+ \|$", section, re.MULTILINE):
-        found |= dict.fromkeys(re.findall(r"(?<=`)--?[a-z][a-z0-9-]*", names), default)
-    assert found == options_of(command)
+def test_the_page_of_commands_has_what_the_parsers_take():
+    assert commands_page.PAGE.read_text(encoding="utf-8") == commands_page.page(), "make commands writes it anew"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

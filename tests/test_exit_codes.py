@@ -66,6 +66,7 @@ def test_a_line_ends_with_its_code(command, line, code, tmp_path, monkeypatch, c
     (tmp_path / "bad.tif").write_text("no image, no model, no settings")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEFOCUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("defocus.watcher.priority.lower_priority", lambda: None)  # of the tests themselves
     monkeypatch.setattr(sys, "argv", [command, *line.split()])
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(MODULES[command]).main()

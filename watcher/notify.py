@@ -102,10 +102,12 @@ class Notifier:
             The command or the URL makes no sense.
         """
         tellers: list[Callable[[dict[str, Any]], None]] = []
-        if config.notify_command:
-            tellers.append(by_command(config.notify_command))
-        if config.notify_url:
-            tellers.append(by_url(config.notify_url))
+        for name, make in (("notify_command", by_command), ("notify_url", by_url)):
+            if value := getattr(config, name):
+                try:
+                    tellers.append(make(value))
+                except InputError as error:
+                    raise config.refused(name, f"is {error.thing!r}: {error.cause}", error.remedy) from error
         return cls(tellers, config.drift_px, say)
 
     def see(self, event: WatchEvent) -> None:
@@ -220,7 +222,7 @@ def by_command(command: str) -> Callable[[dict[str, Any]], None]:
         # On Windows a backslash is a path's, and the quotes stay on what they enclose.
         arguments = [part.strip('"') if _WINDOWS else part for part in shlex.split(command, posix=not _WINDOWS)]
     except ValueError as error:
-        raise InputError(f"notify_command {command!r}", f"cannot be read ({error})", "quote it like a shell") from error
+        raise InputError(command, f"cannot be read ({error})", "quote it like a shell") from error
 
     def tell(message: dict[str, Any]) -> None:
         done = subprocess.run(
@@ -252,7 +254,7 @@ def by_url(url: str) -> Callable[[dict[str, Any]], None]:
         raise MissingExtraError("apprise", "notify", "a notification other than http") from error
     service = apprise.Apprise()
     if not service.add(url):
-        raise InputError(f"notify_url {url!r}", "is none that apprise knows", "see github.com/caronc/apprise")
+        raise InputError(url, "is none that apprise knows", "see github.com/caronc/apprise")
 
     def send(message: dict[str, Any]) -> None:
         if not service.notify(title=f"defocus: {message['kind']}", body=message["text"]):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..engine.cli import _app
 from ..engine.errors import DefocusError, first_line
@@ -20,6 +21,8 @@ from .service.systemd import tell_systemd, watchdog
 from .settings import check_folders
 
 RETRY_PAUSE = 5.0  # s between two tries to start with settings that had started before
+if TYPE_CHECKING:
+    from ..engine.inference.engine import Engine
 
 
 def run(
@@ -93,6 +96,13 @@ def _checked(config: Config) -> Config:
     return config
 
 
+def _engine(config: Config) -> Engine:
+    from ..engine.inference.engine import Engine
+
+    threads, memory = config.threads or None, round(config.memory * 1e9)
+    return Engine.load(config.model, config.backend, threads=threads, memory=memory)
+
+
 def _watch(
     config: Config, stop: threading.Event, once: bool, health: Health, started: threading.Event, clock: Clock
 ) -> int:
@@ -112,9 +122,7 @@ def _watch(
             stack.enter_context(page)
             display.say(f"status page at {page.address}")
         notifier = stack.enter_context(Notifier.of(config, display.say))
-        from ..engine.inference.engine import Engine
-
-        with Engine.load(config.model, config.backend, memory=round(config.memory * 1e9)) as engine:
+        with _engine(config) as engine:
             if engine.rejected_backends:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in engine.rejected_backends.items())
                 display.say(f"backends not taken: {reasons}")

@@ -6,19 +6,51 @@ Set DEFOCUS_TRACEBACK=1 to see the traceback of an unexpected error.
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+import typer
+
+from .._version import __version__
 from ..errors import DefocusError, is_full, one_line
 
-if TYPE_CHECKING:
-    import typer
-
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        say(f"{context.info_name} {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+]
+
+
+class _App(typer.Typer):
+    """Paragraphs of a command's help are filled anew, instead of broken where the source breaks them."""
+
+    def command(self, *arguments: Any, **settings: Any) -> Callable[[Any], Any]:
+        register = super().command(*arguments, **settings)
+
+        def filled(command: Any) -> Any:
+            paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+            command.__doc__ = "\n\n".join(" ".join(one.split()) for one in paragraphs)
+            return register(command)
+
+        return filled
+
+
+def new_app(completion: bool = False, cls: Any = None) -> typer.Typer:
+    """An application of one command, or more."""
+    helped = {"help_option_names": ["-h", "--help"]}
+    return _App(cls=cls, add_completion=completion, pretty_exceptions_enable=False, context_settings=helped)
 
 
 def run(app: typer.Typer) -> NoReturn:
@@ -30,7 +62,7 @@ def run(app: typer.Typer) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a file's name must not end a program whose log has another code page
             stream.reconfigure(errors="backslashreplace")
     with one_line_errors():
-        code = app(standalone_mode=False)  # typer's own handling would print a box of many lines
+        code = app(standalone_mode=False, prog_name=_name())  # typer's own handling would print a box of many lines
         if sys.stdout is not None:
             sys.stdout.flush()  # or a disk that is full is told of by the interpreter, with an exit code of its own
         sys.exit(code if isinstance(code, int) else 0)
@@ -91,9 +123,15 @@ def _give_up_stdout() -> None:
         pass
 
 
+def _name() -> str:
+    """What was typed: defocus-run, or defocus for `python -m defocus`."""
+    path = sys.argv[0] or "defocus"
+    name = os.path.basename(path).removesuffix(".exe")
+    return os.path.basename(os.path.dirname(path)) if name == "__main__.py" else name
+
+
 def _leave(message: str, code: int) -> NoReturn:
-    name = os.path.basename(sys.argv[0] or "defocus").removesuffix(".exe")
     with suppress(OSError):
-        say(f"{name}: {' '.join(message.split())}", err=True)
+        say(f"{_name()}: {' '.join(message.split())}", err=True)
     _give_up_stdout()
     raise SystemExit(code) from None

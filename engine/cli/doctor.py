@@ -6,28 +6,19 @@ from typing import Annotated
 
 import typer
 
-from .._version import __version__
-from . import _app
+from . import _app, options
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"defocus-doctor {__version__}")
-        raise typer.Exit
+app = _app.new_app()
 
 
 @app.command()
 def doctor(
-    model: Annotated[str, typer.Option(help='"default" or an ONNX file made by defocus-export.')] = "default",
+    model: Annotated[str, options.MODEL.typer()] = "default",
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Run the model on every backend that works here: speed and parity.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
+    version: _app.Version = False,
 ) -> int:
     """Show what this machine can run: GPU, driver, libraries, backends (and why not), engine cache, model.
 

@@ -7,16 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .._version import __version__
 from . import _app
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"defocus-report {__version__}")
-        raise typer.Exit
+app = _app.new_app()
 
 
 @app.command()
@@ -34,9 +27,7 @@ def report(
             show_default="ACQ of ACQ_corrected",
         ),
     ] = None,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
+    version: _app.Version = False,
 ) -> int:
     """Make a report of corrected files: report.html with pictures, sorted by doubt, and report.csv, a row a plane."""
     from ..errors import InputError

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._version import __version__
-from ..quality.report import SHARP_BLUR_PX, Doubtful
-from . import _app
+from ..quality.report import Doubtful
+from . import _app, options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,17 +22,9 @@ if TYPE_CHECKING:
     from ..pipeline.batch import Result
     from ..pipeline.report import Report
 
-SHARP = f"(the model sharpens them by less than {SHARP_BLUR_PX:g} px) and empty ones"
-
 _TELL_S = 1.0  # s between two lines of progress at least
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"defocus-run {__version__}")
-        raise typer.Exit
+app = _app.new_app()
 
 
 @app.command()
@@ -45,55 +36,26 @@ def run(
         Path,
         typer.Option("--output", "-o", help="Folder for the results; subfolders are mirrored. Not inside an input."),
     ],
-    model: Annotated[str, typer.Option(help='"default" or an ONNX file made by defocus-export.')] = "default",
-    backend: Annotated[
-        str, typer.Option(help="auto (the first that works), tensorrt, rtx, cuda, mnn, openvino or cpu.")
-    ] = "auto",
-    tile: Annotated[
-        int | None,
-        typer.Option(min=1, help="Longest side of a tile in pixels, halo included.", show_default="as --memory allows"),
-    ] = None,
-    halo: Annotated[
-        int | None, typer.Option(min=0, help="Overlap of tiles in pixels.", show_default="the model's")
-    ] = None,
+    model: Annotated[str, options.MODEL.typer()] = "default",
+    backend: Annotated[str, options.BACKEND.typer()] = "auto",
+    tile: Annotated[int | None, options.TILE.typer()] = None,
+    halo: Annotated[int | None, options.HALO.typer()] = None,
     per_stack: Annotated[
         bool, typer.Option("--per-stack", help="One intensity scale for each channel of a stack, not for each plane.")
     ] = False,
-    channels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="For a model of several channels: files of one channel each that go together (*_w{channel}*).",
-        ),
-    ] = None,
-    memory_gb: Annotated[
-        float,
-        typer.Option(
-            "--memory",
-            min=0,
-            help="GB that tiles may take, and files as much again; a file of more than a sixth goes by the output's "
-            "disk. 0: what is free.",
-        ),
-    ] = 2.0,
+    channels: Annotated[str | None, options.CHANNELS.typer()] = None,
+    memory_gb: Annotated[float, options.MEMORY.typer("--memory")] = 2.0,
     dask: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS|local:N|slurm", help="Share the files out over the workers of dask.distributed."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
+    threads: Annotated[int | None, options.THREADS.typer()] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make everything anew, and replace files that defocus did not make.")
     ] = False,
-    all_planes: Annotated[
-        bool,
-        typer.Option("--all-planes", help=f"Restore every plane, also those that would be kept: sharp ones {SHARP}."),
-    ] = False,
-    only_defocused: Annotated[
-        bool,
-        typer.Option("--only-defocused", help="Changes nothing: sharp planes are kept unless --all-planes is given."),
-    ] = False,
-    keep_doubtful: Annotated[
-        Doubtful, typer.Option(help="What is written of a plane whose output is doubtful: the original, or as made.")
-    ] = Doubtful.CORRECTED,
+    all_planes: Annotated[bool, options.ALL_PLANES.typer()] = False,
+    only_defocused: Annotated[bool, options.ONLY_DEFOCUSED.typer()] = False,
+    keep_doubtful: Annotated[Doubtful, options.KEEP_DOUBTFUL.typer()] = Doubtful.CORRECTED,
     include: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Only files like this (*_w1*); may be repeated.")
     ] = None,
@@ -112,9 +74,7 @@ def run(
         bool,
         typer.Option("--progress", help='With --json: lines {"progress": ...} of stacks and large planes meanwhile.'),
     ] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
+    version: _app.Version = False,
 ) -> int:
     """Restore TIFF files that a microscope wrote out of focus.
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import typer.main
 
 from defocus.engine.errors import InputError
-from defocus.watcher.cli import watch
-from defocus.watcher.config import Config, Folder
+from defocus.watcher.cli import app
+from defocus.watcher.config import SETTINGS, Config, Folder
 from defocus.watcher.queue import Order
 
 from .conftest import command
@@ -31,9 +34,9 @@ def test_what_is_printed_is_read_back(tmp_path):
 
 
 def test_every_key_is_a_flag_and_the_other_way_round():
-    flags = set(watch.__annotations__) - {"return", "acquisition", "out", "config", "once", "dry_run", "print_config"}
-    flags -= {"install_service", "version"}
-    assert flags == {one.name for one in fields(Config)} - {"folders"}
+    taken = {one.name for one in typer.main.get_command(app).params}
+    own = {"acquisition", "out", "config", "once", "dry_run", "print_config", "install_service", "version"}
+    assert taken - own == set(SETTINGS) == {one.name for one in fields(Config)} - {"folders", "typed", "file"}
 
 
 @pytest.mark.parametrize(
@@ -45,10 +48,18 @@ def test_every_key_is_a_flag_and_the_other_way_round():
         ("setle = 3", r'unknown key "setle"; did you mean "settle"\?'),
         ("settle = 'long'", "settle is 'long'; write something like settle = 2.0"),
         ("settle = -1", "settle is -1; use 0 or more"),
-        ("retries = 0", "retries is 0"),
+        ("retries = 0", "retries is 0; use 1 or more"),
+        ("settle = nan", "settle is nan; use a number"),
+        ("memory = inf", "memory is inf; use a number"),
+        ("memory = 1e300", r"memory is 1e\+300; use 1000000 or less"),
+        ("settle = " + "9" * 400, "settle is 9{30}; use 86400 or less"),
+        ("keep_days = 1e12", "use 36500 or less"),
+        ("priority = 'high'", 'priority is "high"; use low or normal'),
+        ("x = " + "[" * 5000 + "]" * 5000, "is no TOML .nested too deeply.; see defocus-watch --print-config"),
+        ("[[folders]]\nacquisition = ''", "a folder without its acquisition path"),
         ("retries = true", "retries is True"),
-        ("order = 'random'", 'order = "oldest" or "newest"'),
-        ("keep_doubtful = 'no'", 'keep_doubtful = "original" or "corrected"'),
+        ("keep_doubtful = 'no'", 'keep_doubtful is "no"; use original or corrected'),
+        ("order = 'random'", 'order is "random"; use oldest or newest'),
         ("include = '*.tif'", "include is"),
         ("folders = 'x'", "is no list of tables"),
         ("[[folders]]\noutput = 'x'", "a folder without its acquisition path"),
@@ -143,3 +154,53 @@ def test_a_folder_given_twice_is_called_that(tmp_path, tiny_model):
     done = command("--config", tmp_path / "my.toml", *model)
     assert f"out: is the output folder of both {tmp_path}/acq and {tmp_path}/other" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "says"),
+    [
+        ("--settle=nan", 2, "'--settle': nan is not possible; use a number"),
+        ("--memory=inf", 2, "'--memory': inf is not possible; use a number"),
+        ("--keep-days=1e12", 2, "use 36500 or less"),
+        ("--order=random", 1, '--order: is "random"; use oldest or newest'),
+        ("--channels=*_w1*", 1, '--channels: is "*_w1*": has no {channel}; write something like'),
+        ("--status=8765x", 1, "--status: "),
+        ("--notify-command='", 1, "--notify-command: "),
+    ],
+)
+def test_an_error_of_the_command_line_speaks_of_the_option(tmp_path, tiny_model, option, code, says):
+    (tmp_path / "acq").mkdir()
+    done = command(tmp_path / "acq", "--once", "--model", tiny_model, "--backend", "cpu", option)
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+    assert says in done.stderr
+    assert option.removeprefix("--").partition("=")[0].replace("-", "_") + " " not in done.stderr.partition(says)[0]
+
+
+def test_every_setting_is_printed_with_its_meaning():
+    lines = Config().to_toml().splitlines()
+    for name, setting in SETTINGS.items():
+        (row,) = [number for number, line in enumerate(lines) if line.startswith(f"{name} = ")]
+        assert lines[row - 1].startswith(f"# {setting.option.help}")
+
+
+@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="no niceness here")
+@pytest.mark.parametrize(("option", "nice"), [((), 10), (("--priority", "normal"), 0)])
+def test_the_acquisition_comes_first_unless_asked_otherwise(folders, start, option, nice):
+    here = os.getpriority(os.PRIO_PROCESS, 0)
+    watching = start(*option).ready()
+    pid = watching.process.pid
+    found = [os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir(f"/proc/{pid}/task")]
+    assert set(found) == {max(here, nice)}
+    autogroup = Path(f"/proc/{pid}/autogroup")
+    if autogroup.exists() and nice == 10:
+        assert "nice 10" in autogroup.read_text()
+    assert watching.stop() == 0
+
+
+def test_help_names_panels_breaks_at_words_and_takes_the_short_form():
+    done = command("-h", env=os.environ | {"COLUMNS": "60", "TERM": "dumb"})
+    assert done.returncode == 0
+    for panel in {setting.option.panel for setting in SETTINGS.values()}:
+        assert f" {panel} " in done.stdout
+    words = set(re.findall(r"[a-z]{4,}", " ".join(setting.option.help for setting in SETTINGS.values())))
+    assert words <= set(re.findall(r"[a-z]{4,}", done.stdout))

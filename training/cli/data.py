@@ -7,26 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...engine._version import __version__
-from ...engine.cli._app import run
+from ...engine.cli._app import Version, new_app, run
 from ...engine.errors import InputError, MissingExtraError, one_line
 
 if TYPE_CHECKING:
     from ..data.download import Tell
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        print(f"defocus-data {__version__}")
-        raise typer.Exit
+app = new_app()
 
 
 @app.callback()
-def main_options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
-) -> None:
+def main_options(version: Version = False) -> None:
     """Get public image sets to train and evaluate on."""
 
 

@@ -9,16 +9,10 @@ from typing import Annotated
 
 import typer
 
-from ...engine._version import __version__
-from ...engine.cli._app import run, say
+from ...engine.cli._app import Version, new_app, run, say
+from ...engine.cli.options import Option
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"defocus-evaluate {__version__}")
-        raise typer.Exit
+app = new_app()
 
 
 @app.command()
@@ -48,12 +42,10 @@ def evaluate(
     hold_out: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Files that --train must not see; may be repeated.")
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="Training time of each method.")] = 3.0,
+    minutes: Annotated[float, Option("Training time of each method.", 0.01, 1e6, metavar="N").typer()] = 3.0,
     runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs/compare/runs"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
+    version: Version = False,
 ) -> None:
     """Compare every method: Tables 1 to 3 of the paper, the figure, a scatter of all fields, and what each costs."""
     try:

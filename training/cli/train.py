@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...engine._version import __version__
-from ...engine.cli._app import run, say
+from ...engine.cli._app import Version, new_app, run, say
+from ...engine.cli.options import Option
 from ...engine.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from ..data.pairs import Pair
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = new_app()
 RECIPES = Path(__file__).parents[1] / "fit" / "recipes"
 
 
@@ -41,12 +41,6 @@ class Precision(StrEnum):
 LIGHTNING = {Precision.auto: None, Precision.fp32: "32-true", Precision.bf16: "bf16-mixed"}
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"defocus-train {__version__}")
-        raise typer.Exit
-
-
 @app.command()
 def train(
     out: Annotated[
@@ -67,14 +61,15 @@ def train(
         typer.Option(metavar="DIR", help="Folder of through-focus stacks; the sharpest plane is the truth."),
     ] = None,
     step_um: Annotated[
-        float | None, typer.Option(metavar="UM", help="Distance of a stack's planes, where its files do not say it.")
+        float | None,
+        Option("Distance of a stack's planes, where its files do not say it.", 1e-6, 1e6, metavar="UM").typer(),
     ] = None,
     plane_pattern: Annotated[
         str | None,
         typer.Option(metavar="PATTERN", help="How the files of a stack name their plane, if each plane is a file."),
     ] = None,
     distance_um: Annotated[
-        float | None, typer.Option(min=0, metavar="UM", help="Train for this one distance, as the paper does.")
+        float | None, Option("Train for this one distance, as the paper does.", 0, 1e6, metavar="UM").typer()
     ] = None,
     hold_out: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help='Files to hold out, e.g. "*_k14_*"; may be repeated.')
@@ -104,9 +99,7 @@ def train(
     strategy: Annotated[Strategy, typer.Option(help="ddp: a process for each device.")] = Strategy.auto,
     precision: Annotated[Precision, typer.Option(help="auto: bf16 where the hardware has it.")] = Precision.auto,
     progress: Annotated[bool, typer.Option(help="A progress bar; off, one line an epoch.")] = True,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
+    version: Version = False,
 ) -> None:
     """Train a network: on sharp images that are defocused on the fly, on pairs of planes, or on focus stacks."""
     given = [name for name, value in (("--simulate", simulate), ("--pairs", pairs), ("--stacks", stacks)) if value]

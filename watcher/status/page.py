@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 
-from ...engine.errors import InputError
 from ...engine.inference.engine import Engine
 from ...engine.tiff.optics import Optics
 from ..config import Config
@@ -58,9 +57,10 @@ class Page:
         host, _, port = config.status.rpartition(":")
         host = host.strip("[]") or "127.0.0.1"
         if not port.isdecimal() or int(port) > 65535:
-            raise InputError(f"status {config.status!r}", "no port in it", _REMEDY)
+            raise config.refused("status", f"is {config.status!r}: no port in it", _REMEDY)
         if not is_loopback(host) and not config.status_token:
-            raise InputError(f"status {config.status!r}", "can be reached from other machines", "add --status-token")
+            cause = f"is {config.status!r}: can be reached from other machines"
+            raise config.refused("status", cause, "add --status-token")
         return cls(host, int(port), config.status_token, State(folders, health, _microscopes(config), config.drift_px))
 
     def started(self, engine: Engine) -> None:
