@@ -170,7 +170,8 @@ def main() -> None:
     lines = [
         "# No harm near focus",
         "",
-        "    python -m benchmarks.quality.near_focus --nuclei NUCLEI --actin ACTIN -o docs/results/near_focus.md",
+        f"    python -m benchmarks.quality.near_focus --nuclei NUCLEI --actin ACTIN --fields {options.fields} "
+        "-o docs/results/near_focus.md",
         "",
         f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
         f"{platform.machine()}, {description}.",
