@@ -85,7 +85,7 @@ def focus_lines(fields: Sequence[Field], beads: Path | None) -> Iterator[str]:
         at = [f"{scores[LIGHT[0]][SERIES_UM.index(z)]:.4f}" for z in (0, 8, 16, 34)]
         yield f"| {field.path.parent.name}/{short(field)} | {' | '.join([*rho, *at])} |"
     if beads:
-        from beads import read_stacks
+        from benchmarks.quality.beads import read_stacks
 
         yield ""
         yield "Real bead stacks (20x / 0.75, 5 um apart), each side of focus on its own:"
@@ -210,7 +210,7 @@ def real_lines(engine: Engine, beads: Path | None, folder: Path | None) -> Itera
         planes = [np.squeeze(read_tiff(path).data) for path in list_images(folder)]
         groups[folder.name] = [report(plane, engine(plane)) for plane in planes]
     if beads:
-        from beads import read_stacks
+        from benchmarks.quality.beads import read_stacks
 
         for planes in read_stacks(beads).values():
             for z, plane in planes.items():
