@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..engine.errors import DefocusError, InputError
 from ..engine.model.card import Card
-from ..engine.pipeline.batch import is_done
+from ..engine.pipeline.batch import OWN_OUTPUT, is_done, own_output
 from ..engine.pipeline.channel_groups import without
 from ..engine.pipeline.channel_pattern import gather
 from ..engine.pipeline.jobs import Job
@@ -71,6 +71,8 @@ def _known(job: Job, settings: FolderSettings, quarantined: dict[str, JournalEnt
 def _verdicts(job: Job, card: Card) -> dict[Path, str]:
     """What would become of a job's files."""
     sources = [one.source for one in job.each()]
+    if any(own_output(source) for source in sources):
+        return dict.fromkeys(sources, f"ignored: {OWN_OUTPUT}")
     try:
         if is_done(job, card):
             return dict.fromkeys(sources, "done")

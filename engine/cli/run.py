@@ -82,6 +82,7 @@ def run(
     model) is skipped. A bad file is reported and the rest goes on; the exit code is then 1.
     """
     from ..files.atomic import output_error
+    from ..files.folders import make_folders
     from ..model.card import model_path, read_card
     from ..pipeline.batch import Result, Status, find, restore
 
@@ -96,7 +97,7 @@ def run(
         pattern.check(card)
         jobs, refused = gather(jobs, pattern, card.channels)
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folders(output, jobs[0].source.parent if jobs else output)
     except OSError as error:
         raise output_error(output, error) from error
 

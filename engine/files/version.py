@@ -6,16 +6,47 @@ are copied with old times count as any other.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 SAMPLE = 64 * 1024  # bytes of head and of tail that are hashed
 
 
+class NotRegularError(OSError):
+    """A pipe, a device or a socket under the name of a file."""
+
+
+@contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file for reading, once, and only if it is one: a pipe or a device under its name is never waited for.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened; IsADirectoryError for a folder, NotRegularError for what is neither.
+    """
+    with open(path, "rb", opener=_opened) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(mode):
+            raise NotRegularError(errno.EINVAL, "not a regular file", os.fspath(path))
+        yield file
+
+
+def _opened(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
 def digest(path: Path) -> str:
     """Hash of the first and last 64 KiB and of the size of a file, hexadecimal. Raises OSError."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         found = hashlib.sha256(str(size).encode())
         found.update(file.read(SAMPLE))

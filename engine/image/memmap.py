@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import ErrorCode, InputError, OutputError
 from ..files.atomic import output_error
+from ..files.folders import make_folders
 
 _CHUNK = 1 << 24  # bytes
 _ours: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the maps that `on_disk` made
@@ -42,15 +43,15 @@ in_memory = Allocator()
 class DiskAllocator(Allocator):
     """The place for what is too large: images of more than `room` bytes lie on the disk of `folder`; 0: none does."""
 
-    def __init__(self, folder: Path, room: int) -> None:
-        self._folder, self._room = folder, room
+    def __init__(self, folder: Path, room: int, like: Path | None = None) -> None:
+        self._folder, self._room, self._like = folder, room, folder if like is None else like
 
     def __call__(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
         """An array on disk, or None for one that may be in memory. Raises OutputError if the disk has no room."""
         if not self._room or prod(shape) * np.dtype(dtype).itemsize <= self._room:
             return None
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folders(self._folder, self._like)
             return on_disk(self._folder, shape, dtype)
         except OSError as error:
             raise output_error(self._folder, error) from error

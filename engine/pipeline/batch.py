@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 AHEAD = 2  # files read before their turn
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".stk", ".lsm")  # what a folder is searched for, in either case
 
+OWN_OUTPUT = "an output of defocus"
+OWN_OUTPUTS = "outputs of defocus are not corrected again"
+
 
 class Status(StrEnum):
     """What became of a file."""
@@ -167,7 +170,13 @@ def restore(
 
 def settled(jobs: Iterable[Job], card: Card, overwrite: bool, todo: list[Job]) -> Iterator[Result]:
     """The results of jobs that need no engine, done or hopeless; the others are put into `todo`."""
+    told: set[Path] = set()
     for job in jobs:
+        if any(own_output(one.source) for one in job.each()):
+            note = () if job.source.parent in told else (f"{OWN_OUTPUTS} (of {job.source.parent})",)
+            told.add(job.source.parent)
+            yield from (Result(one, Status.SKIPPED, Outcome(one, notes=note)) for one in job.each())
+            continue
         try:
             done = not overwrite and is_done(job, card)
         except DefocusError as error:
@@ -177,6 +186,16 @@ def settled(jobs: Iterable[Job], card: Card, overwrite: bool, todo: list[Job]) -
             yield from (Result(one, Status.SKIPPED) for one in job.each())
         else:
             todo.append(job)
+
+
+def own_output(source: Path) -> bool:
+    """Whether a file is an output of defocus itself, by its provenance."""
+    from ..tiff.provenance import read_provenance
+
+    try:
+        return read_provenance(source) is not None
+    except (DefocusError, OSError):
+        return False  # whatever is wrong with it is told when it is read
 
 
 def is_done(job: Job, card: Card) -> bool:

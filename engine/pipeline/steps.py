@@ -145,7 +145,7 @@ def write_stage(item: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcome
             kept = {"only_defocused": keep_sharp, "keep_doubtful": "original" if job.keep_doubtful else "corrected"}
             account |= {**item.notes, **kept, "planes": summary(outcome.reports)}
             start = perf_counter()
-            with commit(job.target, job.run) as temporary:
+            with commit(job.target, job.run, job.source.parent) as temporary:
                 write_tiff(item.file, item.restored, temporary, account)
             outcome.seconds["write"] = perf_counter() - start
     except DefocusError as error:

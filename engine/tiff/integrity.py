@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO
 import tifffile
 
 from ..errors import DefocusError, ErrorCode, InputError, shortage
+from ..files.version import NotRegularError, open_regular
 from .pages import WAIT, Structure, check_page, planes_below, structure
 
 _NOT_TIFF = "give a TIFF file"
@@ -22,26 +22,6 @@ class UnfinishedError(InputError):
     """The file is whole, but says that there is more to come: it is taken as it is once its writer is surely gone."""
 
     default_code = ErrorCode.INCOMPLETE
-
-
-@contextmanager
-def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for reading, once, and only if it is one: a pipe or a device under its name is never waited for.
-
-    Raises InputError for what is no file or cannot be read.
-    """
-    path = Path(path)
-    with errors_as_input_error(path), open(path, "rb", opener=_opened) as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if stat.S_ISDIR(mode):
-            raise InputError(path, "a folder, not a file", _NOT_TIFF, ErrorCode.NOT_TIFF)
-        if not stat.S_ISREG(mode):
-            raise InputError(path, "not a regular file", _NOT_TIFF, ErrorCode.NOT_TIFF)
-        yield file
-
-
-def _opened(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
 
 def check_complete(path: str | os.PathLike[str], finished: bool = False) -> None:
@@ -57,7 +37,7 @@ def check_complete(path: str | os.PathLike[str], finished: bool = False) -> None
         With `finished`: strips or tiles have no place yet, or the description names planes that are not there.
     """
     path = Path(path)
-    with open_regular(path) as file, errors_as_input_error(path):
+    with errors_as_input_error(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         found = structure(file, size, path)
         check_structure(found, file, path)
@@ -93,7 +73,7 @@ def ends_in_zeros(path: str | os.PathLike[str]) -> bool:
     So does a file that was given its final size before its pixels came. Raises InputError.
     """
     path = Path(path)
-    with open_regular(path) as file, errors_as_input_error(path):
+    with errors_as_input_error(path), open_regular(path) as file:
         page = structure(file, os.fstat(file.fileno()).st_size, path).pages[-1]
         if page.compression != 1 or not len(page.offsets) or page.sparse[-1:].all():
             return False
@@ -133,6 +113,8 @@ def errors_as_input_error(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "check the path", ErrorCode.MISSING) from error
+    except NotRegularError as error:
+        raise InputError(path, "not a regular file", _NOT_TIFF, ErrorCode.NOT_TIFF) from error
     except IsADirectoryError as error:
         raise InputError(path, "a folder, not a file", _NOT_TIFF, ErrorCode.NOT_TIFF) from error
     except PermissionError as error:

@@ -109,13 +109,14 @@ def plan(
         plans.append(_without_alpha(Plan(tuple(pages), axes, shape, np.dtype("u1")), decoders))
     plans = [_limited(plan, file, found) for plan in plans]
     kept = tuple((level, full) for level, full in levels.items() if full in wanted)
-    return plans, kept, tuple(_notes(plans, refused))
+    return plans, kept, tuple(_notes(plans, refused, decoders))
 
 
-def _notes(plans: list[Plan], refused: list[tuple[Page, InputError]]) -> Iterator[str]:
+def _notes(plans: list[Plan], refused: list[tuple[Page, InputError]], decoders: Decoders) -> Iterator[str]:
     lossy = [page for plan in plans for page in plan.pages if page.compression not in LOSSLESS]
     if lossy:
-        yield f"{lossy[0].name}: stored with loss, written without (deflate), so that it is not altered a second time"
+        name = getattr(decoders.of(lossy[0]).compression, "name", lossy[0].compression)
+        yield f"{lossy[0].name}: pixels stored as {name} are written as deflate, so that nothing is lost a second time"
     palettes = [page for page, _ in refused if page.photometric == 3]
     if palettes:
         yield f"{palettes[0].name}: a palette of colours or names, copied as it is"

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..files.version import open_regular
 from .directories import DamagedError, content, read_directory, read_header
-from .integrity import errors_as_input_error, open_regular
+from .integrity import errors_as_input_error
 
 # In the range 65000..65535 that TIFF 6.0 leaves to organisations. Not to be taken: 65330 to 65335 (Nikon, Leica),
 # 65420 to 65459 (Hamamatsu NDPI), 65000, 65100, 65200, 65500.
@@ -29,7 +30,7 @@ _MOST = 1 << 26  # bytes
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What `write_tiff` recorded in a file, or None if we did not write it. Raises InputError as `read_tiff`."""
     path = Path(path)
-    with open_regular(path) as file, errors_as_input_error(path):
+    with errors_as_input_error(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             form, pointer = read_header(file)
@@ -46,7 +47,7 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 def cut_short(path: str | os.PathLike[str]) -> bool:
     """Whether a file that is no whole TIFF was once written by us: a record stands at its end. Raises InputError."""
     path = Path(path)
-    with open_regular(path) as file, errors_as_input_error(path):
+    with errors_as_input_error(path), open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - (1 << 20)))
         end = file.read()
         return b'"software": "defocus ' in end and b'"model_sha256": "' in end

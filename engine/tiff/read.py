@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import ErrorCode, InputError
+from ..files.version import open_regular
 from ..image.memmap import Allocator, drop_resident_pages, in_memory
 from .decode import ArrayFile, Decoders
-from .integrity import check_complete, check_structure, errors_as_input_error, open_regular, open_tiff
+from .integrity import check_complete, check_structure, errors_as_input_error, open_tiff
 from .pages import Page, Structure, contiguous, structure
 from .planes import Plan, corrected_samples, page_shape
 from .planes import plan as plan_images
@@ -127,7 +128,7 @@ def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory, memory
         Missing, unreadable, not a TIFF, truncated or damaged; nothing in it that can be corrected.
     """
     path = Path(path)
-    with open_regular(path) as file, errors_as_input_error(path), quiet_tifffile():
+    with errors_as_input_error(path), open_regular(path) as file, quiet_tifffile():
         status = os.fstat(file.fileno())
         found = structure(file, status.st_size, path)
         check_structure(found, file, path)
@@ -145,7 +146,7 @@ def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory, memory
 def axes_of(path: str | os.PathLike[str]) -> tuple[str, tuple[int, ...]]:
     """Axes and shape of the first image of `read_tiff`, without reading pixels. Raises InputError as it does."""
     path = Path(path)
-    with open_regular(path) as file, errors_as_input_error(path), quiet_tifffile():
+    with errors_as_input_error(path), open_regular(path) as file, quiet_tifffile():
         found = structure(file, os.fstat(file.fileno()).st_size, path)
         with open_tiff(file) as tif:
             (first, *_), _, _ = plan_images(found, file, tif, Decoders(tif, np.zeros(0, np.uint8)), path)

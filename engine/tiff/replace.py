@@ -197,6 +197,7 @@ class _Copy:
             self._number(page, 259, _DEFLATE)
             if page.photometric == 6:
                 self._number(page, 262, 2)
+                self._number(page, 530, 1)  # colours are no longer stored at half their size
 
     def _segment(
         self, page: Page, number: int, before: np.ndarray, after: np.ndarray, encode: Encode, convert: bool

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...engine.errors import InputError
 from ...engine.pipeline.batch import SUFFIXES
 from ...engine.pipeline.steps import Stat, stat_of
-from ...engine.tiff.integrity import check_complete, ends_in_zeros
+from ...engine.tiff.integrity import UnfinishedError, check_complete, ends_in_zeros
 
 
 class Completeness(Enum):
@@ -90,7 +90,7 @@ def look(path: Path, waiting: PendingFile, now: float, settle: float, patience: 
         return Completeness.WAITING
     long = max(patience, settle)
     try:
-        check_complete(path)
+        check_complete(path, finished=True)
         # Given its final size before its pixels came, and its writer is slow? Unless the system said that it is closed,
         # pixels that end in zeros are believed only after our whole patience.
         if not waiting.closed and now - waiting.since < long and ends_in_zeros(path):
@@ -100,7 +100,8 @@ def look(path: Path, waiting: PendingFile, now: float, settle: float, patience: 
         # Also a file that another program holds open without sharing, as cameras' software on Windows does.
         waiting.problem, waiting.closed = problem, False
         if now - waiting.since >= long:
-            return Completeness.BAD
+            # One that only says that there is more to come is taken as it is: its acquisition was stopped.
+            return Completeness.COMPLETE if isinstance(problem, UnfinishedError) else Completeness.BAD
         waiting.retry(now, settle)
         return Completeness.WAITING
     return Completeness.COMPLETE

@@ -1,0 +1,22 @@
+"""Folders for outputs, with no more rights than the folders of their inputs have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def make_folders(folder: Path, like: Path) -> None:
+    """Create a folder and what is missing above it. Each gets the rights of `like`, or of what stands above that.
+
+    Raises OSError as `Path.mkdir` does.
+    """
+    if folder.is_dir():
+        return
+    if not folder.parent.exists():
+        make_folders(folder.parent, like.parent if like.name == folder.name else like)
+    try:
+        rights = os.stat(like).st_mode & 0o777
+    except OSError:
+        rights = 0o777
+    folder.mkdir(mode=rights | 0o700, exist_ok=True)
