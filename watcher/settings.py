@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..engine.errors import InputError
 from ..engine.files.patterns import is_wanted
+from ..engine.files.companions import COMPANIONS
 from ..engine.model.card import Card
 from ..engine.pipeline.channel_pattern import Pattern
 from ..engine.pipeline.steps import MEMORY
@@ -46,6 +47,8 @@ class FolderSettings:
         s that a channel file waits for its partners before it is quarantined.
     keep_doubtful : bool
         Write planes whose output is doubtful as they came.
+    companions : tuple of str
+        Names of files that are copied beside the corrected ones; "none": none.
     """
 
     acquisition: Path
@@ -62,6 +65,7 @@ class FolderSettings:
     channels: Pattern | None = None
     partner_wait: float = 60.0
     keep_doubtful: bool = False
+    companions: tuple[str, ...] = COMPANIONS
 
     def wants(self, relative: Path, mtime_ns: int, now: float) -> bool:
         """Whether a file is to be corrected, by its name and its age at `now` (s since 1970)."""

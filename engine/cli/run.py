@@ -69,6 +69,14 @@ def run(
             help="Write report.html, sorted by doubt, and report.csv, a row a plane, into this folder.",
         ),
     ] = None,
+    companions: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help='Names of files to be copied beside the corrected ones; "none": none.',
+            show_default="what Micro-Manager, NDTiff, OME and MetaMorph write",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
     json_progress: Annotated[
         bool,
@@ -82,6 +90,7 @@ def run(
     model) is skipped. A bad file is reported and the rest goes on; the exit code is then 1.
     """
     from ..files.atomic import output_error
+    from ..files.companions import COMPANIONS, copy_companions
     from ..files.folders import make_folders
     from ..model.card import model_path, read_card
     from ..pipeline.batch import Result, Status, find, restore
@@ -132,6 +141,9 @@ def run(
         counts = shown.all(_noted(results, made))
         for path in made.write():
             _app.say(f"defocus-run: {path}", err=True)
+    pairs = [(one.source, one.target) for job in jobs for one in job.each()]
+    for line in copy_companions(pairs, output, companions or COMPANIONS):
+        _app.say(line, err=True)
     return _app.FAILED if counts["failed"] else 0
 
 

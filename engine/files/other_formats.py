@@ -1,0 +1,49 @@
+"""Microscope formats that are not read here: named, with how to get TIFFs out of them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+_EXPORTS = {
+    ".nd2": "in NIS-Elements: File > Export ND Document to TIFF",
+    ".czi": "in ZEN: Processing > Image Export > OME-TIFF",
+    ".zvi": "in AxioVision or ZEN: Export > TIFF",
+    ".lif": "in LAS X: Export > Save as TIFF",
+    ".lof": "in LAS X: Export > Save as TIFF",
+    ".oib": "in FluoView: Export > TIFF",
+    ".oif": "in FluoView: Export > TIFF",
+    ".oir": "in FluoView or cellSens: Export > OME-TIFF",
+    ".vsi": "in cellSens or OlyVIA: Export > TIFF",
+    ".ims": "in Imaris: Export > OME-TIFF",
+    ".dv": "in softWoRx: Save As > TIFF",
+    ".sld": "in SlideBook: Export > OME-TIFF",
+    ".ndpi": "in NDP.view: Export > TIFF",
+    ".svs": "in Aperio ImageScope: Save As > TIFF",
+    ".mrc": "with Bio-Formats",
+    ".dm3": "in GMS: Save As > TIFF",
+    ".dm4": "in GMS: Save As > TIFF",
+    ".h5": "with Bio-Formats",
+    ".png": "with the program that wrote them: save as TIFF",
+    ".jpg": "with the program that wrote them: save as TIFF, without loss",
+}
+_MOST = 10_000  # files that are looked at
+
+
+def other_formats(folder: Path) -> str | None:
+    """A line about the files of other formats below a folder that holds no TIFF; None if there are none."""
+    found: Counter[str] = Counter()
+    seen = 0
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found.update(ending for name in names if (ending := os.path.splitext(name)[1].lower()) in _EXPORTS)
+        seen += len(names)
+        if seen > _MOST:
+            break
+    if not found:
+        return None
+    ending, count = found.most_common(1)[0]
+    others = ", ".join(f"{number} {one}" for one, number in found.most_common())
+    how = _EXPORTS[ending]
+    return f"{folder}: holds no TIFF, but {others}; export {'it' if count == 1 else 'them'} {how}, or use bfconvert"
