@@ -112,6 +112,7 @@ def watch(
 
 
 def _dry_run(config: Config) -> int:
+    from ..engine.files.other_formats import other_formats
     from ..engine.model.card import model_path, read_card
     from .dry_run import plan
     from .settings import check_folders
@@ -121,8 +122,12 @@ def _dry_run(config: Config) -> int:
     for settings in config.settings():
         if settings.channels is not None:
             settings.channels.check(card)
+        found = False
         for relative, what in plan(settings, card):
             _app.say(f"{settings.acquisition / relative}: {what}")
+            found = True
+        if not found and (line := other_formats(settings.acquisition)):
+            _app.say(line)
     return 0
 
 

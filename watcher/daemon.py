@@ -66,7 +66,7 @@ def watch(
     with ExitStack() as stack:
         changed, finders = threading.Condition(), list[_Finder]()
         for folder in settings.folders:
-            lock = stack.enter_context(FolderLock(folder.out))
+            lock = stack.enter_context(FolderLock(folder.out, folder.acquisition))
             teller = _Teller(folder, settings.once, report, health)
             journal = stack.enter_context(Journal(folder.out, teller.journal_trouble))
             if journal.warning:
@@ -98,6 +98,8 @@ def watch(
             outcomes.close()
             for finder in finders:
                 finder.processor.leave_unfinished()
+        for finder in finders:
+            finder.processor.copy_companions(last=True)
         return [entry for finder in finders for entry in finder.processor.quarantined()]
 
 
@@ -269,6 +271,7 @@ class _Finder(threading.Thread):
         if reachable:
             self._put(self._assembler.overdue())
             self.processor.prune_journal()
+            self.processor.copy_companions()
         self._health.heartbeat(self._loop)
         folder = self.processor.settings.acquisition
         self._health.set_problem(str(folder), None if reachable else f"{folder}: cannot be reached")

@@ -7,13 +7,15 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ..engine.errors import ChangedError, DefocusError, InputError, OutputError, StoppedError
+from ..engine.files.companions import Companions
 from ..engine.files.version import digest
 from ..engine.inference.engine import Engine
-from ..engine.pipeline.batch import is_done
+from ..engine.pipeline.batch import OWN_OUTPUT, OWN_OUTPUTS, is_done, own_output
 from ..engine.pipeline.jobs import Job, Outcome
 from ..engine.pipeline.steps import Stat, stat_of
 from ..engine.quality.report import summary
@@ -57,6 +59,9 @@ class FolderProcessor:
         self._report, self._clock = report, clock
         self._model = settings.how(engine.card)
         self._next_prune = -math.inf
+        self._companions = Companions(settings.acquisition, settings.out, settings.companions)
+        self._next_companions = -math.inf
+        self._own_told: set[Path] = set()  # folders of which it was told that outputs lie in them
 
     def needs_nothing(self, relative: Path, stat: Stat, from_event: bool) -> bool:
         """Whether a version needs nothing more, or not now; called from the thread that finds files.
@@ -73,6 +78,12 @@ class FolderProcessor:
         except OutputError:
             return True  # the next rescan asks again
         if row is not None and row.stat == stat and row.model == self._model and row.state is not FileState.FAILED:
+            done = row.state is FileState.DONE and row.code != OWN_OUTPUT
+            if done:
+                self._companions.add(relative)
+            if done and not os.path.lexists(self.settings.out / relative):
+                self.tracker.look_up(path, row)
+                return False  # somebody deleted the output: it is made again
             if not from_event:
                 return True
             try:  # the same size and time, but somebody wrote: is it the same content?
@@ -146,6 +157,8 @@ class FolderProcessor:
         try:
             if arrival.problem is not None:
                 raise arrival.problem
+            if any(own_output(member.path) for member in members):
+                return self._leave_own(running)
             self._check_deaths(arrival)
             for member in job.each():
                 self._check_inside(member.target)
@@ -162,12 +175,33 @@ class FolderProcessor:
                     self.tracker.drop(member)
                 else:
                     self._record(member, content, FileState.DONE)
+                    self._companions.add(member.relative)
                     self._tell(WatchEvent("skipped", member.name, queued=queued))
             return None
         self.tracker.start(job, running)
         self.journal.begin((member.relative, member.stat) for member in members)
         log.debug("%s: begun", job.name)
         return job
+
+    def _leave_own(self, running: RunningJob) -> None:
+        """Outputs of defocus are never corrected again, whatever folder they lie in; told once a folder."""
+        for member, content in zip(running.arrivals, running.digests, strict=True):
+            version = (member.name, member.stat, content, self._model)
+            self.journal.record(JournalEntry(*version, FileState.DONE, reason=OWN_OUTPUTS, code=OWN_OUTPUT))
+            self.tracker.drop(member)
+            if member.path.parent not in self._own_told:
+                self._own_told.add(member.path.parent)
+                self._tell(WatchEvent("warning", text=f"{member.path.parent}: {OWN_OUTPUTS}", queued=running.queued))
+
+    def copy_companions(self, last: bool = False) -> None:
+        """Copy the files that belong to what has been corrected; to be called often, it looks at every rescan."""
+        now = self._clock.monotonic()
+        if (now < self._next_companions and not last) or self.guard.paused():
+            return
+        self._next_companions = now + self.settings.timing.rescan
+        with suppress(OutputError):  # the next file to be written there tells of it
+            for line in self._companions.copy():
+                self._tell(WatchEvent("warning", text=line))
 
     def quarantined(self) -> list[JournalEntry]:
         """The files that are quarantined, but those that are gone from the acquisition folder."""
@@ -192,6 +226,7 @@ class FolderProcessor:
                 self.guard.worked()
                 latency = self._clock.monotonic() - arrival.seen
                 self._record(arrival, content, FileState.DONE, report=json.dumps(summary(result.reports)))
+                self._companions.add(arrival.relative)
                 self._tell(WatchEvent("done", arrival.name, latency=latency, queued=running.queued, outcome=result))
             elif attempts >= self.settings.retries or _hopeless(result):
                 self._quarantine(arrival, content, result.error, running.queued, attempts)

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DefocusError, ErrorCode, InputError, OutputError, is_full
+from .folders import make_folders
 from .walk import walk
 
 PREFIX, SUFFIX = ".defocus-", ".part"
@@ -28,8 +29,10 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
-def commit(target: Path, run: str = "") -> Iterator[Path]:
+def commit(target: Path, run: str = "", like: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on leaving without an error it becomes `target` at once.
+
+    Folders that are missing are made, with no more rights than `like` and those above it have.
 
     A reader of the folder sees the old file or the new one, never a part (promises P2, P3).
     After an exception the temporary is removed and `target` is as it was. After a kill it stays: `run` stands in its
@@ -44,7 +47,7 @@ def commit(target: Path, run: str = "") -> Iterator[Path]:
     owner = f"{_HOST}-{os.getpid()}-{_TOKEN}"
     temporary = target.with_name(f"{PREFIX}{run}{owner}-{uuid.uuid4().hex[:12]}{SUFFIX}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent, target.parent if like is None else like)
         yield temporary
         _sync_file(temporary)
         _replace(temporary, target)

@@ -6,6 +6,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from .walk import walk
+
 _EXPORTS = {
     ".nd2": "in NIS-Elements: File > Export ND Document to TIFF",
     ".czi": "in ZEN: Processing > Image Export > OME-TIFF",
@@ -35,7 +37,7 @@ def other_formats(folder: Path) -> str | None:
     """A line about the files of other formats below a folder that holds no TIFF; None if there are none."""
     found: Counter[str] = Counter()
     seen = 0
-    for _, folders, names in os.walk(folder):
+    for _, folders, names in walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found.update(ending for name in names if (ending := os.path.splitext(name)[1].lower()) in _EXPORTS)
         seen += len(names)
@@ -43,7 +45,7 @@ def other_formats(folder: Path) -> str | None:
             break
     if not found:
         return None
-    ending, count = found.most_common(1)[0]
+    ending = found.most_common(1)[0][0]
     others = ", ".join(f"{number} {one}" for one, number in found.most_common())
     how = _EXPORTS[ending]
-    return f"{folder}: holds no TIFF, but {others}; export {'it' if count == 1 else 'them'} {how}, or use bfconvert"
+    return f"{folder}: holds no TIFF, but {others}; export {'it' if found.total() == 1 else 'them'} {how}, or use bfconvert"

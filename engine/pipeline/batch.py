@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DefocusError, ErrorCode, InputError, OutputError
+from ..files.other_formats import other_formats
 from ..files.patterns import is_wanted
 from ..files.walk import walk
 from .jobs import Job, Outcome, version_record
@@ -277,6 +278,9 @@ def _folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
                 path = root / name
                 yield path, path.relative_to(folder)
     if not found:
+        if (line := other_formats(folder)) is not None:
+            cause, remedy = line.removeprefix(f"{folder}: ").split("; ", 1)
+            raise InputError(folder, cause, remedy, ErrorCode.NOT_TIFF)
         raise InputError(folder, f"holds no file that ends in {', '.join(SUFFIXES)}", "give a folder with TIFF files")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...engine.files.other_formats import other_formats
 from ...engine.pipeline.steps import Stat, stat_of
 from ..clock import SYSTEM_CLOCK, Clock
 from ..tracker import FileTracker
@@ -128,6 +129,7 @@ class FolderWatcher:
         self._polling, self._warn = timing.polling, warn
         self._deafness: str | None = None  # why the system tells of nothing, as was last said
         self._mounted = False
+        self._told_formats = False
         self._identity: tuple[int, int] | None = None
         self._skipped: dict[Path, OSError] = {}
         self._unobserved: Path | None = None  # a subfolder without a watch at the last look
@@ -139,6 +141,9 @@ class FolderWatcher:
             files = self._listed()
             if self._observe():
                 files = self._listed()  # what came between the two has sent no event
+            if not files and not self._told_formats and (line := other_formats(self.folder)):
+                self._warn(line)
+                self._told_formats = True
         except OSError as error:
             if self.reachable:
                 self._warn(f"{self.folder}: cannot be reached ({error.strerror}); waiting for it to come back")

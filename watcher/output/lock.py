@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from ...engine.errors import DefocusError, InputError, OutputError
 from ...engine.files.atomic import make_private, output_error
+from ...engine.files.folders import make_folders
 from ..journal import FOLDER
 
 LOCK, WHO = "daemon.lock", "daemon.json"
@@ -30,9 +31,11 @@ class FolderLock:
         The folder cannot be written.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, like: Path | None = None) -> None:
+        """`like`: the folder whose rights it gets where it has to be made."""
         self._out, self._folder = Path(out), Path(out) / FOLDER
         self._lock = FileLock(self._folder / LOCK, timeout=0, thread_local=False)
+        self._like = self._out if like is None else like
         self._device: int | None = None
 
     def __enter__(self) -> FolderLock:
@@ -65,6 +68,7 @@ class FolderLock:
 
     def _take(self) -> None:
         try:
+            make_folders(self._out, self._like)
             make_private(self._folder)
             if (self._folder / LOCK).is_symlink():
                 (self._folder / LOCK).unlink()  # it would be opened, and cut, elsewhere
