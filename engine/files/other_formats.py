@@ -48,4 +48,5 @@ def other_formats(folder: Path) -> str | None:
     ending = found.most_common(1)[0][0]
     others = ", ".join(f"{number} {one}" for one, number in found.most_common())
     how = _EXPORTS[ending]
-    return f"{folder}: holds no TIFF, but {others}; export {'it' if found.total() == 1 else 'them'} {how}, or use bfconvert"
+    them = "it" if found.total() == 1 else "them"
+    return f"{folder}: holds no TIFF, but {others}; export {them} {how}, or use bfconvert"
