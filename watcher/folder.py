@@ -15,7 +15,7 @@ from ..engine.errors import ChangedError, DefocusError, InputError, OutputError,
 from ..engine.files.companions import Companions
 from ..engine.files.version import digest
 from ..engine.inference.engine import Engine
-from ..engine.pipeline.batch import OWN_OUTPUT, OWN_OUTPUTS, is_done, own_output
+from ..engine.pipeline.batch import OWN_OUTPUTS, is_done, own_output
 from ..engine.pipeline.jobs import Job, Outcome
 from ..engine.pipeline.steps import Stat, stat_of
 from ..engine.quality.report import summary
@@ -78,7 +78,7 @@ class FolderProcessor:
         except OutputError:
             return True  # the next rescan asks again
         if row is not None and row.stat == stat and row.model == self._model and row.state is not FileState.FAILED:
-            done = row.state is FileState.DONE and row.code != OWN_OUTPUT
+            done = row.state is FileState.DONE and row.reason != OWN_OUTPUTS
             if done:
                 self._companions.add(relative)
             if done and not os.path.lexists(self.settings.out / relative):
@@ -187,7 +187,7 @@ class FolderProcessor:
         """Outputs of defocus are never corrected again, whatever folder they lie in; told once a folder."""
         for member, content in zip(running.arrivals, running.digests, strict=True):
             version = (member.name, member.stat, content, self._model)
-            self.journal.record(JournalEntry(*version, FileState.DONE, reason=OWN_OUTPUTS, code=OWN_OUTPUT))
+            self.journal.record(JournalEntry(*version, FileState.DONE, reason=OWN_OUTPUTS))
             self.tracker.drop(member)
             if member.path.parent not in self._own_told:
                 self._own_told.add(member.path.parent)

@@ -16,6 +16,7 @@ from typing import Any
 
 import tifffile
 
+from ..files.version import open_regular
 from .integrity import errors_as_input_error, open_tiff
 from .quiet import quiet_tifffile
 
@@ -50,7 +51,7 @@ class Optics:
 def read_optics(path: str | os.PathLike[str]) -> Optics:
     """The optics that a file tells of; damaged descriptions tell of none. Raises InputError if it is no TIFF."""
     path = Path(path)
-    with errors_as_input_error(path), quiet_tifffile(), open_tiff(path) as tif:
+    with errors_as_input_error(path), quiet_tifffile(), open_regular(path) as file, open_tiff(file) as tif:
         for reader in (_ome, _metaseries, _stk, _imagej):
             try:
                 optics = reader(tif)

@@ -12,6 +12,7 @@ import numpy as np
 import tifffile
 
 from ..errors import InputError
+from ..files.version import open_regular
 from .integrity import errors_as_input_error, open_tiff
 from .quiet import quiet_tifffile
 
@@ -43,7 +44,7 @@ def _png(picture: np.ndarray) -> bytes:
 
 def _plane(path: Path, side: int) -> np.ndarray:
     """The middle page of a file, grey, averaged down to `side` px, float32 (Y, X)."""
-    with errors_as_input_error(path), quiet_tifffile(), open_tiff(path) as tif:
+    with errors_as_input_error(path), quiet_tifffile(), open_regular(path) as file, open_tiff(file) as tif:
         page = tif.pages[len(tif.pages) // 2].aspage()
         if page.size > LARGEST:
             raise InputError(path, "too large for a preview", "look at it in a viewer")
