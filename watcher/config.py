@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 from ..engine.cli import options
 from ..engine.cli.options import DAY, Option
 from ..engine.errors import InputError
+from ..engine.files.companions import COMPANIONS
 from . import settings_file
 from .settings_file import Setting
 
@@ -102,6 +103,7 @@ class Config:
             panel=_FILES,
         ),
     ] = 60.0
+    companions: Annotated[tuple[str, ...], replace(options.COMPANIONS, panel=_FILES)] = COMPANIONS
     all_planes: Annotated[bool, replace(options.ALL_PLANES, panel=_FILES)] = False
     only_defocused: Annotated[bool, replace(options.ONLY_DEFOCUSED, panel=_FILES)] = False
     keep_doubtful: Annotated[str, replace(options.KEEP_DOUBTFUL, panel=_FILES)] = "corrected"
@@ -218,6 +220,7 @@ class Config:
                 keep_days=self.keep_days,
                 channels=Pattern.parse(self.channels) if self.channels else None,
                 partner_wait=self.partner_wait,
+                companions=self.companions,
                 keep_doubtful=self.keep_doubtful == Doubtful.ORIGINAL,
             )
             for folder in self.folders

@@ -118,6 +118,11 @@ ALL_PLANES = Option(
 ONLY_DEFOCUSED = Option(
     "Changes nothing: sharp planes are kept unless --all-planes is given.", flags=("--only-defocused",)
 )
+COMPANIONS = Option(
+    'Names of files to be copied beside the corrected ones; may be repeated; "none": none.',
+    metavar="PATTERN",
+    shown="what Micro-Manager, NDTiff, OME and MetaMorph write",
+)
 KEEP_DOUBTFUL = Option(
     "What is written of a plane whose output is doubtful: the original, or as made.",
     choices=tuple(one.value for one in Doubtful),

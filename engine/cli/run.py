@@ -69,14 +69,7 @@ def run(
             help="Write report.html, sorted by doubt, and report.csv, a row a plane, into this folder.",
         ),
     ] = None,
-    companions: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN",
-            help='Names of files to be copied beside the corrected ones; "none": none.',
-            show_default="what Micro-Manager, NDTiff, OME and MetaMorph write",
-        ),
-    ] = None,
+    companions: Annotated[list[str] | None, options.COMPANIONS.typer()] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
     json_progress: Annotated[
         bool,
