@@ -8,6 +8,7 @@ are rounded and clipped to their range, never wrapped.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +58,17 @@ def check_dtype(dtype: np.dtype, thing: object = "image") -> None:
         )
 
 
-def measure(values: np.ndarray, rule: Percentiles, thing: object = "image") -> Intensity:
+def measure(
+    values: np.ndarray,
+    rule: Percentiles,
+    thing: object = "image",
+    extremes: Callable[[np.ndarray], tuple[float, float]] = extremes,
+) -> Intensity:
     """Find the intensity of a plane (Y, X), or of a whole stack (..., Y, X) of any dtype in `DTYPES`.
 
     The percentiles are exact for 8- and 16-bit integers and interpolate linearly between ranks. Where they coincide
     or lie far closer than more than a few of the brightest pixels (saturated or nearly empty planes), smallest and
-    largest value take their place. An empty array is flat.
+    largest value take their place. An empty array is flat. `extremes` finds these two, or knows them.
 
     Raises
     ------

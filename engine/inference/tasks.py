@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..image.axes import as_groups, channel_axis, check_axes, indices
-from ..image.bands import extremes
-from ..image.hot_pixels import HotPixels, hot_pixels
+from ..image.hot_pixels import HotPixels
 from ..image.memmap import Allocator, in_memory
 from ..image.normalization import Intensity, check_dtype, measure
+from ..image.plane_statistics import PlaneStatistics
 from ..image.tiling import Tile
 from ..model.card import Card
 from .options import Settings
@@ -21,7 +21,8 @@ from .options import Settings
 class ImageRequest(NamedTuple):
     """An image for `Engine.restore_many` and `Engine.submit`; see `Engine.__call__` for each.
 
-    Without `out`, `allocate` says where the result goes, once its turn has come.
+    Without `out`, `allocate` says where the result goes, once its turn has come. What the engine finds out about the
+    planes of `data` it leaves in `statistics`, or takes from there.
     """
 
     data: np.ndarray
@@ -29,6 +30,7 @@ class ImageRequest(NamedTuple):
     name: object = "image"
     out: np.ndarray | None = None
     allocate: Allocator = in_memory
+    statistics: PlaneStatistics | None = None
 
 
 class TileTask(NamedTuple):
@@ -60,7 +62,7 @@ class ImageTask:
         if self.result.shape != self.data.shape or self.result.dtype != self.data.dtype:
             found, wanted = (f"{array.dtype} {array.shape}" for array in (self.result, self.data))
             raise ValueError(f"out is {found}, the image {wanted}")
-        self._card = card
+        self._card, self._statistics = card, image.statistics or PlaneStatistics()
         self._source, self._target = (
             as_groups(array, self._axes, card.channels, self.name) for array in (self.data, self.result)
         )
@@ -82,26 +84,29 @@ class ImageTask:
             return
         height, width = source.shape[-2:]
         tiles = settings.tiles_for(height, width, self._card.multiple)
-        find = self._per_plane if settings.per == "plane" else _PerStack(source, self._axes, self._card, self.name)
+        statistics = self._statistics
+        find = self._per_plane
+        if settings.per == "stack":
+            find = _PerStack(source, self._axes, self._card, self.name, statistics)
         for index in indices(source):
             intensities = find(source[index], index)
             if all(intensity.flat for intensity in intensities):
                 target[index] = source[index]
                 continue
-            hot = tuple(hot_pixels(plane, extremes(plane)) for plane in source[index])
+            hot = tuple(statistics.hot_pixels(plane) for plane in source[index])
             for tile in tiles:
                 yield TileTask(source[index], target[index], intensities, hot, tile)
 
     def _per_plane(self, group: np.ndarray, index: tuple[int, ...]) -> tuple[Intensity, ...]:
         where = f"{self.name} plane {index}" if len(index) and any(index) else self.name
-        return tuple(measure(plane, self._card.intensity, where) for plane in group)
+        return tuple(measure(plane, self._card.intensity, where, self._statistics.extremes) for plane in group)
 
 
 class _PerStack:
     """One intensity for all planes of a stack, but one a channel: dyes have nothing to do with one another."""
 
-    def __init__(self, source: np.ndarray, axes: str, card: Card, name: object) -> None:
-        self._source, self._card, self._name = source, card, name
+    def __init__(self, source: np.ndarray, axes: str, card: Card, name: object, statistics: PlaneStatistics) -> None:
+        self._source, self._card, self._name, self._statistics = source, card, name, statistics
         others = [letter for letter in axes if letter not in "YX"]
         channel = channel_axis(axes)
         # With one channel at a time the channel axis is among the leading ones of (..., 1, Y, X).
@@ -113,11 +118,11 @@ class _PerStack:
         if key not in self._found:
             stack = self._source if self._position is None else self._source[(slice(None),) * self._position + (key,)]
             self._found[key] = tuple(
-                measure(stack[..., channel, :, :], self._card.intensity, self._name)
+                measure(stack[..., channel, :, :], self._card.intensity, self._name, self._statistics.extremes)
                 for channel in range(self._card.channels)
             )
         # A flat plane stays as it is, also among others.
         return tuple(
-            Intensity(intensity.offset, 0.0) if len(set(extremes(plane))) == 1 else intensity
+            Intensity(intensity.offset, 0.0) if len(set(self._statistics.extremes(plane))) == 1 else intensity
             for plane, intensity in zip(group, self._found[key], strict=True)
         )

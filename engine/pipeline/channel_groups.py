@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import ChangedError, DefocusError, ErrorCode, InputError
 from ..image.axes import own_channels
 from ..image.memmap import is_disk_backed
+from ..image.plane_statistics import PlaneStatistics
 from .item import PipelineItem
 from .jobs import Job, Outcome, version_record
 
@@ -45,14 +46,15 @@ def joined(job: Job, parts: Sequence[PipelineItem]) -> PipelineItem:
     for plane, stack in zip(data, stacks, strict=True):
         plane[...] = stack.data
     held = 0 if is_disk_backed(data) else data.nbytes + sum(part.nbytes for part in parts)
-    # The parts look into the one array: their pixels are not held twice.
+    # The parts look into the one array: neither are their pixels held twice, nor their planes measured twice.
+    statistics = PlaneStatistics()
     views = tuple(
-        replace(part, images=(replace(stack, data=plane),))
+        replace(part, images=(replace(stack, data=plane, statistics=statistics),))
         for part, stack, plane in zip(parts, stacks, data, strict=True)
     )
     seconds = {"read": sum(outcome.seconds.get("read", 0.0) for outcome in outcomes)}
     outcome = replace(outcomes[0], job=job, seconds=seconds, others=outcomes[1:])
-    stack = replace(first, data=data, axes=f"C{first.axes}")
+    stack = replace(first, data=data, axes=f"C{first.axes}", statistics=statistics)
     return replace(parts[0], outcome=outcome, images=(stack,), parts=views, nbytes=held)
 
 

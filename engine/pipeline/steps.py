@@ -79,7 +79,10 @@ def read_stage(job: Job, memory: int = 0) -> PipelineItem:
 def requests_of(item: PipelineItem) -> list[ImageRequest]:
     """What of a file the engine is to restore; nothing after an error."""
     name = item.outcome.job.name
-    return [ImageRequest(image.data, image.axes, name, allocate=item.place) for image in item.images]
+    return [
+        ImageRequest(image.data, image.axes, name, allocate=item.place, statistics=image.statistics)
+        for image in item.images
+    ]
 
 
 def infer_stage(item: PipelineItem, engine: Engine, stop: Stopped = lambda: False) -> PipelineItem:
@@ -130,7 +133,7 @@ def write_stage(item: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcome
             start = perf_counter()
             reports: list[PlaneReport] = []
             for number, (image, data) in enumerate(zip(item.images, item.restored, strict=True), 1):
-                plane_reports = assess(image.data, data, image.axes)
+                plane_reports = assess(image.data, data, image.axes, image.statistics)
                 if keep_sharp:
                     plane_reports = keep_sharp_planes(image.data, data, image.axes, plane_reports)
                 if job.keep_doubtful:

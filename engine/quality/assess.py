@@ -8,19 +8,22 @@ from dataclasses import replace
 import numpy as np
 
 from ..image.axes import as_groups
-from ..image.bands import extremes
-from ..image.hot_pixels import hot_pixels
+from ..image.plane_statistics import PlaneStatistics
 from .fidelity import fidelity
 from .focus import focus_score
 from .report import PlaneReport
 
 
-def assess(source: np.ndarray, result: np.ndarray, axes: str) -> tuple[PlaneReport, ...]:
+def assess(
+    source: np.ndarray, result: np.ndarray, axes: str, statistics: PlaneStatistics | None = None
+) -> tuple[PlaneReport, ...]:
     """Report on every plane of an image and of its restored one, both of `axes` and one shape, dtype and unit.
 
-    Planes come in the order of the axes without Y and X. Nothing is changed.
+    Planes come in the order of the axes without Y and X. Nothing is changed. `statistics` are those of `source`, as
+    far as they are known.
     """
-    return tuple(_assess_plane(before, after) for before, after in _plane_pairs(source, result, axes))
+    known = statistics or PlaneStatistics()
+    return tuple(_assess_plane(before, after, known) for before, after in _plane_pairs(source, result, axes))
 
 
 def keep_sharp_planes(
@@ -64,16 +67,16 @@ def _plane_pairs(source: np.ndarray, result: np.ndarray, axes: str) -> list[tupl
     return [(before[index], after[index]) for index in np.ndindex(before.shape[:-2])]
 
 
-def _assess_plane(before: np.ndarray, after: np.ndarray) -> PlaneReport:
-    ends = extremes(before)
+def _assess_plane(before: np.ndarray, after: np.ndarray, statistics: PlaneStatistics) -> PlaneReport:
+    ends = statistics.extremes(before)
     if ends[0] == ends[1]:
         return PlaneReport(copied=True)  # the engine gives flat planes back
-    hot = hot_pixels(before, ends)
-    report = PlaneReport(focus_in=focus_score(before, hot))
+    hot = statistics.hot_pixels(before)
+    report = PlaneReport(focus_in=focus_score(before, hot, ends))
     if report.focus_in is None:
         return report
     report = replace(report, focus_out=focus_score(after, hot))
-    match = fidelity(before, after, hot)
+    match = fidelity(before, after, hot, ends)
     if match is None:
         return report
     return replace(

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..image.bands import extremes
 from ..image.fourier import irfft2, power, rfft2
 from ..image.hot_pixels import HotPixels
 from .focus import SMALLEST, scaled, span, windows
@@ -58,10 +59,13 @@ class Fidelity:
     blur_px: float
 
 
-def fidelity(seen: np.ndarray, restored: np.ndarray, hot: HotPixels = ()) -> Fidelity | None:
+def fidelity(
+    seen: np.ndarray, restored: np.ndarray, hot: HotPixels = (), ends: tuple[float, float] | None = None
+) -> Fidelity | None:
     """Judge a restored plane (Y, X) by the plane that was seen, of the same shape and units, any real dtype.
 
     Large planes are judged by four windows of 768 px; the `hot` pixels of the one that was seen do not count.
+    `ends` are its `extremes`, where they are known.
 
     Returns
     -------
@@ -70,7 +74,7 @@ def fidelity(seen: np.ndarray, restored: np.ndarray, hot: HotPixels = ()) -> Fid
     """
     if min(seen.shape) < 2 * SMALLEST:
         return None
-    scale = span(seen)
+    scale = span(ends or extremes(seen))
     pairs = [
         _Pair.of(one, other, scale)
         for one, other in zip(*(windows(plane, _SIDE, _MOST, hot) for plane in (seen, restored)), strict=True)

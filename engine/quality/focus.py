@@ -28,8 +28,10 @@ _RINGS = 128  # a cycle per pixel
 _NYQUIST = 0.5  # cycles a pixel
 
 
-def focus_score(plane: np.ndarray, hot: HotPixels = ()) -> float | None:
+def focus_score(plane: np.ndarray, hot: HotPixels = (), ends: tuple[float, float] | None = None) -> float | None:
     """Score a plane (Y, X) of any real dtype, finite; its `hot` pixels do not count.
+
+    `ends` are its `extremes`, where they are known.
 
     Returns
     -------
@@ -38,7 +40,7 @@ def focus_score(plane: np.ndarray, hot: HotPixels = ()) -> float | None:
     """
     if min(plane.shape) < SMALLEST:
         return None
-    found, samples, frequency = _spectrum(plane, hot)
+    found, samples, frequency = _spectrum(plane, hot, span(ends or extremes(plane)))
     corner = (frequency > _NYQUIST) & (samples > 0)
     inside = (frequency <= _NYQUIST) & (samples > 0)
     noise = float(np.median(found[corner]))
@@ -63,9 +65,9 @@ def windows(plane: np.ndarray, side: int, most: int, hot: HotPixels = ()) -> Ite
         yield without(plane[y : y + side, x : x + side], (y, x), hot)
 
 
-def span(plane: np.ndarray) -> float:
-    """From the least to the largest value; 1 for a flat plane."""
-    least, most = extremes(plane)
+def span(ends: tuple[float, float]) -> float:
+    """From the least to the largest value of a plane; 1 for a flat one."""
+    least, most = ends
     return most - least or 1.0
 
 
@@ -84,9 +86,9 @@ def _starts(length: int, side: int, most: int) -> list[int]:
     return np.linspace(0, max(length - side, 0), count).round().astype(int).tolist()
 
 
-def _spectrum(plane: np.ndarray, hot: HotPixels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _spectrum(plane: np.ndarray, hot: HotPixels, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean power of each ring, how many samples made it, and its frequency in cycles a pixel."""
-    views = scaled(np.stack(list(windows(plane, _SIDE, _MOST, hot))), span(plane))
+    views = scaled(np.stack(list(windows(plane, _SIDE, _MOST, hot))), scale)
     views -= views.mean(axis=(-2, -1), keepdims=True)
     taper, ring, samples, frequency = _rings(views.shape[1:])
     views = np.multiply(views, taper, dtype=np.float32)

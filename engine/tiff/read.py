@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import ErrorCode, InputError
 from ..files.version import open_regular
 from ..image.memmap import Allocator, drop_resident_pages, in_memory
+from ..image.plane_statistics import PlaneStatistics
 from .decode import ArrayFile, Decoders
 from .integrity import check_complete, check_structure, errors_as_input_error, open_tiff
 from .pages import Page, Structure, contiguous, structure
@@ -56,12 +57,15 @@ class TiffImage:
         Which page holds each plane, in the order of the axes; one page may hold all.
     limit : int or None
         The largest value that a pixel may have, where fewer bits are declared than stored.
+    statistics : PlaneStatistics
+        Of `data`, as far as they have been asked for.
     """
 
     data: np.ndarray
     axes: str
     pages: tuple[Page, ...]
     limit: int | None = None
+    statistics: PlaneStatistics = field(default_factory=PlaneStatistics)
 
     def planes(self, data: np.ndarray) -> np.ndarray:
         """An array like `data` as (planes, separate samples, Z, Y, X, samples of a pixel)."""
