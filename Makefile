@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 DECLARED := pyproject.toml engine/_version.py constraints.txt
 PACKAGE = $(filter-out %/__pycache__,$(wildcard src/defocus/*)) engine watcher training export
-LINK = ln -sfn $(addprefix ../../../,$(PACKAGE)) .venv/package/defocus
+LINK = find .venv/package/defocus -type l -delete && ln -sfn $(addprefix ../../../,$(PACKAGE)) .venv/package/defocus
 
 .PHONY: demo test test-wheel check docs package commands soak soak-30min format bench results compare clean
 

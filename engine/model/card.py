@@ -1,7 +1,4 @@
-"""The card: what a model file says of itself, kept inside the ONNX file under the metadata key "defocus".
-
-It is read from the protobuf wire format directly, so that a model can be judged before (and without) any runtime.
-"""
+"""The card: what a model file says of itself, kept inside the ONNX file under the metadata key "defocus"."""
 
 from __future__ import annotations
 
@@ -16,29 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ErrorCode, ModelError
+from .onnx_metadata import has_external_data, metadata
 
 FORMAT = 1
 KEY = "defocus"
 DEFAULT = "default"
 
-# Field numbers of onnx.ModelProto and StringStringEntryProto (onnx.proto; they never change).
-_GRAPH, _METADATA_PROPS, _ENTRY_KEY, _ENTRY_VALUE = 7, 14, 1, 2
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-# Messages in which a tensor may lie: the number of the field, and what it holds.
-_NESTED = {
-    "model": {7: "graph", 25: "function"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
-    "function": {7: "node"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
-    "sparse tensor": {1: "tensor", 2: "tensor"},
-    "tensor": {13: "external data"},
-}
-_DEEPEST = 50  # messages in one another
-
 # What a card may ask for at most: beyond it a tile would not fit into any memory.
 _MOST_CHANNELS, _MOST_MULTIPLE, _MOST_HALO = 64, 1024, 2048  # the last two in px
-_LONGEST = 1 << 20  # bytes of a metadata entry that are read
 
 _EXPORT = "export it again with defocus-export, or use --model default"
 
@@ -181,9 +163,8 @@ def read_card(path: str | os.PathLike[str]) -> Card:
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for ever
             raise ModelError(path, "not a regular file", "give a model file, or use --model default")
         with open(path, "rb") as file:
-            entries, has_graph = _model_proto(file)
-            size = os.fstat(file.fileno()).st_size
-            if has_graph and _has_external_data(file, 0, size):
+            text, has_graph = metadata(file, KEY)
+            if has_graph and has_external_data(file):
                 cause = "its weights lie in another file, which its hash says nothing about"
                 raise ModelError(path, cause, "save it as a single file: defocus-export does")
             sha256 = _sha256(file)
@@ -197,86 +178,9 @@ def read_card(path: str | os.PathLike[str]) -> Card:
         raise ModelError(path, "not an ONNX file", "give a model made by defocus-export, or --model default") from error
     if not has_graph:
         raise ModelError(path, "not an ONNX file", "give a model made by defocus-export, or --model default")
-    if KEY not in entries:
+    if text is None:
         raise ModelError(path, "an ONNX file, but without a defocus card in its metadata", _EXPORT)
-    return Card.from_json(entries[KEY], path, sha256)
-
-
-def _model_proto(file: BufferedReader) -> tuple[dict[str, bytes], bool]:
-    """The metadata entries of a serialized ModelProto, and whether it holds a graph; ValueError if it is none."""
-    size = os.fstat(file.fileno()).st_size
-    entries: dict[str, bytes] = {}
-    has_graph = False
-    while file.tell() < size:
-        number, wire = divmod(_varint(file), 8)
-        if wire == _VARINT:
-            _varint(file)
-            continue
-        if wire not in (_FIXED64, _BYTES, _FIXED32) or number == 0:
-            raise ValueError("no such wire type")
-        length = {_FIXED64: 8, _FIXED32: 4}.get(wire) or _varint(file)
-        end = file.tell() + length
-        if end > size:
-            raise ValueError("a field runs over the end of the file")
-        has_graph |= number == _GRAPH and wire == _BYTES
-        if number == _METADATA_PROPS and wire == _BYTES:
-            entry = _entry(file, end)
-            entries[entry.get(_ENTRY_KEY, b"").decode()] = entry.get(_ENTRY_VALUE, b"")
-        file.seek(end)
-    return entries, has_graph
-
-
-def _has_external_data(file: BufferedReader, start: int, end: int, message: str = "model", depth: int = 0) -> bool:
-    """Whether a tensor in this message says that its numbers lie in another file."""
-    if depth > _DEEPEST:
-        raise ValueError("messages nested too deeply")
-    file.seek(start)
-    while file.tell() < end:
-        number, wire = divmod(_varint(file), 8)
-        if wire == _VARINT:
-            _varint(file)
-            continue
-        if wire not in (_FIXED64, _BYTES, _FIXED32) or number == 0:
-            raise ValueError("no such wire type")
-        length = {_FIXED64: 8, _FIXED32: 4}.get(wire) or _varint(file)
-        first = file.tell()
-        if first + length > end:
-            raise ValueError("a field runs over the end of its message")
-        inner = _NESTED[message].get(number) if wire == _BYTES else None
-        if inner == "external data" or (inner and _has_external_data(file, first, first + length, inner, depth + 1)):
-            return True
-        file.seek(first + length)
-    return False
-
-
-def _entry(file: BufferedReader, end: int) -> dict[int, bytes]:
-    """The fields of one StringStringEntryProto."""
-    fields = {}
-    while file.tell() < end:
-        number, wire = divmod(_varint(file), 8)
-        if wire != _BYTES:
-            raise ValueError("a metadata entry holds something else than text")
-        length = _varint(file)
-        start = file.tell()
-        if start + length > end:
-            raise ValueError("a field runs over the end of its message")
-        fields[number] = file.read(min(length, _LONGEST + 1))
-        if len(fields[number]) < length and fields.get(_ENTRY_KEY) == KEY.encode():
-            raise ValueError("a card of more than a megabyte")
-        file.seek(start + length)
-    return fields
-
-
-def _varint(file: BufferedReader) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = file.read(1)
-        if not byte:
-            raise ValueError("ends inside a number")
-        value |= (byte[0] & 0x7F) << shift
-        if not byte[0] & 0x80:
-            return value
-    raise ValueError("a number of more than 64 bits")
+    return Card.from_json(text, path, sha256)
 
 
 def is_still(path: Path, card: Card) -> bool:
