@@ -92,7 +92,7 @@ def test_the_wheel_holds_the_rooms_and_the_model(wheel):
         assert f"Provides-Extra: {extra}\n" in metadata
     base = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert not [line for line in base if "onnxruntime" in line or "torch" in line]
-    for command in ("defocus-watch", "defocus-run", "defocus-export", "defocus-train"):
+    for command in ("defocus =", "defocus-watch", "defocus-run", "defocus-export", "defocus-train"):
         assert command in scripts
 
 

@@ -62,7 +62,7 @@ def run(app: typer.Typer) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a file's name must not end a program whose log has another code page
             stream.reconfigure(errors="backslashreplace")
     with one_line_errors():
-        code = app(standalone_mode=False, prog_name=_name())  # typer's own handling would print a box of many lines
+        code = app(standalone_mode=False, prog_name=program())  # typer's own handling would print a box of many lines
         if sys.stdout is not None:
             sys.stdout.flush()  # or a disk that is full is told of by the interpreter, with an exit code of its own
         sys.exit(code if isinstance(code, int) else 0)
@@ -123,15 +123,20 @@ def _give_up_stdout() -> None:
         pass
 
 
-def _name() -> str:
-    """What was typed: defocus-run, or defocus for `python -m defocus`."""
+def program(module: str = "") -> str:
+    """The program as it was called: defocus-run, "defocus run", or defocus for `python -m defocus`.
+
+    `module` is what it is called where a module of it was started: `python -m defocus.engine.cli.run`.
+    """
     path = sys.argv[0] or "defocus"
     name = os.path.basename(path).removesuffix(".exe")
-    return os.path.basename(os.path.dirname(path)) if name == "__main__.py" else name
+    if name == "__main__.py":
+        return os.path.basename(os.path.dirname(path))
+    return module if module and name.endswith(".py") else name
 
 
 def _leave(message: str, code: int) -> NoReturn:
     with suppress(OSError):
-        say(f"{_name()}: {' '.join(message.split())}", err=True)
+        say(f"{program()}: {' '.join(message.split())}", err=True)
     _give_up_stdout()
     raise SystemExit(code) from None

@@ -15,11 +15,13 @@ from typing import Any
 
 import typer.main
 
+from defocus.__main__ import COMMANDS
 from defocus.engine.cli.options import Option
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "commands.md"
-_TABLE = r"(^## {command}\n.*?)(^\| option .*?\n)(?=\n|\Z)"
+_TABLE = r"(^## {command}\n.*?)(^\| {head} .*?\n)(?=\n|\Z)"
+_NO_SCRIPT = {"defocus report": "defocus.engine.cli.report"}  # only a sub-command
 
 
 def modules() -> dict[str, str]:
@@ -76,12 +78,21 @@ def _bounds(option: Any) -> str:
     return f" ({bounds})" if bounds else ""
 
 
+def commands() -> str:
+    """The sub-commands of `defocus` as a Markdown table."""
+    rows = ["| command | the same as | what |", "|---|---|---|"]
+    for name, (_, text) in COMMANDS.items():
+        same = f"`defocus-{name}`" if f"defocus-{name}" in modules() else ""
+        rows.append(f"| `defocus {name}` | {same} | {text} |")
+    return "\n".join(rows) + "\n"
+
+
 def page() -> str:
     """The page with every table as it should be."""
     text = PAGE.read_text(encoding="utf-8")
-    for command, module in modules().items():
-        pattern = _TABLE.format(command=re.escape(command))
-        new = table(module)
+    tables = {command: ("option", table(module)) for command, module in (modules() | _NO_SCRIPT).items()}
+    for command, (head, new) in {"defocus": ("command", commands()), **tables}.items():
+        pattern = _TABLE.format(command=re.escape(command), head=head)
         text, count = re.subn(pattern, lambda found, new=new: found[1] + new, text, count=1, flags=re.M | re.S)
         assert count, f"{PAGE} has no section '## {command}' with a table"
     return text

@@ -1,0 +1,67 @@
+"""`defocus COMMAND ...` and `python -m defocus COMMAND ...`: every command under one name, loaded only when used."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+import typer.core
+import typer.main
+
+from defocus.engine.cli import _app
+
+COMMANDS = {
+    "watch": ("watcher.cli", "Correct every TIFF that arrives in a folder, until stopped."),
+    "run": ("engine.cli.run", "Correct files and folders that are there."),
+    "report": ("engine.cli.report", "Make a report of corrected files."),
+    "doctor": ("engine.cli.doctor", "Show what this machine can run, and why not the rest."),
+    "train": ("training.cli.train", "Train a model of your own."),
+    "data": ("training.cli.data", "Fetch public training images."),
+    "evaluate": ("training.cli.evaluate", "Compare methods on a test suite."),
+    "export": ("export.cli", "Export a model to ONNX, in half precision if wanted."),
+}
+
+
+class _Commands(typer.core.TyperGroup):
+    """Lists the commands without their modules; a command's module is imported when its options are needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return typer.core.TyperCommand(cmd_name, help=COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Where a shell completes the options of a command."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, typer.main.get_command(_module(str(name)).app), rest
+
+
+app = _app.new_app(completion=True, cls=_Commands)
+
+
+@app.callback()
+def defocus(version: _app.Version = False) -> None:
+    """Sharper TIFFs for those that a microscope wrote out of focus.
+
+    Each command is there under a name of its own, too, but for report: defocus-watch is defocus watch.
+    """
+
+
+def _module(name: str) -> Any:
+    return import_module(f"defocus.{COMMANDS[name][0]}")
+
+
+def main() -> None:
+    """The entry point: what follows the name of a command is left to that command, which then says "defocus watch"."""
+    if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+        sys.argv[:2] = [f"defocus {sys.argv[1]}"]
+        _module(sys.argv[0].removeprefix("defocus ")).main()
+    else:
+        _app.run(app)
+
+
+if __name__ == "__main__":
+    main()
