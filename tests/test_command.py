@@ -114,7 +114,7 @@ def test_python_m_defocus_run_and_report_do_what_the_commands_do(tmp_path, tiny_
         assert (done.returncode, done.stderr.count("\n")) == (0, 1)
         called = "defocus-run" if name == "script" else "defocus run"
         assert done.stderr.startswith(f"{called}: 1 done, 0 skipped, 0 failed in ")
-        assert json.loads(done.stdout.splitlines()[0])["output"] == str(out / "a.tif")
+        assert json.loads(done.stdout.splitlines()[0])["target"] == str(out / "a.tif")
         made.append((out / "a.tif").read_bytes())
     assert made[0] == made[1] == made[2]
     assert not np.array_equal(tifffile.imread(tmp_path / "module" / "corrected" / "a.tif"), image)

@@ -123,16 +123,11 @@ def _give_up_stdout() -> None:
         pass
 
 
-def program(module: str = "") -> str:
-    """The program as it was called: defocus-run, "defocus run", or defocus for `python -m defocus`.
-
-    `module` is what it is called where a module of it was started: `python -m defocus.engine.cli.run`.
-    """
+def program() -> str:
+    """The program as it was called: defocus-run, "defocus run", or defocus for `python -m defocus`."""
     path = sys.argv[0] or "defocus"
     name = os.path.basename(path).removesuffix(".exe")
-    if name == "__main__.py":
-        return os.path.basename(os.path.dirname(path))
-    return module if module and name.endswith(".py") else name
+    return os.path.basename(os.path.dirname(path)) if name == "__main__.py" else name
 
 
 def _leave(message: str, code: int) -> NoReturn:

@@ -133,7 +133,7 @@ def run(
         made = Report(report, output)
         counts = shown.all(_noted(results, made))
         for path in made.write():
-            _app.say(f"{_app.program('defocus-run')}: {path}", err=True)
+            _app.say(f"{_app.program()}: {path}", err=True)
     pairs = [(one.source, one.target) for job in jobs for one in job.each()]
     for line in copy_companions(pairs, output, companions or COMPANIONS):
         _app.say(line, err=True)
@@ -185,7 +185,7 @@ class _Shown:
                 counts[result.status.value] += 1
                 self._one(result)
         summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
-        self._console.print(f"{_app.program('defocus-run')}: {summary} in {perf_counter() - start:.1f} s")
+        self._console.print(f"{_app.program()}: {summary} in {perf_counter() - start:.1f} s")
         return counts
 
     def _one(self, result: Result) -> None:

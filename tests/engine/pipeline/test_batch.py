@@ -35,7 +35,7 @@ def folder(tmp_path) -> Path:
 
 
 def program(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "defocus.engine.cli.run", *map(str, arguments)]
+    command = [Path(sys.executable).with_name("defocus-run"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
