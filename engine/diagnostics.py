@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ._version import __version__
-from .errors import DefocusError
+from .errors import DefocusError, old_packages
 from .inference.backends import AUTO, NAMES, backend, open_session
 from .inference.backends.onnx_runtime import providers
 from .inference.backends.tensorrt.plan_cache import PlanCache
@@ -72,11 +72,13 @@ class Picture:
     engines: list[str]
     engine_folder: str
     trials: list[Trial] = field(default_factory=list)
+    old_packages: str = ""  # the one line about packages that are too old
 
     @property
     def healthy(self) -> bool:
         """Whether images can be restored here, and everything tried is right."""
-        return isinstance(self.model, dict) and bool(self.chosen) and all(trial.passes for trial in self.trials)
+        usable = isinstance(self.model, dict) and bool(self.chosen) and not self.old_packages
+        return usable and all(trial.passes for trial in self.trials)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -124,6 +126,7 @@ def examine(
         engines=[str(entry) for entry in cache.entries()],
         engine_folder=str(cache.folder),
         trials=trials,
+        old_packages=str(old_packages() or ""),
     )
 
 
@@ -139,6 +142,8 @@ def lines(picture: Picture) -> list[str]:
         driver = f"driver {gpu['driver']} for CUDA {gpu['cuda']}" if gpu["driver"] else f"driver for CUDA {gpu['cuda']}"
         found.append(f"GPU       {gpu['name']}, {gpu['memory_gib']} GiB, {gpu['sm']}, {driver}")
     found.append("packages  " + ", ".join(f"{name} {number}" for name, number in picture.packages.items()))
+    if picture.old_packages:
+        found.append(f"TOO OLD   {picture.old_packages}")
     found.append(f"providers of ONNX Runtime: {', '.join(picture.providers) or 'none'}")
     model = picture.model
     if isinstance(model, dict):

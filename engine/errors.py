@@ -8,6 +8,8 @@ import unicodedata
 from enum import StrEnum
 from typing import ClassVar
 
+from .installation import install_command, outdated
+
 _PLAIN = re.compile(r"[ -~]*")
 _JOINERS = "\u200c\u200d"  # of Persian and Indic names, and of emoji: they change no order and end no line
 
@@ -169,4 +171,20 @@ class MissingExtraError(DefocusError):
 
     def __init__(self, module: str, extra: str, purpose: str) -> None:
         cause = f"not installed, but needed for {purpose}"
-        super().__init__(module, cause, f'install it with: pip install "defocus[{extra}]"')
+        super().__init__(module, cause, f"install it with: {install_command(extra)}")
+
+
+class OldPackageError(DefocusError):
+    """A package that defocus needs is too old for it; the remedy is the command that upgrades it."""
+
+    default_code = ErrorCode.OLD_PACKAGE
+
+
+def old_packages() -> OldPackageError | None:
+    """Which of the packages that defocus cannot do without are too old, None if all are new enough."""
+    if not (found := outdated()):
+        return None
+    have = ", ".join(f"{name} {version}" for name, (version, _) in found.items())
+    need = ", ".join(f"{name} {least}" for name, (_, least) in found.items())
+    upgrade = " ".join(f'"{name}>={least}"' for name, (_, least) in found.items())
+    return OldPackageError(have, f"too old, defocus needs {need} or newer", f"upgrade with: pip install {upgrade}")

@@ -15,6 +15,7 @@ from ..engine.inference.backends import backend, open_session
 from ..engine.inference.backends.tensorrt.backend import RTX, TENSORRT, TensorRT
 from ..engine.inference.backends.tensorrt.config import Profile, Recipe, usual_profiles
 from ..engine.inference.backends.tensorrt.plan_cache import PlanCache, PlanKey
+from ..engine.installation import install_command
 from ..engine.model.card import Card, model_path, read_card
 from .fp16_check import Run
 
@@ -216,7 +217,7 @@ def _flavour(recipe: Recipe) -> TensorRT:
     if reasons["rtx"] is None or (installed and recipe.capabilities):
         return RTX
     if not installed:
-        raise BackendError("TensorRT", "is not installed", 'install it with: pip install "defocus[rtx]"')
+        raise BackendError("TensorRT", "is not installed", f"install it with: {install_command('rtx')}")
     remedy = "build on the machine with the card, or name its generation: --capability SM89"
     raise BackendError("TensorRT", f"cannot build for a card that is not here ({reasons['rtx']})", remedy)
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .._version import __version__
-from ..errors import DefocusError, is_full, one_line
+from ..errors import DefocusError, is_full, old_packages, one_line
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -53,15 +53,18 @@ def new_app(completion: bool = False, cls: Any = None) -> typer.Typer:
     return _App(cls=cls, add_completion=completion, pretty_exceptions_enable=False, context_settings=helped)
 
 
-def run(app: typer.Typer) -> NoReturn:
+def run(app: typer.Typer, only_new_packages: bool = True) -> NoReturn:
     """Run a command-line application to its exit: the whole body of a `main()`.
 
-    The command's return value, if it is an int, is the exit code.
+    The command's return value, if it is an int, is the exit code. Packages that are too old are told of first, or
+    else each file would be called damaged; a command that tells of them itself switches that off.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name must not end a program whose log has another code page
             stream.reconfigure(errors="backslashreplace")
     with one_line_errors():
+        if only_new_packages and (error := old_packages()):
+            raise error
         code = app(standalone_mode=False, prog_name=program())  # typer's own handling would print a box of many lines
         if sys.stdout is not None:
             sys.stdout.flush()  # or a disk that is full is told of by the interpreter, with an exit code of its own

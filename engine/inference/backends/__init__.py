@@ -17,6 +17,7 @@ import numpy as np
 
 from ...errors import BackendError, MissingExtraError
 from ...image.normalization import Intensity
+from ...installation import install_command
 from ...model.card import Card
 from ..memory import Footprint
 
@@ -213,5 +214,5 @@ def open_session(name: str, path: Path, card: Card, threads: int | None = None) 
         raise MissingExtraError("onnxruntime", "cpu", "running a model")
     reasons = ", ".join(f"{name}: {reason}" for name, reason in rejected_backends.items())
     raise BackendError(
-        "no backend", f"works here ({reasons})", 'reinstall one: pip install --force-reinstall "defocus[cpu]"'
+        "no backend", f"works here ({reasons})", f"reinstall one: {install_command('cpu', options='--force-reinstall')}"
     )

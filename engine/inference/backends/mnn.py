@@ -27,6 +27,7 @@ import numpy as np
 
 from ...errors import BackendError, DefocusError, OutOfMemoryError, first_line
 from ...files.atomic import commit
+from ...installation import install_command
 from ...model.card import Card
 from ..cpu_count import available_cores
 from ..memory import Footprint
@@ -68,7 +69,7 @@ class Mnn:
         return onnx_runtime.CPU.unavailable_reason()
 
     def remedy(self) -> str:
-        return 'install it with: pip install "defocus[mnn]"'
+        return f"install it with: {install_command('mnn')}"
 
     def open(
         self, path: Path, card: Card, threads: int | None = None, say: Callable[[str], None] = on_stderr

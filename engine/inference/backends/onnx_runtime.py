@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import BackendError, ModelError, OutOfMemoryError, first_line
+from ...installation import install_command
 from ...model.card import Card, is_still
 from ..cpu_count import available_cores
 from ..memory import Footprint
@@ -57,7 +58,7 @@ class OnnxRuntime:
 
     def remedy(self) -> str:
         if self.name != "cuda":
-            return 'install it with: pip install "defocus[cpu]"'
+            return f"install it with: {install_command('cpu')}"
         return (
             "install the NVIDIA driver, or use --backend cpu"
             if self.unavailable_reason() == "no NVIDIA driver"

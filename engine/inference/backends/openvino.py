@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import BackendError, ModelError, OutOfMemoryError
 from ...image.tiling import round_up
+from ...installation import install_command
 from ...model.card import Card
 from ..cpu_count import available_cores
 from ..memory import Footprint
@@ -39,7 +40,7 @@ class OpenVino:
         return None
 
     def remedy(self) -> str:
-        return 'install it with: pip install "defocus[openvino]"'
+        return f"install it with: {install_command('openvino')}"
 
     def open(self, path: Path, card: Card, threads: int | None = None) -> Streamed:
         import openvino

@@ -16,10 +16,10 @@ from typing import Protocol
 import numpy as np
 
 from ...errors import BackendError, first_line
+from ...installation import install_command
 
 # In order of preference: the first has graphs.
 _LAYERS = {"cuda.bindings": "bindings_device", "pycuda": "pycuda_device"}
-REMEDY = 'install the device layer with: pip install "defocus[rtx]"'
 
 
 class Event(Protocol):
@@ -188,7 +188,9 @@ def open_device(index: int = 0) -> Device:
             reasons.append(error.cause)
         except Exception as error:  # a broken install fails with whatever the loader says
             reasons.append(f"{package} cannot be used ({first_line(error)})")
-    raise BackendError("GPU", ", ".join(reasons) or str(why_no_layer()), REMEDY)
+    raise BackendError(
+        "GPU", ", ".join(reasons) or str(why_no_layer()), f"install the device layer with: {install_command('rtx')}"
+    )
 
 
 def _installed() -> list[str]:

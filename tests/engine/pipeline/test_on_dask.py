@@ -155,7 +155,7 @@ def test_the_certificates_that_dask_is_configured_with_are_used(tmp_path, monkey
         assert security.tls_ca_file == str(tmp_path / "ca.pem")
         assert security.require_encryption
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    with pytest.raises(MissingExtraError, match=r"defocus\[dask\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[dask\]"):
         on_dask._security()
 
 

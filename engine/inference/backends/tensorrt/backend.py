@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import BackendError, first_line, one_line
+from ....installation import install_command
 from ....model.card import Card, read_card
 from ... import gpu
 from ...gpu.driver import REMEDY, Gpu, find_gpu, why_no_gpu
@@ -54,7 +55,7 @@ class TensorRT:
         reason = self.unavailable_reason()
         if reason in (None, why_no_gpu(self._cuda())):
             return REMEDY
-        return f'install it with: pip install "defocus[{self.name}]", {_OTHER}'
+        return f"install it with: {install_command(self.name)}, {_OTHER}"
 
     def open(self, path: Path, card: Card, threads: int | None = None) -> TensorRTSession:
         """Open an FP16 graph; its engine is built if it is not in the cache."""
@@ -179,7 +180,7 @@ class TensorRT:
     def _load(self) -> Any:
         reason = f"{self.module} is not installed" if not is_installed(self.module) else self._why_no_library()
         if reason:
-            raise BackendError(f"backend {self.name}", reason, f'install it with: pip install "defocus[{self.name}]"')
+            raise BackendError(f"backend {self.name}", reason, f"install it with: {install_command(self.name)}")
         return import_module(self.module)
 
     def _title(self) -> str:

@@ -20,6 +20,7 @@ from defocus.engine.inference.backends.tensorrt.config import Profile, Recipe, u
 from defocus.engine.inference.backends.tensorrt.plan_cache import PlanCache
 from defocus.engine.inference.backends.tensorrt.precision import Precision, inspected, require
 from defocus.engine.inference.gpu import driver
+from defocus.engine.installation import install_command
 from defocus.engine.model.card import model_path, read_card
 
 RTX = backend.RTX
@@ -253,7 +254,7 @@ def test_why_not_names_the_driver(trt, card, fields, reason, remedy):
 def test_why_not_names_what_is_not_installed(monkeypatch, card):
     monkeypatch.setattr(backend, "is_installed", lambda package: False)
     assert backend.TENSORRT.unavailable_reason() == "tensorrt is not installed"
-    assert 'pip install "defocus[tensorrt]"' in backend.TENSORRT.remedy()
+    assert install_command("tensorrt") in backend.TENSORRT.remedy()
 
 
 def test_an_old_tensorrt_is_refused(monkeypatch, card):
