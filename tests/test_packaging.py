@@ -126,5 +126,5 @@ def test_in_an_empty_environment_it_asks_for_a_runtime_and_with_one_it_runs(whee
     assert (corrected.shape, corrected.dtype) == (image.shape, image.dtype)
     assert not np.array_equal(corrected, image)
     # What was not asked for is named with its install command.
-    refused(command("defocus-train", "--simulate", "x", "-o", "y"), f'pip install "{wheel}[train]"')
+    refused(command("defocus-train", "--simulate", acquisition, "-o", "y"), f'pip install "{wheel}[train]"')
     refused(command("defocus-export", "x", "-o", "y.onnx"), f'pip install "{wheel}[train]"')

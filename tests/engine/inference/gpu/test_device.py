@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from defocus.engine.errors import BackendError, OutOfMemoryError
 from defocus.engine.inference import gpu
 from defocus.engine.inference.gpu import driver
+from defocus.engine.installation import install_command
 
 
 def test_the_card_is_described(card):
@@ -73,7 +75,7 @@ def test_no_driver_is_one_line(monkeypatch):
 def test_no_layer_says_what_to_install(monkeypatch):
     monkeypatch.setattr(gpu, "find_spec", lambda name: None)
     assert gpu.why_no_layer() == "neither cuda-bindings nor pycuda is installed"
-    with pytest.raises(BackendError, match=r'neither .*; .*pip install "defocus\[rtx\]"'):
+    with pytest.raises(BackendError, match=r"neither .*; .*" + re.escape(install_command("rtx"))):
         gpu.open_device()
 
 
