@@ -103,6 +103,7 @@ bench: .venv/.develop
 	$(BIN)/python -m benchmarks.speed.latency --files 15
 	$(BIN)/python -m benchmarks.speed.throughput -n 12 --repetitions 3 -o $(BENCH)/throughput.md
 	$(BIN)/python -m benchmarks.speed.stages -n 60 -o $(BENCH)/stages.md
+	$(BIN)/python -m benchmarks.speed.trace -o $(BENCH)/trace.md
 	$(BIN)/python -m benchmarks.speed.concurrency -o $(BENCH)/concurrency.md
 	$(BIN)/python -m benchmarks.speed.stream --files 30 -o $(BENCH)/stream.md
 	$(BIN)/python -m benchmarks.speed.start --repetitions 3 -o $(BENCH)/start.md
