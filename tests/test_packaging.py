@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -94,6 +96,55 @@ def test_the_wheel_holds_the_rooms_and_the_model(wheel):
     assert not [line for line in base if "onnxruntime" in line or "torch" in line]
     for command in ("defocus =", "defocus-watch", "defocus-run", "defocus-export", "defocus-train"):
         assert command in scripts
+
+
+USER_SCRIPT = """\
+import defocus
+import numpy as np
+
+image = np.zeros((2, 64, 64), np.uint16)
+sharp: np.ndarray = defocus.deblur(image, axes="ZYX", model="default", backend="cpu")
+reports: tuple[defocus.PlaneReport, ...]
+sharp, reports = defocus.deblur(image, all_planes=True, report=True)
+reveal_type(defocus.assess(image, sharp, "ZYX")[0].verdict)
+reveal_type(defocus.read_provenance("a.tif"))
+with defocus.Engine.load("default", backend="cpu", tile=512) as engine:
+    sharp = engine(image, "ZYX")
+try:
+    defocus.deblur(image)
+except defocus.InputError as error:
+    reveal_type(error.code)
+"""
+WRONG = {  # each is one error of the checker
+    "defocus.deblur(image, None, 'default')": "No overloads",
+    "defocus.Engine.load('default', 'cpu')": "Expected 1 positional argument",
+    "defocus.deblur(image, rapport=True)": "No overloads",
+    "defocus.assess(image)": '"after"',
+    "number: int = defocus.deblur(image)": '"int"',
+}
+
+
+def test_a_users_script_is_type_checked_against_the_wheel(wheel, tmp_path):
+    pytest.importorskip("pyright")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    assert (tmp_path / "site" / "defocus" / "py.typed").exists()
+    (tmp_path / "script.py").write_text(USER_SCRIPT + "\n".join(WRONG) + "\n")
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"extraPaths": ["site"], "include": ["script.py"]}))
+    line = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", tmp_path]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600)
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    told = [one["message"] for one in found if one["severity"] == "information"]
+    assert [re.sub(r"^Type of .* is ", "", text).strip('"') for text in told] == [
+        "str",
+        "dict[str, Any] | None",
+        "ErrorCode",
+    ]
+    first = USER_SCRIPT.count("\n")
+    errors = [one for one in found if one["severity"] == "error"]
+    assert [one["range"]["start"]["line"] - first for one in errors] == list(range(len(WRONG))), errors
+    for one, says in zip(errors, WRONG.values(), strict=True):
+        assert says in one["message"]
 
 
 def test_in_an_empty_environment_it_asks_for_a_runtime_and_with_one_it_runs(wheel, tmp_path):

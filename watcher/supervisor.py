@@ -100,7 +100,7 @@ def _engine(config: Config) -> Engine:
     from ..engine.inference.engine import Engine
 
     threads, memory = config.threads or None, round(config.memory * 1e9)
-    return Engine.load(config.model, config.backend, threads=threads, memory=memory)
+    return Engine.load(config.model, backend=config.backend, threads=threads, memory=memory)
 
 
 def _watch(

@@ -83,7 +83,7 @@ def _input(acquisition: Path, files: dict[str, Written]) -> list[str]:
 def _pixels(acquisition: Path, out: Path, names: list[str], model: str, backend: str) -> list[str]:
     """Each output against what the engine makes of its input as it is now."""
     found = []
-    with Engine.load(model, backend) as engine:
+    with Engine.load(model, backend=backend) as engine:
         for name in names:
             try:
                 stack = read_tiff(acquisition / name)

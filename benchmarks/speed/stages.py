@@ -61,7 +61,7 @@ def repetition(model: Path, source: Path, backend: str) -> Repetition:
     """Measure the stages and the batch once."""
     card = read_card(model)
     with tempfile.TemporaryDirectory() as folder:
-        with Engine.load(model, backend) as engine:
+        with Engine.load(model, backend=backend) as engine:
             jobs = find([source], Path(folder) / "one")
             process(jobs[0], engine)
             total: Counter[str] = Counter()
@@ -73,7 +73,7 @@ def repetition(model: Path, source: Path, backend: str) -> Repetition:
                 total.update(outcome.seconds)
             processor = time.process_time() - processor
         jobs = find([source], Path(folder) / "batch")
-        engine = Engine.load(model, backend)
+        engine = Engine.load(model, backend=backend)
         start = time.perf_counter()
         results = list(restore(jobs, card, lambda: engine))
         batch = time.perf_counter() - start
@@ -102,7 +102,7 @@ def in_processes(model: Path, backend: str, jobs: Sequence[Job]) -> float:
 def _begin(model: Path, backend: str, job: Job, start: Any) -> None:
     """In a process of its own: open the engine on one thread, send a file through it, and wait for the others."""
     global _engine
-    _engine = Engine.load(model, backend, threads=1)
+    _engine = Engine.load(model, backend=backend, threads=1)
     _share([replace(job, target=job.target.with_name(f"warm{os.getpid()}.tif"))])
     start.wait()
 

@@ -86,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for name in options.backend or ["cpu", "openvino", "mnn"]:
-        with tempfile.TemporaryDirectory() as folder, Engine.load(options.model, name) as engine:
+        with tempfile.TemporaryDirectory() as folder, Engine.load(options.model, backend=name) as engine:
             paths = write_files(Path(folder), options.n)
             repetition(engine, paths[:2], Path(folder))
             runs = [repetition(engine, paths, Path(folder)) for _ in range(options.repetitions)]

@@ -111,7 +111,7 @@ def run(
         from ..inference.engine import Engine
 
         per = "stack" if per_stack else "plane"
-        engine = Engine.load(model, backend, tile, halo, per, threads, memory=memory)
+        engine = Engine.load(model, backend=backend, tile=tile, halo=halo, per=per, threads=threads, memory=memory)
         engine.progress = shown.within
         return engine
 

@@ -70,6 +70,7 @@ class Engine:
     def load(
         cls,
         model: str | os.PathLike[str] = DEFAULT,
+        *,
         backend: str = AUTO,
         tile: int | None = None,
         halo: int | None = None,

@@ -140,7 +140,15 @@ def _load(task: Task) -> Engine:
     found = read_card(task.model).sha256
     if found != task.sha256:
         raise InputError(task.model, "is another model on this worker", "put the same file there, or on a share")
-    return Engine.load(task.model, task.backend, task.tile, task.halo, task.per, task.threads, memory=task.memory)
+    return Engine.load(
+        task.model,
+        backend=task.backend,
+        tile=task.tile,
+        halo=task.halo,
+        per=task.per,
+        threads=task.threads,
+        memory=task.memory,
+    )
 
 
 _ENGINE: CachedEngine[Task] = CachedEngine(_load)

@@ -28,7 +28,13 @@ _MOST = 1 << 26  # bytes
 
 
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What `write_tiff` recorded in a file, or None if we did not write it. Raises InputError as `read_tiff`."""
+    """What defocus recorded in an output: model, settings, source, reports of its planes. None if it did not write it.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or is no TIFF.
+    """
     path = Path(path)
     with errors_as_input_error(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size

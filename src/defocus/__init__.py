@@ -28,8 +28,10 @@ from defocus.engine.errors import (
 )
 
 if TYPE_CHECKING:
-    from defocus.engine.api import deblur
+    from defocus.engine.api import assess, deblur
     from defocus.engine.inference.engine import Engine
+    from defocus.engine.quality.report import PlaneReport
+    from defocus.engine.tiff.provenance import read_provenance
 
 __all__ = [
     "BackendError",
@@ -40,10 +42,19 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "OutputError",
+    "PlaneReport",
     "__version__",
+    "assess",
     "deblur",
+    "read_provenance",
 ]
-_LAZY = {"Engine": "engine.inference.engine", "deblur": "engine.api"}  # numpy comes with them: only when used
+_LAZY = {  # numpy comes with them: only when used
+    "Engine": "engine.inference.engine",
+    "PlaneReport": "engine.quality.report",
+    "assess": "engine.api",
+    "deblur": "engine.api",
+    "read_provenance": "engine.tiff.provenance",
+}
 
 
 def __getattr__(name: str) -> Any:

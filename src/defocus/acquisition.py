@@ -63,18 +63,15 @@ def process(engine: Engine | None, image: np.ndarray, event: Any = None, all_pla
     DefocusError
         What an engine raises: `InputError` for a dtype or shape that it does not take.
     """
-    from defocus.engine.quality.focus import focus_score
-    from defocus.engine.quality.report import PlaneReport
-
     if engine is None:
-        return Frame(image, None, PlaneReport(focus_in=focus_score(image)), event)
-    from defocus.engine.quality.assess import assess, keep_sharp_planes
+        from defocus.engine.quality.focus import focus_score
+        from defocus.engine.quality.report import PlaneReport
 
-    restored = engine(image, "YX")
-    reports = assess(image, restored, "YX")
-    if not all_planes:
-        reports = keep_sharp_planes(image, restored, "YX", reports)
-    return Frame(image, restored, reports[0], event)
+        return Frame(image, None, PlaneReport(focus_in=focus_score(image)), event)
+    from defocus.engine.api import restore
+
+    restored, (report,) = restore(engine, image, "YX", all_planes)
+    return Frame(image, restored, report, event)
 
 
 def frame_processor(engine: Engine, all_planes: bool = False) -> Callable[..., Any]:

@@ -11,8 +11,8 @@ from magicgui.widgets import CheckBox, ComboBox, Container, Label, ProgressBar, 
 from napari.layers import Image
 from superqt.utils import create_worker  # napari.qt.threading wraps it, and its wrapper cannot take an error (0.9.2)
 
+from defocus.engine.api import restore
 from defocus.engine.errors import DefocusError
-from defocus.engine.quality.assess import assess, keep_sharp_planes
 
 if TYPE_CHECKING:
     import napari
@@ -109,9 +109,9 @@ class RestoreWidget(Container):
         planes, reports = [], {}
         for number, index in enumerate(indices):
             seen = np.asarray(layer.data[index])  # pyright: ignore[reportArgumentType]
-            plane = self._engine(seen, axes, name=f"{layer.name} {index or ''}".strip())
-            found = assess(seen, plane, axes)
-            reports[index] = list(found if sharp_too else keep_sharp_planes(seen, plane, axes, found))
+            name = f"{layer.name} {index or ''}".strip()
+            plane, found = restore(self._engine, seen, axes, sharp_too, name)
+            reports[index] = list(found)
             planes.append(plane)
             yield number + 1
         shape = planes[0].shape

@@ -92,7 +92,7 @@ def test_they_come_back_and_change_nothing_else(tiny_model, plane, tile, value):
     hot = heated(plane, value)
     cold = without(hot, (0, 0), hot_in(hot))
     stack, clean = np.stack([hot, plane]), np.stack([cold, plane])
-    with Engine.load(tiny_model, "cpu", tile=tile) as engine:
+    with Engine.load(tiny_model, backend="cpu", tile=tile) as engine:
         restored, expected = engine(stack), engine(clean)
     np.testing.assert_array_equal(restored[0][tuple(zip(*PLACES, strict=True))], value)
     assert (np.abs(restored.astype(int) - expected) > 1).sum() == len(PLACES)
@@ -100,7 +100,7 @@ def test_they_come_back_and_change_nothing_else(tiny_model, plane, tile, value):
 
 def test_where_the_session_converts_the_counts_it_is_the_same(tiny_model, plane, monkeypatch):
     """As on a card. Here the conversion is the host's, so bits can be compared."""
-    with Engine.load(tiny_model, "cpu", threads=1) as engine:
+    with Engine.load(tiny_model, backend="cpu", threads=1) as engine:
         session = type(engine._sessions.session)
 
         def run_uint16(self, batch, intensities):

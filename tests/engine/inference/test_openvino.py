@@ -83,7 +83,7 @@ def test_a_signal_after_two_engines_have_gone_in_their_order(tiny_model):
     code = """
 import os, signal, sys
 from defocus import Engine
-first, second = (Engine.load(sys.argv[1], "openvino") for _ in range(2))
+first, second = (Engine.load(sys.argv[1], backend="openvino") for _ in range(2))
 for engine in (first, second):
     engine.close()
 del engine, first, second

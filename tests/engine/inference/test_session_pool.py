@@ -28,14 +28,14 @@ def test_side_by_side_gives_the_same_bits(tiny_model, stack, backend):
     module = {"cpu": "onnxruntime", "openvino": "openvino", "mnn": "MNN"}[backend]
     pytest.importorskip(module, reason=f'needs {module}: pip install ".[{backend}]"')
     with (
-        Engine.load(tiny_model, backend, threads=2, streams=1) as one,
-        Engine.load(tiny_model, backend, threads=2, streams=2) as two,
+        Engine.load(tiny_model, backend=backend, threads=2, streams=1) as one,
+        Engine.load(tiny_model, backend=backend, threads=2, streams=2) as two,
     ):
         assert np.array_equal(two(stack), one(stack))
         assert np.array_equal(two(stack[0]), one(stack[0]))
     with (
-        Engine.load(tiny_model, backend, tile=64, threads=3, streams=1) as one,
-        Engine.load(tiny_model, backend, tile=64, threads=3, streams=3) as three,
+        Engine.load(tiny_model, backend=backend, tile=64, threads=3, streams=1) as one,
+        Engine.load(tiny_model, backend=backend, tile=64, threads=3, streams=3) as three,
     ):
         assert np.array_equal(three(stack), one(stack))
 
@@ -74,7 +74,7 @@ def test_without_memory_for_both_they_go_one_by_one(tiny_model, stack):
 def test_a_model_that_was_replaced_meanwhile_is_not_opened_again(tiny_model, stack, tmp_path):
     model = tmp_path / "model.onnx"
     shutil.copy(tiny_model, model)
-    with Engine.load(model, "cpu", threads=2) as engine:
+    with Engine.load(model, backend="cpu", threads=2) as engine:
         expected = engine(stack[:1])
         model.write_bytes(b"another one")
         assert np.array_equal(engine(stack)[:1], expected)
