@@ -14,8 +14,9 @@ _BELOW_NORMAL = 0x4000  # BELOW_NORMAL_PRIORITY_CLASS
 def lower_priority() -> None:
     """Lower the priority of this process.
 
-    On Linux that of its session, too: where the kernel groups sessions (autogroup), niceness counts only within one.
-    What cannot be lowered stays as it is.
+    Where Linux groups sessions (autogroup), niceness counts only within one. So a process that leads its session (a
+    service, setsid) lowers that of the session, too. The session of a user's shell is left as it is: it would stay low
+    after this process has ended. What cannot be lowered stays as it is.
     """
     if sys.platform == "win32":
         import ctypes
@@ -30,6 +31,6 @@ def lower_priority() -> None:
     for thread in threads:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, thread, max(NICE, here))
-    if sys.platform == "linux":
+    if sys.platform == "linux" and os.getsid(0) == os.getpid():
         with suppress(OSError):
             Path("/proc/self/autogroup").write_text(str(NICE), encoding="ascii")

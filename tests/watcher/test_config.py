@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -191,10 +194,26 @@ def test_the_acquisition_comes_first_unless_asked_otherwise(folders, start, opti
     pid = watching.process.pid
     found = [os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir(f"/proc/{pid}/task")]
     assert set(found) == {max(here, nice)}
-    autogroup = Path(f"/proc/{pid}/autogroup")
-    if autogroup.exists() and nice == 10:
-        assert "nice 10" in autogroup.read_text()
     assert watching.stop() == 0
+
+
+SERVICE = ("-c", "import os; os.setsid(); from defocus.watcher.cli import main; main()")
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="sessions are not grouped here")
+def test_low_priority_lowers_a_session_of_its_own_but_not_that_of_a_shell(folders, start):
+    watching = start(program=SERVICE).ready()
+    assert Path(f"/proc/{watching.process.pid}/autogroup").read_text().endswith(" nice 10\n")
+    assert watching.stop() == 0
+    # A new session, led by a shell that goes on after the command.
+    lower = "from defocus.watcher.priority import lower_priority as l; l(); import os; print(os.nice(0))"
+    shell = f"cat /proc/self/autogroup; {shlex.join([sys.executable, '-c', lower])}; cat /proc/self/autogroup"
+    line = ["sh", "-c", shell]
+    done = subprocess.run(line, start_new_session=True, capture_output=True, text=True, timeout=60, check=True)
+    before, nice, after = done.stdout.splitlines()
+    assert before == after
+    assert before.endswith(" nice 0")
+    assert int(nice) >= 10
 
 
 def test_help_names_panels_breaks_at_words_and_takes_the_short_form():
