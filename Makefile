@@ -6,7 +6,7 @@ DECLARED := pyproject.toml engine/_version.py constraints.txt
 PACKAGE = $(filter-out %/__pycache__,$(wildcard src/defocus/*)) engine watcher training export
 LINK = find .venv/package/defocus -type l -delete && ln -sfn $(addprefix ../../../,$(PACKAGE)) .venv/package/defocus
 
-.PHONY: demo test test-wheel check docs package commands soak soak-30min format bench results compare clean
+.PHONY: demo test test-quick coverage test-wheel check docs package commands soak soak-30min format bench results compare clean
 
 demo: .venv/.demo
 	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
@@ -15,7 +15,20 @@ demo: .venv/.demo
 test: .venv/.develop
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
-# The same against the wheel, in an environment that takes all but defocus from .venv.
+# Between two edits: no process is started, nothing sleeps, PyTorch is not loaded (tests/conftest.py sees to that).
+test-quick: .venv/.develop
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m quick -n 2
+
+# Fails below 90 % of the branches of engine/ and watcher/; the processes that tests start are followed.
+coverage: .venv/.develop
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not slow" $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage json --quiet -o .venv/coverage.json
+	$(BIN)/coverage report --skip-covered
+	$(BIN)/python -m tests.helpers.branches .venv/coverage.json 90
+
+# What make test runs, against the wheel, in an environment that takes all but defocus from .venv.
 test-wheel: .venv/.develop
 	rm -rf .venv/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w .venv/wheel/dist .

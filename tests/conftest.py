@@ -2,15 +2,65 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
+import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY_HALO = 16  # the receptive field of two 3x3 convolutions is 2 px; 16 keeps the tile origins on the multiple
+# What stands in the text of a module or fixture that may start a process, sleep, or load PyTorch, which takes seconds.
+NOT_QUICK = re.compile(
+    r"subprocess|multiprocessing|ProcessPool|Popen|os\.fork|sleep\(|playwright|\bdistributed\b|\bdask\b"
+    r"|\"mnn\"|\btorch\b|\blightning\b|\bimport\b.*\b(Watching|Configured|command)\b|Watching\("
+)
+STARTS_OR_SLEEPS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "time.sleep"}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import, for `make test-quick`, what it does not run: PyTorch would come with it."""
+    if config.option.markexpr == "quick" and collection_path.match("test_*.py"):
+        return bool(NOT_QUICK.search(_text(collection_path))) or None
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `quick` what starts no process, does not sleep and does not compute for seconds."""
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009  of pytest's own
+        texts = [_text(item.path), *(_text(one.func) for found in fixtures for one in found)]
+        long = item.get_closest_marker("slow") or item.get_closest_marker("seconds")
+        if not long and not any(map(NOT_QUICK.search, texts)):
+            item.add_marker("quick")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_means_quick(request: pytest.FixtureRequest) -> None:
+    """In `make test-quick`, a test that starts a process nevertheless fails (or, from Python 3.13, one that sleeps)."""
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in STARTS_OR_SLEEPS and "ldconfig" not in str(arguments):  # with which ctypes looks for CUDA
+            raise AssertionError(f"{event}{arguments} in a test that is marked quick")
+
+    if request.config.option.markexpr == "quick":
+        sys.addaudithook(refuse)
+
+
+@cache
+def _text(source: Any) -> str:
+    if isinstance(source, Path):
+        return source.read_text(encoding="utf-8")
+    try:
+        return inspect.getsource(source)
+    except (OSError, TypeError):  # built in
+        return ""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -122,6 +122,7 @@ def test_an_acquisition_of_pymmcore_plus_is_measured_beside_it(refocus):
     assert connection.processed == 3
 
 
+@pytest.mark.seconds
 def test_a_drifting_stage_is_brought_back_by_the_blur_of_its_frames(refocus):
     distances, moves = refocus.run(frames=9, drift_um=4.0)
     assert moves >= 1

@@ -17,6 +17,8 @@ from defocus.engine.image.normalization import measure
 from defocus.engine.model.card import model_path, read_card
 from defocus.export.bioimageio import write_package
 
+pytestmark = pytest.mark.seconds
+
 
 def predicted(package, plane: np.ndarray) -> np.ndarray:
     """A plane (Y, X) of counts through bioimageio.core, in units of its range."""

@@ -16,6 +16,8 @@ from defocus.training.evaluation.heldout import CAMERA, counts_pair, held_out_fi
 from defocus.training.evaluation.metrics import psnr
 from defocus.training.physics.specimen import draw_cells
 
+pytestmark = pytest.mark.seconds
+
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:

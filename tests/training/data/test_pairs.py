@@ -195,6 +195,7 @@ def test_stacks_that_cannot_be_used_are_refused(tmp_path, case):
         pairs_from_stacks(tmp_path / case, **options)
 
 
+@pytest.mark.seconds
 def test_the_real_bead_stacks(shared_data):
     pairs = pairs_from_stacks(shared_data / "beads", "{field}_z{z}.tif", 5.0, distances=[10, 20])
     assert len(pairs) == 16  # 4 stacks, z05 the sharpest of each, planes at -20, -10, 10 and 20 um
