@@ -121,11 +121,10 @@ def read_directory(file: BinaryIO, form: Form, size: int, pointer: int, name: st
     (offset,) = form.link.unpack(file.read(form.link.size))
     if not offset:
         return None
-    file.seek(offset)
-    start = file.read(form.count.size)
-    if len(start) < form.count.size:
+    if offset + form.count.size > size:  # no file is as long as a 64-bit offset may say, and seek would say so
         raise DamagedError(f"truncated: {name} lies beyond the end of the file", ErrorCode.TRUNCATED)
-    (count,) = form.count.unpack(start)
+    file.seek(offset)
+    (count,) = form.count.unpack(file.read(form.count.size))
     first, length = offset + form.count.size, count * form.entry.size
     if first + length + form.link.size > size:
         raise DamagedError(f"truncated: it ends inside the directory of {name}", ErrorCode.TRUNCATED)

@@ -90,9 +90,10 @@ def plan(
         )
     groups: dict[tuple[object, ...], list[Page]] = {}
     plans = []
-    described = {page for plan, _ in series for page in plan.pages}
+    described = set[Page]()
     for plan, _ in series:
-        if all(page in wanted for page in plan.pages):
+        if all(page in wanted for page in plan.pages):  # else its good pages are planes of no stated meaning
+            described.update(plan.pages)
             if "Y" not in plan.axes or "X" not in plan.axes:
                 cause = f"has no Y and X axes (its axes are {plan.axes})"
                 raise InputError(path, cause, "save it with axes that name Y and X", ErrorCode.UNSUPPORTED)
@@ -150,7 +151,7 @@ def _why_not(page: Page, decoders: Decoders, path: Path) -> InputError | None:
         return InputError(
             path, f"colours stored as {name} are not supported", "save it as grey or RGB", ErrorCode.UNSUPPORTED
         )
-    if page.number(317, 1) not in (1, 2, 3) or len(page.offsets) < page.segments:
+    if page.number(317, 1) not in (1, 2, 3) or len(page.offsets) < page.segments or not _agree(page, decoder):
         return InputError(
             path,
             f"{page.name} is stored in a way that cannot be written back",
@@ -158,6 +159,16 @@ def _why_not(page: Page, decoders: Decoders, path: Path) -> InputError | None:
             ErrorCode.UNSUPPORTED,
         )
     return None
+
+
+def _agree(page: Page, decoder: tifffile.TiffPage) -> bool:
+    """Whether tifffile, which decodes a page, takes its tags as we do; it need not where they are damaged."""
+    decoded = (decoder.imagedepth, decoder.imagelength, decoder.imagewidth, decoder.samplesperpixel)
+    stored = (decoder.compression, decoder.predictor, decoder.fillorder, decoder.planarconfig != 1)
+    ours = (page.compression, page.number(317, 1), page.number(266, 1), page.planar)
+    return decoded == (page.depth, page.length, page.width, page.samples) and (
+        stored[: 4 if page.samples > 1 else 3] == ours[: 4 if page.samples > 1 else 3]
+    )
 
 
 def _ramp(page: Page) -> bool:

@@ -194,10 +194,10 @@ class _Copy:
         if _LSM not in self._source.structure.pages[0].directory.tags or page.compression == 1:
             self._numbers(page, (325, 279), page.counts, counts)
         if convert:
-            self._number(page, 259, _DEFLATE)
+            self._replace_numbers(page, 259, _DEFLATE)
             if page.photometric == 6:
-                self._number(page, 262, 2)
-                self._number(page, 530, 1)  # colours are no longer stored at half their size
+                self._replace_numbers(page, 262, 2)
+                self._replace_numbers(page, 530, 1, 1)  # colours are no longer stored at half their size
 
     def _segment(
         self, page: Page, number: int, before: np.ndarray, after: np.ndarray, encode: Encode, convert: bool
@@ -263,10 +263,10 @@ class _Copy:
         code = codes[0] if page.tiled and codes[0] in page.directory.tags else codes[1]
         self._tag(page, page.directory.tags.get(code), after, code)
 
-    def _number(self, page: Page, code: int, number: int) -> None:
+    def _replace_numbers(self, page: Page, code: int, *numbers: int) -> None:
         entry = page.directory.tags.get(code)
         if entry is not None:
-            self._tag(page, entry, np.full(entry.count, number))
+            self._tag(page, entry, np.array(numbers))
 
     def _tag(self, page: Page, entry: Entry | None, numbers: np.ndarray, code: int = 0) -> None:
         """Other numbers of a tag: in their place, or in a copy of the directory if they do not fit there."""

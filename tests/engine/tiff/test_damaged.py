@@ -295,3 +295,37 @@ print(isinstance(error, InputError), error)
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.tif")], capture_output=True, text=True)
     assert done.stdout.startswith("False "), done.stdout + done.stderr
     assert "not enough file descriptors for reading it" in done.stdout
+
+
+def overwrite_number(path: Path, page: int, code: int, number: int) -> None:
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages[page].aspage().tags[code].overwrite(number)
+
+
+def test_the_good_pages_of_a_described_stack_are_corrected_beside_a_bad_one(tmp_path):
+    path = tmp_path / "a.tif"
+    data = counts(3, 20, 24)
+    tifffile.imwrite(path, data, imagej=True, compression="lzw", predictor=True, metadata={"axes": "ZYX"})
+    overwrite_number(path, 1, 317, 32767)
+    (image,) = read_tiff(path).images
+    assert image.axes == "IYX"
+    np.testing.assert_array_equal(image.data, data[[0, 2]])
+
+
+@pytest.mark.parametrize("number", [0, 2049])
+def test_a_planar_configuration_of_no_meaning_is_refused(number, tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, counts(20, 24, 3, dtype="uint8"), photometric="rgb", compression="zlib", metadata=None)
+    overwrite_number(path, 0, 284, number)
+    with pytest.raises(InputError, match="cannot be written back"):
+        read_tiff(path)
+
+
+def test_an_offset_beyond_all_files_is_no_fault_of_the_disk(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, counts(20, 24), bigtiff=True)
+    with open(path, "r+b") as file:
+        file.seek(8)
+        file.write(b"\xff" * 8)
+    with pytest.raises(InputError, match="page 0 lies beyond the end of the file"):
+        read_tiff(path)
