@@ -133,7 +133,7 @@ from defocus.engine.pipeline.steps import process
 source, target, model, memory, room = sys.argv[1:]
 def held():
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1])
-with Engine.load(model, backend="cpu", threads=1) as engine:
+with Engine.load(model, backend="cpu", threads=1, memory=100_000_000) as engine:  # of its tiles
     small = Path(source).with_name("small.tif")
     assert process(Job(small, Path(target).with_name("small.tif")), engine, keep_sharp=False).error is None
     resource.setrlimit(resource.RLIMIT_DATA, (held() + int(room), resource.RLIM_INFINITY))
