@@ -79,9 +79,9 @@ def test_the_quick_look_finds_what_importlib_finds():
     needed = [one for one in metadata.requires("defocus") or [] if ";" not in one]
     assert len(needed) > 5
     names = [one.split(">=")[0] for one in needed]
-    folder = Path(str(metadata.distribution("defocus").locate_file("")))
     assert outdated() == {}
     for name in names:  # what it reads, read by the other
+        folder = Path(str(metadata.distribution(name).locate_file("")))
         assert (folder / f"{name.replace('-', '_')}-{metadata.version(name)}.dist-info").is_dir()
 
 
