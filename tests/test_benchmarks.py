@@ -53,6 +53,7 @@ def test_a_changed_graph_computes_the_same(change):
         "speed.stack -n 3 --size 128 96 --repetitions 1",
         "speed.memory --files 1 --side 3000 --backend cpu",
         "speed.dask_scaling -n 2 --tasks 200",
+        "speed.tiff_io --commit . -n 1 --planes 3 --repetitions 1",
         "speed.trace --commit . --repetitions 1",
         "speed.graph --repetitions 1 --side 64 64 --only planes",
     ],

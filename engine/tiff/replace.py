@@ -290,6 +290,6 @@ class _Copy:
         self._file.seek(offset)
         step = _BLOCK // pixels.dtype.itemsize
         for start in range(0, flat.size, step):
-            self._file.write(flat[start : start + step].astype(stored).tobytes())
+            self._file.write(np.ascontiguousarray(flat[start : start + step], stored).view(np.uint8).data)
             if is_disk_backed(pixels):
                 drop_resident_pages(pixels)
