@@ -62,11 +62,15 @@ def replace_pixels(
             raise ValueError(f"{have} cannot take the place of {need}")
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
     with open(os.open(path, flags, 0o666 & source.mode), "w+b") as file, quiet_tifffile():
-        for start in range(0, len(source.bytes), _BLOCK):
-            part: Any = source.bytes[start : start + _BLOCK]
-            file.write(part)
-            drop_resident_pages(source.bytes)
         copy = _Copy(source, file)
+        at = 0
+        for begin, stop in [*sorted(copy.overwritten()), (len(source.bytes), len(source.bytes))]:
+            file.seek(at)
+            for start in range(at, begin, _BLOCK):
+                part: Any = source.bytes[start : min(start + _BLOCK, begin)]
+                file.write(part)
+                drop_resident_pages(source.bytes)
+            at = stop
         for image, data in zip(source.images, restored, strict=True):
             copy.replace(image, data)
         copy.finish(provenance)
@@ -113,6 +117,23 @@ class _Copy:
             self._alone[page] = alone[at : at + len(part)]
             at += len(part)
 
+    def overwritten(self) -> list[tuple[int, int]]:
+        """The bytes [start, stop) that `replace` writes whether they change or not: no need to copy them before."""
+        found = []
+        for image in self._source.images:
+            planes = image.planes(image.data)
+            if len(image.pages) < len(planes):
+                start = int(image.pages[0].offsets[0])
+                found.append((start, start + image.data.nbytes))
+            else:
+                pages = [page for page in image.pages if self._in_place(page, planes[0].nbytes)]
+                found += [(int(page.offsets[0]), int(page.offsets[0]) + page.nbytes) for page in pages]
+        return found
+
+    def _in_place(self, page: Page, nbytes: int) -> bool:
+        """Whether the pixels of a plane are written over those of a page as they are."""
+        return contiguous(page) and nbytes == page.nbytes and bool(self._alone[page].all())
+
     def replace(self, image: TiffImage, restored: np.ndarray) -> None:
         """Put other pixels in the place of an image's, and of its reduced copies."""
         before, after = image.planes(image.data), image.planes(restored)
@@ -121,13 +142,14 @@ class _Copy:
             if not self._alone[page].all():
                 cause = "its planes overlap other parts of the file"
                 raise InputError(self._source.path, cause, "save it anew", ErrorCode.UNSUPPORTED)
-            for number, (old, new) in enumerate(zip(before, after, strict=True)):
-                if not same(old, new):
-                    self._pixels(int(page.offsets[0]) + number * page.nbytes, new)
+            for number, new in enumerate(after):
+                self._pixels(int(page.offsets[0]) + number * page.nbytes, new)
             self._extremes(page, image.data, restored)
             return
         for page, old, new in zip(image.pages, before, after, strict=True):
             if same(old, new):
+                if self._in_place(page, new.nbytes):
+                    self._pixels(int(page.offsets[0]), new)
                 continue
             self._page(page, old, new)
             for small, full in self._source.levels:
@@ -167,7 +189,7 @@ class _Copy:
     def _page(self, page: Page, before: np.ndarray, after: np.ndarray) -> None:
         """Other pixels of a page, both arrays (separate samples, Z, Y, X, samples)."""
         self._extremes(page, before, after)
-        if contiguous(page) and after.nbytes == page.nbytes and self._alone[page].all():
+        if self._in_place(page, after.nbytes):
             self._pixels(int(page.offsets[0]), after)
             return
         convert = page.compression not in LOSSLESS
