@@ -193,7 +193,7 @@ def _bytes(file: Any, size: int, path: Path, place: Allocator) -> np.ndarray:
 def _image(found: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, place: Allocator) -> TiffImage:
     """Read the pixels of an image: a view of the file's own bytes where they lie there as in an array."""
     page, dtype, count = plan.pages[0], plan.dtype, prod(plan.shape)
-    if len(plan.pages) == 1 and contiguous(page) and corrected_samples(page) == page.samples:
+    if _as_an_array(plan.pages) and corrected_samples(page) == page.samples:
         start = int(page.offsets[0])
         native = dtype.newbyteorder(found.form.order).isnative or dtype.itemsize == 1
         if native and (raw.ctypes.data + start) % dtype.itemsize == 0:
@@ -219,6 +219,12 @@ def _image(found: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, pl
                 decoders.read(one, plane)
             drop_resident_pages(raw, data)
     return TiffImage(data, plan.axes, plan.pages, _kept(plan, data))
+
+
+def _as_an_array(pages: tuple[Page, ...]) -> bool:
+    """Whether the pixels of pages lie one behind the other, in order and without gaps."""
+    start, size = int(pages[0].offsets[0]) if len(pages[0].offsets) else 0, pages[0].nbytes
+    return all(contiguous(page) and page.offsets[0] == start + n * size for n, page in enumerate(pages))
 
 
 def _kept(plan: Plan, data: np.ndarray) -> int | None:
