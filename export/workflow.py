@@ -13,7 +13,7 @@ from ..engine.errors import BackendError, InputError, MissingExtraError, ModelEr
 from ..engine.files.atomic import output_error
 from ..engine.inference.backends import backend, open_session
 from ..engine.inference.backends.tensorrt.backend import RTX, TENSORRT, TensorRT
-from ..engine.inference.backends.tensorrt.config import Profile, Recipe, usual_profiles
+from ..engine.inference.backends.tensorrt.config import BuildConfig, Profile, usual_profiles
 from ..engine.inference.backends.tensorrt.plan_cache import PlanCache, PlanKey
 from ..engine.installation import install_command
 from ..engine.model.card import Card, model_path, read_card
@@ -188,8 +188,8 @@ def export_fp16(
 def build_engine(model: Path, texts: Sequence[str], tell: Tell, **settings: object) -> PlanKey:
     """Build the TensorRT engine of an FP16 model into the user's cache.
 
-    `texts` are profiles (`Profile.parse`), () for the usual ones; `settings` are fields of `Recipe`. TensorRT is taken
-    where it runs, else TensorRT for RTX, which needs no GPU if `capabilities` are given.
+    `texts` are profiles (`Profile.parse`), () for the usual ones; `settings` are fields of `BuildConfig`. TensorRT is
+    taken where it runs, else TensorRT for RTX, which needs no GPU if `capabilities` are given.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def build_engine(model: Path, texts: Sequence[str], tell: Tell, **settings: obje
     """
     card = read_card(model)
     profiles = tuple(Profile.parse(text, card) for text in texts) or usual_profiles(card)
-    recipe = replace(Recipe(profiles), **settings)  # type: ignore[arg-type]
+    recipe = replace(BuildConfig(profiles), **settings)  # type: ignore[arg-type]
     key = _flavour(recipe).build_ahead(model, recipe, say=tell)
     tell(f"engine {key.digest} of {model.name} is in {PlanCache().folder}")
     return key
@@ -209,7 +209,7 @@ def source_file(source: str) -> Path:
     return model_path(source)
 
 
-def _flavour(recipe: Recipe) -> TensorRT:
+def _flavour(recipe: BuildConfig) -> TensorRT:
     reasons = {one.name: one.unavailable_reason() for one in (TENSORRT, RTX)}
     if reasons["tensorrt"] is None:
         return TENSORRT

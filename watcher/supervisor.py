@@ -108,7 +108,7 @@ def _watch(
 ) -> int:
     """One stretch of watching with the same settings; `started` is set once nothing can keep it from watching."""
     from .notify import Notifier
-    from .status.page import Page
+    from .status.page import StatusPage
     from .status.previews import MEMORY as PREVIEWS
 
     settings = config.daemon_settings(once)
@@ -117,7 +117,7 @@ def _watch(
     check_folders(settings.folders)
     display = _display(config)
     with ExitStack() as stack:
-        page = Page.of(config, settings.folders, health)
+        page = StatusPage.of(config, settings.folders, health)
         if page is not None:  # before the model is loaded: whoever looks sees that it starts
             stack.enter_context(page)
             display.say(f"status page at {page.address}")

@@ -22,7 +22,7 @@ from .cpu_count import available_cores
 from .fallback import Fallback, reopening
 from .memory import MEMORY
 from .options import Settings, settings_for
-from .request_queue import CancelToken, RequestQueue, Restoration
+from .request_queue import CancelToken, RequestQueue, RestorationFuture
 from .session_pool import SessionPool
 from .tasks import ImageRequest, ImageTask, TileTask
 from .tile_runner import Batch
@@ -202,7 +202,7 @@ class Engine:
                 drop_frames(error)
         return [task.result if isinstance(task, ImageTask) else task for task in tasks]
 
-    def submit(self, images: Sequence[ImageRequest], token: CancelToken | None = None) -> Restoration:
+    def submit(self, images: Sequence[ImageRequest], token: CancelToken | None = None) -> RestorationFuture:
         """Restore images of one file beside those that others submit; may be called from any thread.
 
         What is submitted alone has the engine to itself; what waits together shares it, a stream each, and batches

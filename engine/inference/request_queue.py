@@ -27,7 +27,7 @@ class CancelToken:
         return self.abandoned or self._requested()
 
 
-class Restoration(Future[list[np.ndarray]]):
+class RestorationFuture(Future[list[np.ndarray]]):
     """Images that were submitted together, and their future. `seconds`: how long the engine took, once it is done."""
 
     def __init__(self, requests: Sequence[ImageRequest], token: CancelToken) -> None:
@@ -67,13 +67,13 @@ class RequestQueue:
 
     def __init__(self, restore: Restore, settings: Callable[[], Settings], threads: Executor) -> None:
         self._restore, self._settings, self._threads = restore, settings, threads
-        self._pending: deque[Restoration] = deque()
-        self._retries: deque[list[Restoration]] = deque()  # refused by a stream, and may do with the whole engine
+        self._pending: deque[RestorationFuture] = deque()
+        self._retries: deque[list[RestorationFuture]] = deque()  # refused by a stream, and may do with the whole engine
         self._running, self._exclusive = 0, False
         self._lock = threading.Lock()
 
-    def submit(self, requests: Sequence[ImageRequest], token: CancelToken) -> Restoration:
-        restoration = Restoration(requests, token)
+    def submit(self, requests: Sequence[ImageRequest], token: CancelToken) -> RestorationFuture:
+        restoration = RestorationFuture(requests, token)
         with self._lock:
             self._pending.append(restoration)
             self._dispatch()
@@ -94,7 +94,7 @@ class RequestQueue:
             self._running += 1
             self._threads.submit(self._run, group, self._exclusive)
 
-    def _next_group(self, batch: int) -> list[Restoration]:
+    def _next_group(self, batch: int) -> list[RestorationFuture]:
         """The next images, and those of the same shape behind them as far as a batch holds them."""
         first = self._pending.popleft()
         group, planes = [first], first.planes
@@ -103,7 +103,7 @@ class RequestQueue:
             planes += group[-1].planes
         return group
 
-    def _run(self, group: list[Restoration], exclusive: bool) -> None:
+    def _run(self, group: list[RestorationFuture], exclusive: bool) -> None:
         group = [restoration for restoration in group if restoration.may_begin()]
         requests = [request for restoration in group for request in restoration.requests]
         start = perf_counter()

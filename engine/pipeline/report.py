@@ -19,7 +19,7 @@ from ..files.atomic import commit, output_error
 from ..files.walk import walk
 from ..quality.overview import FileOverview, overview, plane_report, verdict_of
 from ..quality.report import summary
-from ..tiff.optics import Optics, read_optics
+from ..tiff.optics import RecordedOptics, read_optics
 from ..tiff.preview import previews
 from ..tiff.read import read_provenance
 from .batch import SUFFIXES, Result, Status
@@ -64,7 +64,7 @@ class ReportedFile:
     planes: list[dict[str, Any]] | dict[str, Any] = field(default_factory=list)
     before: Path | None = None
     after: Path | None = None
-    optics: Optics = field(default_factory=Optics)
+    optics: RecordedOptics = field(default_factory=RecordedOptics)
     error: str = ""
 
     @property
@@ -157,11 +157,11 @@ def _of_record(record: Mapping[str, Any], target: Path, name: str, status: str, 
     return ReportedFile(name, status, planes, source if same else None, target, _optics(target))
 
 
-def _optics(path: Path) -> Optics:
+def _optics(path: Path) -> RecordedOptics:
     try:
         return read_optics(path)
     except DefocusError:
-        return Optics()
+        return RecordedOptics()
 
 
 def _order(one: ReportedFile) -> tuple[int, float, str]:

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from ..image.memmap import drop_resident_pages
-from .pages import Page
+from .pages import ImagePage
 
 WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 
@@ -52,7 +52,7 @@ class Decoders:
         self._tif, self.bytes = tif, raw
         self._known: dict[tuple[object, ...], tifffile.TiffPage] = {}
 
-    def of(self, page: Page) -> tifffile.TiffPage:
+    def of(self, page: ImagePage) -> tifffile.TiffPage:
         """tifffile's page that decodes this one, too."""
         found = self._known.get(page.storage)
         if found is None:
@@ -60,7 +60,7 @@ class Decoders:
             found = self._known[page.storage] = tifffile.TiffPage(self._tif, index=1)
         return found
 
-    def segment(self, page: Page, number: int) -> tuple[np.ndarray | None, tuple[int, ...], tuple[int, ...]]:
+    def segment(self, page: ImagePage, number: int) -> tuple[np.ndarray | None, tuple[int, ...], tuple[int, ...]]:
         """A strip or tile (Z, Y, X, samples), None for a sparse one, with its place and its shape in full."""
         decoder = self.of(page)
         data = None
@@ -69,7 +69,7 @@ class Decoders:
             data = self.bytes[start : start + int(page.counts[number])].tobytes()
         return decoder.decode(data, number, jpegtables=decoder.jpegtables)
 
-    def read(self, page: Page, out: np.ndarray) -> None:
+    def read(self, page: ImagePage, out: np.ndarray) -> None:
         """Decode a page into (separate samples, Z, Y, X, samples), which may lack the last samples of a pixel."""
         self.of(page).init_decode()
         wanted = range(page.segments)

@@ -54,7 +54,7 @@ class Form(NamedTuple):
         return 2**64 if self.big else 2**32
 
 
-class Entry(NamedTuple):
+class TagEntry(NamedTuple):
     """A tag: `position` is that of its entry, `start` that of its value, in the entry or elsewhere."""
 
     code: int
@@ -83,17 +83,17 @@ class Directory:
 
     offset: int
     pointer: int
-    entries: tuple[Entry, ...]
+    entries: tuple[TagEntry, ...]
     link: int
     next: int
     raw: bytes
 
     @cached_property
-    def tags(self) -> dict[int, Entry]:
+    def tags(self) -> dict[int, TagEntry]:
         """By code; of duplicates the first."""
         return {entry.code: entry for entry in reversed(self.entries)}
 
-    def inline(self, entry: Entry, order: str) -> tuple[int, ...]:
+    def inline(self, entry: TagEntry, order: str) -> tuple[int, ...]:
         """The numbers that stand in an entry itself."""
         begin = entry.start - self.entries[0].position
         return tuple(np.frombuffer(self.raw, order + _NUMBERS[entry.kind], entry.count, begin).tolist())
@@ -136,7 +136,7 @@ def read_directory(file: BinaryIO, form: Form, size: int, pointer: int, name: st
         if not inline and value + nbytes > size:
             raise DamagedError(f"truncated: tag {code} of {name} lies beyond the end of the file", ErrorCode.TRUNCATED)
         at = position + form.entry.size - room if inline else value
-        entries.append(Entry(code, kind, values, position, at, inline))
+        entries.append(TagEntry(code, kind, values, position, at, inline))
     (following,) = form.link.unpack(raw[length:])
     return Directory(offset, pointer, tuple(entries), first + length, following, raw)
 
@@ -182,7 +182,7 @@ def below(
             yield found
 
 
-def values(file: BinaryIO, form: Form, entry: Entry) -> np.ndarray:
+def values(file: BinaryIO, form: Form, entry: TagEntry) -> np.ndarray:
     """The numbers of a tag, native; rationals and text have none. Raises DamagedError."""
     dtype = _NUMBERS.get(entry.kind)
     if dtype is None:
@@ -191,7 +191,7 @@ def values(file: BinaryIO, form: Form, entry: Entry) -> np.ndarray:
     return found.astype(found.dtype.newbyteorder("="))
 
 
-def content(file: BinaryIO, entry: Entry) -> bytes:
+def content(file: BinaryIO, entry: TagEntry) -> bytes:
     """The bytes of a tag's value. Raises DamagedError if they are not there."""
     file.seek(entry.start)
     found = file.read(entry.nbytes)
@@ -200,7 +200,7 @@ def content(file: BinaryIO, entry: Entry) -> bytes:
     return found
 
 
-def holds(entry: Entry, numbers: np.ndarray) -> bool:
+def holds(entry: TagEntry, numbers: np.ndarray) -> bool:
     """Whether a tag's type holds such numbers, and as many of them."""
     dtype = np.dtype(_NUMBERS.get(entry.kind, "u1"))
     if len(numbers) != entry.count or dtype.kind == "f" or entry.kind not in _NUMBERS:
@@ -209,7 +209,7 @@ def holds(entry: Entry, numbers: np.ndarray) -> bool:
     return not len(numbers) or (int(numbers.min()) >= limits.min and int(numbers.max()) <= limits.max)
 
 
-def patch(file: BinaryIO, form: Form, entry: Entry, numbers: np.ndarray) -> None:
+def patch(file: BinaryIO, form: Form, entry: TagEntry, numbers: np.ndarray) -> None:
     """Write other numbers in the place of a tag's."""
     file.seek(entry.start)
     file.write(np.asarray(numbers).astype(form.order + _NUMBERS[entry.kind]).tobytes())

@@ -9,14 +9,14 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from .pages import LOSSLESS, Page
+from .pages import LOSSLESS, ImagePage
 
 _LERC, _PACKBITS = 34887, 32773
 
 Encode = Callable[[np.ndarray], bytes]
 
 
-def encoder(page: Page, compression: int, order: Literal["<", ">"]) -> Encode:
+def encoder(page: ImagePage, compression: int, order: Literal["<", ">"]) -> Encode:
     """A function that encodes pixels (Z, Y, X, samples) of a strip or tile as the page's tags say."""
     predictor, bits = page.number(317, 1), page.bits
     reverse = page.number(266, 1) == 2
@@ -59,14 +59,14 @@ def _packed(pixels: np.ndarray, bits: int) -> bytes:
     return b"".join(packed)
 
 
-def picked(full: np.ndarray, small: Page) -> np.ndarray:
+def picked(full: np.ndarray, small: ImagePage) -> np.ndarray:
     """Every n-th pixel of every n-th row, as many as a reduced copy has."""
     rows = np.minimum(np.arange(small.length) * max(1, round(full.shape[2] / small.length)), full.shape[2] - 1)
     columns = np.minimum(np.arange(small.width) * max(1, round(full.shape[3] / small.width)), full.shape[3] - 1)
     return full[:, :, rows][:, :, :, columns]
 
 
-def means(full: np.ndarray, small: Page) -> np.ndarray:
+def means(full: np.ndarray, small: ImagePage) -> np.ndarray:
     """Means of the pixels that each one of a reduced copy stands for."""
     out = np.empty((*full.shape[:2], small.length, small.width, full.shape[4]), full.dtype)
     rows = np.arange(small.length + 1) * full.shape[2] // small.length

@@ -26,7 +26,7 @@ _MEDIA = {"air": 1.0, "water": 1.333, "waterdipping": 1.333, "glycerol": 1.47, "
 
 
 @dataclass(frozen=True)
-class Optics:
+class RecordedOptics:
     """Size of a pixel in the specimen (um), numerical aperture and refractive index; None: not known."""
 
     pixel_size_um: float | None = None
@@ -48,7 +48,7 @@ class Optics:
         return self.pixel_size_um * math.sqrt(index**2 - self.na**2) / self.na
 
 
-def read_optics(path: str | os.PathLike[str]) -> Optics:
+def read_optics(path: str | os.PathLike[str]) -> RecordedOptics:
     """The optics that a file tells of; damaged descriptions tell of none. Raises InputError if it is no TIFF."""
     path = Path(path)
     with errors_as_input_error(path), quiet_tifffile(), open_regular(path) as file, open_tiff(file) as tif:
@@ -57,12 +57,12 @@ def read_optics(path: str | os.PathLike[str]) -> Optics:
                 optics = reader(tif)
             except Exception:  # whatever somebody wrote there, the image is not to blame
                 optics = None
-            if optics is not None and optics != Optics():
+            if optics is not None and optics != RecordedOptics():
                 return optics
-    return Optics()
+    return RecordedOptics()
 
 
-def _ome(tif: tifffile.TiffFile) -> Optics | None:
+def _ome(tif: tifffile.TiffFile) -> RecordedOptics | None:
     if not tif.ome_metadata:
         return None
     root: Any = tifffile.xml2dict(tif.ome_metadata).get("OME", {})
@@ -80,10 +80,10 @@ def _ome(tif: tifffile.TiffFile) -> Optics | None:
     objective = next((one for one in objectives if one.get("ID") == chosen.get("ID")), None)
     objective = objective or (objectives[0] if len(objectives) == 1 else {})
     index = _positive(chosen.get("RefractiveIndex")) or _MEDIA.get(str(objective.get("Immersion", "")).lower())
-    return Optics(size * scale if size and scale else None, _positive(objective.get("LensNA")), index)
+    return RecordedOptics(size * scale if size and scale else None, _positive(objective.get("LensNA")), index)
 
 
-def _metaseries(tif: tifffile.TiffFile) -> Optics | None:
+def _metaseries(tif: tifffile.TiffFile) -> RecordedOptics | None:
     metadata: Any = tif.metaseries_metadata
     if not metadata:
         return None
@@ -91,23 +91,23 @@ def _metaseries(tif: tifffile.TiffFile) -> Optics | None:
     unit = str(plane.get("spatial-calibration-units", "um")).lower()
     size, scale = _positive(plane.get("spatial-calibration-x")), _UM.get(unit)
     calibrated = plane.get("spatial-calibration-state", True) not in (False, "off")
-    return Optics(
+    return RecordedOptics(
         size * scale if size and scale and calibrated else None,
         _positive(plane.get("_MagNA_")),
         _positive(plane.get("_MagRI_")),
     )
 
 
-def _stk(tif: tifffile.TiffFile) -> Optics | None:
+def _stk(tif: tifffile.TiffFile) -> RecordedOptics | None:
     metadata: Any = tif.stk_metadata
     if not metadata:
         return None
     size = _positive(metadata.get("XCalibration"))
     scale = _UM.get(str(metadata.get("CalibrationUnits", "um")).strip("\0 ").lower())
-    return Optics(size * scale if size and scale else None, _positive(metadata.get("_MagNA_")))
+    return RecordedOptics(size * scale if size and scale else None, _positive(metadata.get("_MagNA_")))
 
 
-def _imagej(tif: tifffile.TiffFile) -> Optics | None:
+def _imagej(tif: tifffile.TiffFile) -> RecordedOptics | None:
     metadata: Any = tif.imagej_metadata
     if not metadata:
         return None
@@ -116,7 +116,7 @@ def _imagej(tif: tifffile.TiffFile) -> Optics | None:
     if scale is None or resolution is None:
         return None
     pixels, units = resolution.value
-    return Optics(_positive(scale * units / pixels) if pixels else None)
+    return RecordedOptics(_positive(scale * units / pixels) if pixels else None)
 
 
 def _index_of(na: float) -> float:

@@ -30,7 +30,7 @@ _SINGLE = (256, 257, 259, 262, 277, 284, 317, 322, 323, 32997, 32998)
 
 
 @dataclass(frozen=True, eq=False)
-class Page:
+class ImagePage:
     """A page: shape and storage of its pixels, and where its strips or tiles lie (`offsets`, `counts`, in bytes)."""
 
     directory: Directory
@@ -39,8 +39,8 @@ class Page:
     offsets: np.ndarray
     counts: np.ndarray
     storage: tuple[object, ...]
-    parent: Page | None = None
-    children: list[Page] = field(default_factory=list)
+    parent: ImagePage | None = None
+    children: list[ImagePage] = field(default_factory=list)
 
     def number(self, code: int, default: int) -> int:
         found = self.numbers.get(code, ())
@@ -128,11 +128,11 @@ class Structure:
 
     form: Form
     size: int
-    pages: tuple[Page, ...]
+    pages: tuple[ImagePage, ...]
     others: tuple[Directory, ...]
 
     @property
-    def every(self) -> Iterator[Page]:
+    def every(self) -> Iterator[ImagePage]:
         """Pages and, after each, those below it."""
         for page in self.pages:
             yield page
@@ -167,7 +167,9 @@ def structure(file: BinaryIO, size: int, path: Path) -> Structure:
         raise InputError(path, error.cause, remedy, error.code) from error
 
 
-def _page(file: BinaryIO, form: Form, size: int, directory: Directory, name: str, parent: Page | None) -> Page:
+def _page(
+    file: BinaryIO, form: Form, size: int, directory: Directory, name: str, parent: ImagePage | None
+) -> ImagePage:
     numbers: dict[int, tuple[int, ...]] = {}
     storage: list[object] = []
     for code in _STORAGE:
@@ -188,13 +190,13 @@ def _page(file: BinaryIO, form: Form, size: int, directory: Directory, name: str
         entry = directory.tags.get(one if tiled and one in directory.tags else other)
         return np.zeros(0, np.int64) if entry is None else values(file, form, entry).astype(np.int64)
 
-    page = Page(directory, name, numbers, places(324, 273), places(325, 279), tuple(storage), parent)
+    page = ImagePage(directory, name, numbers, places(324, 273), places(325, 279), tuple(storage), parent)
     if not len(page.counts) and len(page.offsets):
         return _counted(page, size)
     return page
 
 
-def _counted(page: Page, size: int) -> Page:
+def _counted(page: ImagePage, size: int) -> ImagePage:
     """A page that does not say how long its strips are: as long as their pixels, or up to what comes next."""
     if page.compression == 1 and page.width and page.length and not page.tiled:
         row = -(-page.width * (1 if page.planar else page.samples) * page.bits // 8)
@@ -205,10 +207,10 @@ def _counted(page: Page, size: int) -> Page:
     else:
         after = np.unique([*page.offsets, page.directory.offset, size])
         counts = np.array([after[after > offset][0] - offset if offset < size else 0 for offset in page.offsets])
-    return Page(page.directory, page.name, page.numbers, page.offsets, counts, page.storage, page.parent)
+    return ImagePage(page.directory, page.name, page.numbers, page.offsets, counts, page.storage, page.parent)
 
 
-def _lsm(pages: list[Page], size: int) -> list[Page]:
+def _lsm(pages: list[ImagePage], size: int) -> list[ImagePage]:
     """Zeiss LSM says of compressed strips how long they were before: they end where something else begins."""
     if size >= 2**32:
         raise DamagedError("a Zeiss LSM file beyond 4 GB, whose offsets wrap around", ErrorCode.UNSUPPORTED)
@@ -221,12 +223,12 @@ def _lsm(pages: list[Page], size: int) -> list[Page]:
         ends = starts[np.minimum(np.searchsorted(starts, page.offsets, side="right"), len(starts) - 1)]
         counts = ends - page.offsets if page.compression != 1 else page.counts
         made.append(
-            Page(page.directory, page.name, page.numbers, page.offsets, counts, page.storage, None, page.children)
+            ImagePage(page.directory, page.name, page.numbers, page.offsets, counts, page.storage, None, page.children)
         )
     return made
 
 
-def check_page(page: Page, size: int, path: Path) -> None:
+def check_page(page: ImagePage, size: int, path: Path) -> None:
     """Raise InputError unless all strips or tiles that a page says it has lie in the file, and can hold its pixels."""
     offsets, counts, name = page.offsets, page.counts, page.name
     if page.width < 1 or page.length < 1:
@@ -250,7 +252,7 @@ def check_page(page: Page, size: int, path: Path) -> None:
         raise InputError(path, f"truncated: {name} has fewer bytes than pixels", WAIT, ErrorCode.TRUNCATED)
 
 
-def planes_below(page: Page, file: BinaryIO, size: int) -> tuple[int, int]:
+def planes_below(page: ImagePage, file: BinaryIO, size: int) -> tuple[int, int]:
     """How many planes lie under one directory, and how many it names: MetaMorph's STK, ImageJ beyond 4 GB.
 
     They lie behind one another from the first one's place on. None are "there" if the file ends among them; one, if
@@ -277,7 +279,7 @@ def planes_below(page: Page, file: BinaryIO, size: int) -> tuple[int, int]:
     return int(behind <= _SLACK), named
 
 
-def contiguous(page: Page) -> bool:
+def contiguous(page: ImagePage) -> bool:
     """Whether its pixels lie in the file as in an array, in order and without gaps."""
     depth, length, width = page.segment
     whole = ((length, width) == (page.length, page.width) and depth == page.depth) or not page.tiled

@@ -19,7 +19,7 @@ from ..errors import ErrorCode, InputError
 from ..image.normalization import check_dtype
 from .decode import Decoders
 from .directories import content
-from .pages import LOSSLESS, Page, Structure, contiguous, planes_below
+from .pages import LOSSLESS, ImagePage, Structure, contiguous, planes_below
 
 _ALPHA = (1, 2)  # of ExtraSamples
 _SLIDES = ("svs", "scn", "qpi", "bif", "philips", "avs")  # formats whose levels only tifffile's series tell
@@ -32,19 +32,19 @@ _TYPE = "convert it to 8 or 16 bits"
 class Plan:
     """An image before its pixels are read."""
 
-    pages: tuple[Page, ...]
+    pages: tuple[ImagePage, ...]
     axes: str
     shape: tuple[int, ...]
     dtype: np.dtype
     limit: int | None = None
 
 
-def page_shape(page: Page, samples: int) -> tuple[int, int, int, int, int]:
+def page_shape(page: ImagePage, samples: int) -> tuple[int, int, int, int, int]:
     separate, joint = (samples, 1) if page.planar else (1, samples)
     return separate, page.depth, page.length, page.width, joint
 
 
-def corrected_samples(page: Page) -> int:
+def corrected_samples(page: ImagePage) -> int:
     """How many of a pixel's samples are grey values or colours; alpha comes after them."""
     if page.photometric in (2, 6):
         return min(3, page.samples)
@@ -55,7 +55,7 @@ def corrected_samples(page: Page) -> int:
 
 def plan(
     found: Structure, file: BinaryIO, tif: tifffile.TiffFile, decoders: Decoders, path: Path
-) -> tuple[list[Plan], tuple[tuple[Page, Page], ...], tuple[str, ...]]:
+) -> tuple[list[Plan], tuple[tuple[ImagePage, ImagePage], ...], tuple[str, ...]]:
     """The images to correct, the reduced copies of their pages, and what is to be said. Raises InputError if none."""
     if tif.is_ndpi:
         raise InputError(
@@ -65,7 +65,7 @@ def plan(
     every = [page for page in found.every if len(page.offsets)]
     grey = any(page.compression in LOSSLESS and page.samples == 1 and page.bits >= 8 for page in every)
 
-    def reason(page: Page) -> InputError | None:
+    def reason(page: ImagePage) -> InputError | None:
         if page.storage not in reasons:
             lossy = page.compression not in LOSSLESS
             beside = InputError(path, f"{page.name} is a preview", "give the image itself", ErrorCode.UNSUPPORTED)
@@ -88,9 +88,9 @@ def plan(
             "give the image itself",
             ErrorCode.UNSUPPORTED,
         )
-    groups: dict[tuple[object, ...], list[Page]] = {}
+    groups: dict[tuple[object, ...], list[ImagePage]] = {}
     plans = []
-    described = set[Page]()
+    described = set[ImagePage]()
     for plan, _ in series:
         if all(page in wanted for page in plan.pages):  # else its good pages are planes of no stated meaning
             described.update(plan.pages)
@@ -113,7 +113,7 @@ def plan(
     return plans, kept, tuple(_notes(plans, refused, decoders))
 
 
-def _notes(plans: list[Plan], refused: list[tuple[Page, InputError]], decoders: Decoders) -> Iterator[str]:
+def _notes(plans: list[Plan], refused: list[tuple[ImagePage, InputError]], decoders: Decoders) -> Iterator[str]:
     lossy = [page for plan in plans for page in plan.pages if page.compression not in LOSSLESS]
     if lossy:
         name = getattr(decoders.of(lossy[0]).compression, "name", lossy[0].compression)
@@ -123,7 +123,7 @@ def _notes(plans: list[Plan], refused: list[tuple[Page, InputError]], decoders: 
         yield f"{palettes[0].name}: a palette of colours or names, copied as it is"
 
 
-def _why_not(page: Page, decoders: Decoders, path: Path) -> InputError | None:
+def _why_not(page: ImagePage, decoders: Decoders, path: Path) -> InputError | None:
     """Why a page is copied as it is; None if it is to be corrected."""
     if page.number(254, 0) & 4 or page.photometric == 4:
         return InputError(path, f"{page.name} is a mask", "give the image itself", ErrorCode.UNSUPPORTED)
@@ -161,7 +161,7 @@ def _why_not(page: Page, decoders: Decoders, path: Path) -> InputError | None:
     return None
 
 
-def _agree(page: Page, decoder: tifffile.TiffPage) -> bool:
+def _agree(page: ImagePage, decoder: tifffile.TiffPage) -> bool:
     """Whether tifffile, which decodes a page, takes its tags as we do; it need not where they are damaged."""
     decoded = (decoder.imagedepth, decoder.imagelength, decoder.imagewidth, decoder.samplesperpixel)
     stored = (decoder.compression, decoder.predictor, decoder.fillorder, decoder.planarconfig != 1)
@@ -171,7 +171,7 @@ def _agree(page: Page, decoder: tifffile.TiffPage) -> bool:
     )
 
 
-def _ramp(page: Page) -> bool:
+def _ramp(page: ImagePage) -> bool:
     """Whether a colour map is a scale of intensity: each colour only rises, or only falls."""
     colours = page.numbers.get(320, ())
     if not colours or len(colours) % 3:
@@ -210,20 +210,20 @@ def _series(found: Structure, file: BinaryIO, tif: tifffile.TiffFile) -> list[tu
     return plans if len(seen) == len(found.pages) else []
 
 
-def _holds(page: Page, planes: int, size: int) -> bool:
+def _holds(page: ImagePage, planes: int, size: int) -> bool:
     return contiguous(page) and int(page.offsets[0]) + planes * page.nbytes <= size
 
 
-def _levels(found: Structure, tif: tifffile.TiffFile, every: list[Page]) -> dict[Page, Page]:
+def _levels(found: Structure, tif: tifffile.TiffFile, every: list[ImagePage]) -> dict[ImagePage, ImagePage]:
     """Reduced copies, each with the page in full that it shows."""
-    levels: dict[Page, Page] = {}
+    levels: dict[ImagePage, ImagePage] = {}
     if any(getattr(tif, f"is_{kind}") for kind in _SLIDES):
         for series in tif.series:
             for level in series.levels[1:]:
                 for small, large in zip(level.pages, series.pages, strict=False):
                     if small and large and isinstance(small.index, int) and isinstance(large.index, int):
                         levels[found.pages[small.index]] = found.pages[large.index]
-    full: Page | None = None
+    full: ImagePage | None = None
     for page in every:
         if page in levels:
             continue
@@ -234,7 +234,7 @@ def _levels(found: Structure, tif: tifffile.TiffFile, every: list[Page]) -> dict
     return levels
 
 
-def _reduces(small: Page, full: Page) -> bool:
+def _reduces(small: ImagePage, full: ImagePage) -> bool:
     """Whether a page can be a smaller copy of another one."""
     alike = all(small.numbers.get(code) == full.numbers.get(code) for code in (258, 277, 339))
     across, down = full.width / small.width, full.length / small.length
@@ -242,7 +242,7 @@ def _reduces(small: Page, full: Page) -> bool:
     return alike and small.photometric == full.photometric and across >= 1 and down >= 1 and near
 
 
-def _page_axes(page: Page) -> tuple[str, tuple[int, ...]]:
+def _page_axes(page: ImagePage) -> tuple[str, tuple[int, ...]]:
     axes, shape = "YX", (page.length, page.width)
     if page.depth > 1:
         axes, shape = "Z" + axes, (page.depth, *shape)

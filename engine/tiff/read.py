@@ -21,7 +21,7 @@ from ..image.memmap import Allocator, drop_resident_pages, in_memory
 from ..image.plane_statistics import PlaneStatistics
 from .decode import ArrayFile, Decoders
 from .integrity import check_complete, check_structure, errors_as_input_error, open_tiff
-from .pages import Page, Structure, contiguous, structure
+from .pages import ImagePage, Structure, contiguous, structure
 from .planes import Plan, corrected_samples, page_shape
 from .planes import plan as plan_images
 from .provenance import PROCESSING_SOFTWARE, PROVENANCE_TAG, read_provenance
@@ -63,7 +63,7 @@ class TiffImage:
 
     data: np.ndarray
     axes: str
-    pages: tuple[Page, ...]
+    pages: tuple[ImagePage, ...]
     limit: int | None = None
     statistics: PlaneStatistics = field(default_factory=PlaneStatistics)
 
@@ -93,7 +93,7 @@ class TiffFile:
     structure: Structure
     bytes: np.ndarray
     decoders: Decoders
-    levels: tuple[tuple[Page, Page], ...] = ()
+    levels: tuple[tuple[ImagePage, ImagePage], ...] = ()
     notes: tuple[str, ...] = ()
     mode: int = 0o666
 
@@ -173,7 +173,7 @@ def _check_memory(found: Structure, memory: int, path: Path) -> None:
             raise InputError(path, cause, "save it in smaller strips or tiles, or raise --memory", ErrorCode.MEMORY)
 
 
-def _unpacked(page: Page) -> int:
+def _unpacked(page: ImagePage) -> int:
     return page.depth * page.length * page.width * page.samples * -(-max(page.numbers.get(258, (1,))) // 8)
 
 

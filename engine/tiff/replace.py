@@ -20,9 +20,9 @@ from ..errors import ErrorCode, InputError
 from ..image.bands import same
 from ..image.memmap import drop_resident_pages, is_disk_backed
 from .decode import WORKERS, ArrayFile
-from .directories import Directory, Entry, changed_copy, exclusive, holds, patch, values
+from .directories import Directory, TagEntry, changed_copy, exclusive, holds, patch, values
 from .encode import Encode, encoder, means, picked
-from .pages import LOSSLESS, Page, contiguous
+from .pages import LOSSLESS, ImagePage, contiguous
 from .places import Places
 from .provenance import PROCESSING_SOFTWARE, PROVENANCE_TAG, lines, trailer
 from .quiet import quiet_tifffile
@@ -100,7 +100,7 @@ class _Copy:
                     keys.append(entry.position)
         whole = {image.pages[0]: image for image in self._source.images if len(image.planes(image.data)) > 1}
         parts = [np.asarray(starts, np.int64)]
-        spans: list[Page] = []
+        spans: list[ImagePage] = []
         for page in found.every:
             if page in whole and len(whole[page].pages) == 1:
                 ends = page.offsets[:1] + whole[page].data.nbytes
@@ -112,7 +112,7 @@ class _Copy:
             spans.append(page)
         alone = exclusive(np.concatenate(parts))
         self._sure = {key for key, good in zip(keys, alone, strict=False) if good}
-        at, self._alone = len(keys), dict[Page, np.ndarray]()
+        at, self._alone = len(keys), dict[ImagePage, np.ndarray]()
         for page, part in zip(spans, parts[1:], strict=True):
             self._alone[page] = alone[at : at + len(part)]
             at += len(part)
@@ -186,7 +186,7 @@ class _Copy:
         self._file.seek(directory.pointer)
         self._file.write(self._form.link.pack(offset))
 
-    def _page(self, page: Page, before: np.ndarray, after: np.ndarray) -> None:
+    def _page(self, page: ImagePage, before: np.ndarray, after: np.ndarray) -> None:
         """Other pixels of a page, both arrays (separate samples, Z, Y, X, samples)."""
         self._extremes(page, before, after)
         if self._in_place(page, after.nbytes):
@@ -222,7 +222,7 @@ class _Copy:
                 self._replace_numbers(page, 530, 1, 1)  # colours are no longer stored at half their size
 
     def _segment(
-        self, page: Page, number: int, before: np.ndarray, after: np.ndarray, encode: Encode, convert: bool
+        self, page: ImagePage, number: int, before: np.ndarray, after: np.ndarray, encode: Encode, convert: bool
     ) -> bytes | None:
         """A strip or tile with other pixels, encoded; None if it stays as it is."""
         depth, length, width = page.segment
@@ -253,7 +253,7 @@ class _Copy:
         block[tuple(map(slice, new.shape))] = new
         return encode(block)
 
-    def _level(self, small: Page, before: np.ndarray, after: np.ndarray) -> None:
+    def _level(self, small: ImagePage, before: np.ndarray, after: np.ndarray) -> None:
         """A reduced copy made anew, in the way it was made: every n-th pixel, or means."""
         shape = (*after.shape[:2], small.length, small.width, after.shape[4])
         old = np.empty(shape, after.dtype)
@@ -261,7 +261,7 @@ class _Copy:
         every_nth = np.array_equal(picked(before, small), old)
         self._page(small, old, picked(after, small) if every_nth else means(after, small))
 
-    def _extremes(self, page: Page, before: np.ndarray, after: np.ndarray) -> None:
+    def _extremes(self, page: ImagePage, before: np.ndarray, after: np.ndarray) -> None:
         """Smallest and largest value, where the correction makes them untrue."""
         for code, extreme in _EXTREMES:
             entry = page.directory.tags.get(code)
@@ -278,19 +278,19 @@ class _Copy:
                 if not np.array_equal(new, said):
                     self._tag(page, entry, new)
 
-    def _numbers(self, page: Page, codes: tuple[int, int], before: np.ndarray, after: np.ndarray) -> None:
+    def _numbers(self, page: ImagePage, codes: tuple[int, int], before: np.ndarray, after: np.ndarray) -> None:
         """Places or lengths of strips or tiles, where they have changed."""
         if np.array_equal(before, after):
             return
         code = codes[0] if page.tiled and codes[0] in page.directory.tags else codes[1]
         self._tag(page, page.directory.tags.get(code), after, code)
 
-    def _replace_numbers(self, page: Page, code: int, *numbers: int) -> None:
+    def _replace_numbers(self, page: ImagePage, code: int, *numbers: int) -> None:
         entry = page.directory.tags.get(code)
         if entry is not None:
             self._tag(page, entry, np.array(numbers))
 
-    def _tag(self, page: Page, entry: Entry | None, numbers: np.ndarray, code: int = 0) -> None:
+    def _tag(self, page: ImagePage, entry: TagEntry | None, numbers: np.ndarray, code: int = 0) -> None:
         """Other numbers of a tag: in their place, or in a copy of the directory if they do not fit there."""
         inside = page.directory.offset in self._sure
         if entry is not None and inside and (entry.inline or entry.position in self._sure) and holds(entry, numbers):

@@ -21,7 +21,7 @@ from defocus import Engine
 from defocus.engine.tiff.read import read_tiff
 from defocus.watcher.config import Config, Folder
 from defocus.watcher.health import Health
-from defocus.watcher.status.page import Page
+from defocus.watcher.status.page import StatusPage
 
 from ..helpers.waiting import wait_for
 
@@ -230,7 +230,7 @@ def quiet(tmp_path):
     port = free_port()
     (tmp_path / "acq").mkdir()
     config = Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),), status=str(port))
-    page = Page.of(config, config.settings(), Health())
+    page = StatusPage.of(config, config.settings(), Health())
     assert page is not None
     with page:
         yield page, port

@@ -32,13 +32,13 @@ class Strategy(StrEnum):
     ddp = "ddp"
 
 
-class Precision(StrEnum):
+class TrainingPrecision(StrEnum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
 
 
-LIGHTNING = {Precision.auto: None, Precision.fp32: "32-true", Precision.bf16: "bf16-mixed"}
+LIGHTNING = {TrainingPrecision.auto: None, TrainingPrecision.fp32: "32-true", TrainingPrecision.bf16: "bf16-mixed"}
 
 
 @app.command()
@@ -97,7 +97,9 @@ def train(
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes on the CPU, of each machine.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
     strategy: Annotated[Strategy, typer.Option(help="ddp: a process for each device.")] = Strategy.auto,
-    precision: Annotated[Precision, typer.Option(help="auto: bf16 where the hardware has it.")] = Precision.auto,
+    precision: Annotated[
+        TrainingPrecision, typer.Option(help="auto: bf16 where the hardware has it.")
+    ] = TrainingPrecision.auto,
     progress: Annotated[bool, typer.Option(help="A progress bar; off, one line an epoch.")] = True,
     version: Version = False,
 ) -> None:

@@ -66,7 +66,7 @@ def drawn_pool(seed: int, weight: float) -> Pool:
 
 
 @dataclass(frozen=True)
-class Microscope:
+class SimulatedMicroscope:
     """Optics of one crop.
 
     `relative` takes a structure for a plane that these optics recorded in focus (see `optics.transfer`); otherwise it
@@ -93,7 +93,7 @@ class Microscope:
         return irfft2(rfft2(structure) * otf, structure.shape)
 
 
-def draw_microscope(r: Recipe, rng: np.random.Generator) -> tuple[Microscope, float]:
+def draw_microscope(r: Recipe, rng: np.random.Generator) -> tuple[SimulatedMicroscope, float]:
     """The optics of a crop and how far it is out of focus, um: mostly like BBBC006's, else (`wide_share`) any."""
     z = r.defocus_um[0] + (r.defocus_um[1] - r.defocus_um[0]) * rng.uniform() ** r.near_power
     wide = rng.uniform() < r.wide_share
@@ -107,12 +107,12 @@ def draw_microscope(r: Recipe, rng: np.random.Generator) -> tuple[Microscope, fl
     )
     if not wide:
         numbers = (rng.uniform(*r.na), rng.uniform(*r.wavelength_um), rng.uniform(*r.pixel_um))
-        microscope = Microscope(Optics(*numbers, aberrations=aberrations), relative=True)
+        microscope = SimulatedMicroscope(Optics(*numbers, aberrations=aberrations), relative=True)
     else:
         pixel = float(np.exp(rng.uniform(*np.log(r.wide_pixel_um))))
         optics = Optics(rng.uniform(*r.wide_na), rng.uniform(*r.wavelength_um), pixel, aberrations=aberrations)
         slope = rng.uniform(-0.3, 0.3) if rng.uniform() < 0.3 else 0.0
-        microscope = Microscope(optics, relative=False, slope=slope)
+        microscope = SimulatedMicroscope(optics, relative=False, slope=slope)
         # As many pixels of blur as the others have, whatever the pixel and the aperture; either side of focus.
         typical = Optics(sum(r.na) / 2, sum(r.wavelength_um) / 2, sum(r.pixel_um) / 2)
         z *= typical.disk_radius_um(1) / typical.pixel_um * pixel / optics.disk_radius_um(1) * rng.choice((-1, 1))
@@ -153,7 +153,7 @@ class DefocusedCrops(Dataset):
         inner = slice(self.recipe.margin, self.recipe.margin + self.recipe.crop)
         return image[inner, inner]
 
-    def _optics(self, rng: np.random.Generator) -> tuple[Microscope, float, float]:
+    def _optics(self, rng: np.random.Generator) -> tuple[SimulatedMicroscope, float, float]:
         """(microscope, distance of the specimen, depth of a second layer, 0 without one), um."""
         r = self.recipe
         if r.optics_bank:

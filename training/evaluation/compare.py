@@ -22,7 +22,7 @@ from ..data.sources import load_pools, split_sources
 from ..fit.checkpoint import load_checkpoint, save_weights
 from ..fit.fit import default_precision, fit
 from ..fit.recipe import Recipe
-from ..fit.restoration import Restoration
+from ..fit.restoration import RestorationModule
 from ..networks.zoo import METHODS, build
 from .heldout import OPTICS
 from .methods import DENOISER, SHIPPED, WEIGHTS
@@ -138,7 +138,7 @@ def crops_of(recipe: Recipe, sources: Sequence[Source], held_out: Sequence[str],
 def seconds_per_step(recipe: Recipe, steps: int = 6) -> float:
     """Least measured time of an optimizer step of a recipe: what it takes when nothing else runs on the machine."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    module = Restoration(**dataclasses.asdict(recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = RestorationModule(**dataclasses.asdict(recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-6)
     blurred = torch.rand(recipe.batch, recipe.channels, recipe.crop, recipe.crop)
     blurred = blurred.to(device, memory_format=torch.channels_last)

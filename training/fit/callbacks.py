@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
     return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"about {minutes} min"
 
 
-class History(Callback):
+class LossHistory(Callback):
     """metrics.csv: a row for each epoch, written before its checkpoint.
 
     A resume drops the rows of epochs that no checkpoint has and writes them again: whatever stopped a run, the file is

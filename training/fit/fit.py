@@ -24,11 +24,11 @@ from ..data.paired import PairedCrops, PairedPlanes, recipe_for, split_pairs
 from ..data.simulated import DefocusedCrops
 from ..data.sources import load_pools, split_sources
 from ..evaluation.heldout import DISTANCES_UM, unit_pair
-from .callbacks import HISTORY, Estimate, History, Progress, WholeCheckpoints
+from .callbacks import HISTORY, Estimate, LossHistory, Progress, WholeCheckpoints
 from .checkpoint import build_network, read, start_from
 from .preview import Preview
 from .recipe import Recipe
-from .restoration import CHECKPOINT, LIMITS, Restoration, multiple_of
+from .restoration import CHECKPOINT, LIMITS, RestorationModule, multiple_of
 
 if TYPE_CHECKING:
     from ..data.pairs import Pair
@@ -136,7 +136,7 @@ def fit(
     if recipe.patience and not len(planes):
         raise InputError("recipe", "has patience, but nothing is held out", "hold out files, or set patience = 0")
     pl.seed_everything(recipe.seed, workers=True, verbose=False)
-    module = Restoration(**dataclasses.asdict(recipe)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = RestorationModule(**dataclasses.asdict(recipe)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if start or resume:  # a resume reads them again, but would not say what does not fit
         start_from(module.network, start or checkpoint)
     trainer = make_trainer(out, recipe, epochs, planes, precision, progress_bar, devices)
@@ -185,7 +185,7 @@ def make_trainer(
 
     Raises InputError for devices that are not there.
     """
-    callbacks: list[Callback] = [History(out / HISTORY), Estimate(recipe.steps)]
+    callbacks: list[Callback] = [LossHistory(out / HISTORY), Estimate(recipe.steps)]
     if recipe.ema_decay:
         begin = min(recipe.ema_from_step, recipe.steps // 3)  # a short run would keep the weights that it began with
         callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay, update_starting_at_step=begin))

@@ -21,7 +21,7 @@ LIMITS: dict[str, float] = {"l1": 1e4, "mse": 1e8, "log-mse": 50.0}
 FLOOR = 1e-8  # mean square error of 80 dB: what is equal has a gain that can be averaged
 
 
-class Restoration(pl.LightningModule):
+class RestorationModule(pl.LightningModule):
     """The network, eq. (5) and Adam, as a recipe asks for them."""
 
     def __init__(self, **recipe: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ...engine.errors import ErrorCode, InputError
 from ...engine.quality.overview import overview
 from ...engine.quality.report import summary
-from ...engine.tiff.optics import Optics, read_optics
+from ...engine.tiff.optics import RecordedOptics, read_optics
 from ..drift import Drift
 from ..events import WatchEvent
 from ..settings import FolderSettings
@@ -42,11 +42,11 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Microscope:
+class MicroscopeSettings:
     """How a folder is called on the page, and what its settings say of the optics; None: what its files say."""
 
     name: str = ""
-    optics: Optics = field(default_factory=Optics)
+    optics: RecordedOptics = field(default_factory=RecordedOptics)
 
 
 class FolderStatistics:
@@ -55,7 +55,7 @@ class FolderStatistics:
     Not thread-safe: `State` holds its lock around every call.
     """
 
-    def __init__(self, settings: FolderSettings, microscope: Microscope, drift_px: float) -> None:
+    def __init__(self, settings: FolderSettings, microscope: MicroscopeSettings, drift_px: float) -> None:
         self.settings, self.microscope = settings, microscope
         self.counts: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
@@ -178,7 +178,7 @@ class FolderStatistics:
         except (InputError, OSError, ValueError):
             return
         said = self.microscope.optics
-        self.optics = Optics(
+        self.optics = RecordedOptics(
             said.pixel_size_um or found.pixel_size_um,
             said.na or found.na,
             said.refractive_index or found.refractive_index,

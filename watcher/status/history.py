@@ -47,7 +47,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class History:
+class FocusHistory:
     """What a journal holds: points in the order of time, thinned; failures newest first; how many files are done."""
 
     points: list[Point] = field(default_factory=list)
@@ -55,7 +55,7 @@ class History:
     done: int = 0
 
 
-def read_history(out: Path) -> History:
+def read_history(out: Path) -> FocusHistory:
     """What the journal of an output folder holds; nothing if there is none, or none that can be read now."""
     try:
         with closing(_connect(out, "ro")) as connection:
@@ -68,9 +68,9 @@ def read_history(out: Path) -> History:
                 query = f"SELECT relative, report FROM files WHERE relative IN ({marks})"
                 reports = dict(connection.execute(query, [relative for _, relative in part]).fetchall())
                 points += [Point(time, relative, _overview(reports.get(relative))) for time, relative in part]
-            return History(points, _failures(connection), len(times))
+            return FocusHistory(points, _failures(connection), len(times))
     except (sqlite3.Error, OSError, ValueError, TypeError):
-        return History()  # busy, damaged or not there: the daemon itself tells
+        return FocusHistory()  # busy, damaged or not there: the daemon itself tells
 
 
 def is_corrected(out: Path, relative: str) -> bool:

@@ -10,19 +10,19 @@ from contextlib import suppress
 from types import TracebackType
 
 from ...engine.inference.engine import Engine
-from ...engine.tiff.optics import Optics
+from ...engine.tiff.optics import RecordedOptics
 from ..config import Config
 from ..events import WatchEvent
 from ..health import Health
 from ..settings import FolderSettings
-from .folder_statistics import Microscope
+from .folder_statistics import MicroscopeSettings
 from .server import Server, serve
 from .statistics import State
 
 _REMEDY = "write --status 8765, or --status 0.0.0.0:8765 with --status-token"
 
 
-class Page:
+class StatusPage:
     """A server in a thread of its own; a context manager.
 
     Attributes
@@ -44,7 +44,7 @@ class Page:
         )
 
     @classmethod
-    def of(cls, config: Config, folders: Sequence[FolderSettings], health: Health) -> Page | None:
+    def of(cls, config: Config, folders: Sequence[FolderSettings], health: Health) -> StatusPage | None:
         """The page that the settings ask for; None if they ask for none.
 
         Raises
@@ -71,7 +71,7 @@ class Page:
         """Take an event in."""
         self._state.see(event)
 
-    def __enter__(self) -> Page:
+    def __enter__(self) -> StatusPage:
         self._thread.start()
         return self
 
@@ -82,10 +82,11 @@ class Page:
         self._server.server_close()
 
 
-def _microscopes(config: Config) -> list[Microscope]:
+def _microscopes(config: Config) -> list[MicroscopeSettings]:
     """What the settings say of each folder's microscope."""
     return [
-        Microscope(folder.name, Optics(folder.pixel_size_um or None, folder.na or None)) for folder in config.folders
+        MicroscopeSettings(folder.name, RecordedOptics(folder.pixel_size_um or None, folder.na or None))
+        for folder in config.folders
     ]
 
 

@@ -18,7 +18,7 @@ from ..events import WatchEvent
 from ..health import Health
 from ..journal import path_of
 from ..settings import FolderSettings
-from .folder_statistics import FolderStatistics, Microscope
+from .folder_statistics import FolderStatistics, MicroscopeSettings
 from .history import forget, is_corrected
 
 SHOWN_NOTES = 5
@@ -37,7 +37,7 @@ class State:
         self,
         folders: Sequence[FolderSettings],
         health: Health,
-        microscopes: Sequence[Microscope] = (),
+        microscopes: Sequence[MicroscopeSettings] = (),
         drift_px: float = 0.0,
     ) -> None:
         self.folders, self.health, self.drift_px = tuple(folders), health, drift_px
@@ -146,13 +146,13 @@ class State:
         return count
 
 
-def _named(folders: Sequence[FolderSettings], given: Sequence[Microscope]) -> list[Microscope]:
+def _named(folders: Sequence[FolderSettings], given: Sequence[MicroscopeSettings]) -> list[MicroscopeSettings]:
     """A name for each, the folder's where none is given, and no name twice."""
     taken: Counter[str] = Counter()
     named = []
     for index, one in enumerate(folders):
-        microscope = given[index] if index < len(given) else Microscope()
+        microscope = given[index] if index < len(given) else MicroscopeSettings()
         name = microscope.name or one.acquisition.resolve().name or str(one.acquisition)
         taken[name] += 1
-        named.append(Microscope(f"{name} ({taken[name]})" if taken[name] > 1 else name, microscope.optics))
+        named.append(MicroscopeSettings(f"{name} ({taken[name]})" if taken[name] > 1 else name, microscope.optics))
     return named

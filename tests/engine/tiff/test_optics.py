@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from defocus.engine.errors import InputError
-from defocus.engine.tiff.optics import Optics, read_optics
+from defocus.engine.tiff.optics import RecordedOptics, read_optics
 
 IMAGE = np.zeros((32, 32), np.uint16)
 
@@ -26,28 +26,28 @@ def ome(pixels: str = "", objective: str = "", settings: str = "", more: str = "
 @pytest.mark.parametrize(
     ("description", "expected"),
     [
-        (ome('PhysicalSizeX="0.65"', 'LensNA="0.5"'), Optics(0.65, 0.5)),
-        (ome('PhysicalSizeX="650" PhysicalSizeXUnit="nm"', 'LensNA="0.5"'), Optics(0.65, 0.5)),
-        (ome('PhysicalSizeX="0.00065" PhysicalSizeXUnit="mm"'), Optics(0.65)),
+        (ome('PhysicalSizeX="0.65"', 'LensNA="0.5"'), RecordedOptics(0.65, 0.5)),
+        (ome('PhysicalSizeX="650" PhysicalSizeXUnit="nm"', 'LensNA="0.5"'), RecordedOptics(0.65, 0.5)),
+        (ome('PhysicalSizeX="0.00065" PhysicalSizeXUnit="mm"'), RecordedOptics(0.65)),
         (
             ome('PhysicalSizeX="0.65" PhysicalSizeXUnit="µm"', 'LensNA="1.2" Immersion="Water"'),
-            Optics(0.65, 1.2, 1.333),
+            RecordedOptics(0.65, 1.2, 1.333),
         ),
         (
             ome('PhysicalSizeX="0.1"', 'LensNA="1.4"', '<ObjectiveSettings ID="O:0" RefractiveIndex="1.515"/>'),
-            Optics(0.1, 1.4, 1.515),
+            RecordedOptics(0.1, 1.4, 1.515),
         ),
         (  # two objectives, the image names one
             ome("", 'LensNA="0.3"', '<ObjectiveSettings ID="O:1"/>', '<Objective ID="O:1" LensNA="0.75"/>'),
-            Optics(None, 0.75),
+            RecordedOptics(None, 0.75),
         ),
-        (ome("", 'LensNA="0.3"', "", '<Objective ID="O:1" LensNA="0.75"/>'), Optics()),  # which of the two?
-        (ome('PhysicalSizeX="0.65" PhysicalSizeXUnit="pixel"'), Optics()),
-        (ome('PhysicalSizeX="-1"', 'LensNA="inf"'), Optics()),
-        (ome('PhysicalSizeX="wide"', 'LensNA="nan"'), Optics()),
-        ("<OME", Optics()),
-        ("<OME xmlns='x'><Image/></OME>", Optics()),
-        ("plain", Optics()),
+        (ome("", 'LensNA="0.3"', "", '<Objective ID="O:1" LensNA="0.75"/>'), RecordedOptics()),  # which of the two?
+        (ome('PhysicalSizeX="0.65" PhysicalSizeXUnit="pixel"'), RecordedOptics()),
+        (ome('PhysicalSizeX="-1"', 'LensNA="inf"'), RecordedOptics()),
+        (ome('PhysicalSizeX="wide"', 'LensNA="nan"'), RecordedOptics()),
+        ("<OME", RecordedOptics()),
+        ("<OME xmlns='x'><Image/></OME>", RecordedOptics()),
+        ("plain", RecordedOptics()),
     ],
 )
 def test_ome(tmp_path, description, expected):
@@ -82,7 +82,7 @@ def test_metamorph(tmp_path):
         "</PlaneInfo></MetaData>"
     ).replace("'", '"')
     tifffile.imwrite(tmp_path / "a.tif", IMAGE, description=text, metadata=None, software="MetaSeries")
-    assert read_optics(tmp_path / "a.tif") == Optics(0.3225, 0.75, 1.0)
+    assert read_optics(tmp_path / "a.tif") == RecordedOptics(0.3225, 0.75, 1.0)
 
 
 def test_what_is_no_tiff(tmp_path):
@@ -94,12 +94,12 @@ def test_what_is_no_tiff(tmp_path):
 @pytest.mark.parametrize(
     ("optics", "um"),
     [
-        (Optics(0.65, 0.5), 0.65 * math.sqrt(0.75) / 0.5),
-        (Optics(0.1, 1.4), 0.1 * math.sqrt(1.518**2 - 1.96) / 1.4),  # more than water: oil
-        (Optics(0.1, 1.0), 0.1 * math.sqrt(1.333**2 - 1)),
-        (Optics(0.1, 1.2, 1.1), None),  # which cannot be
-        (Optics(0.65), None),
-        (Optics(None, 0.5), None),
+        (RecordedOptics(0.65, 0.5), 0.65 * math.sqrt(0.75) / 0.5),
+        (RecordedOptics(0.1, 1.4), 0.1 * math.sqrt(1.518**2 - 1.96) / 1.4),  # more than water: oil
+        (RecordedOptics(0.1, 1.0), 0.1 * math.sqrt(1.333**2 - 1)),
+        (RecordedOptics(0.1, 1.2, 1.1), None),  # which cannot be
+        (RecordedOptics(0.65), None),
+        (RecordedOptics(None, 0.5), None),
     ],
 )
 def test_a_pixel_of_blur_is_so_far_from_focus(optics, um):
@@ -107,6 +107,6 @@ def test_a_pixel_of_blur_is_so_far_from_focus(optics, um):
 
 
 def test_blur_in_the_specimen():
-    assert Optics(0.5).blur_um(4.0) == 2.0
-    assert Optics(0.5).blur_um(None) is None
-    assert Optics().blur_um(4.0) is None
+    assert RecordedOptics(0.5).blur_um(4.0) == 2.0
+    assert RecordedOptics(0.5).blur_um(None) is None
+    assert RecordedOptics().blur_um(4.0) is None

@@ -18,8 +18,8 @@ from defocus.training.data import simulated as data  # noqa: E402
 from defocus.training.data.fields import Field, Source, list_images, load_field, split  # noqa: E402
 from defocus.training.data.simulated import (  # noqa: E402
     DefocusedCrops,
-    Microscope,
     Pool,
+    SimulatedMicroscope,
     draw_microscope,
     drawn_pool,
     make_pool,
@@ -130,9 +130,12 @@ def test_crops_share_a_bank_of_microscopes(cells, monkeypatch):
 
 
 def test_a_tilted_slide_is_blurred_more_on_one_side(cells):
-    scope = Microscope(Optics(), relative=True, slope=0.6)
+    scope = SimulatedMicroscope(Optics(), relative=True, slope=0.6)
     image = scope.image(cells, 10.0)
-    near, far = Microscope(Optics(), True).image(cells, 4.0), Microscope(Optics(), True).image(cells, 16.0)
+    near, far = (
+        SimulatedMicroscope(Optics(), True).image(cells, 4.0),
+        SimulatedMicroscope(Optics(), True).image(cells, 16.0),
+    )
     np.testing.assert_allclose(image[:, 0], near[:, 0], atol=1e-4)
     np.testing.assert_allclose(image[:, -1], far[:, -1], atol=1e-4)
 

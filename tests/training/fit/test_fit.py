@@ -144,16 +144,16 @@ def test_a_run_makes_the_steps_that_it_was_asked_for(train, sharp, recipe_file, 
 
 def test_a_resumed_run_takes_the_crops_behind_those_that_it_has_seen(train, sharp, recipe_file, monkeypatch, tmp_path):
     """Also with workers, which fetch before the first step."""
-    from defocus.training.fit.restoration import Restoration
+    from defocus.training.fit.restoration import RestorationModule
 
     seen: list[float] = []
-    step = Restoration.training_step
+    step = RestorationModule.training_step
 
     def looked_at(module, batch, index):
         seen.append(float(batch[0].sum()))
         return step(module, batch, index)
 
-    monkeypatch.setattr(Restoration, "training_step", looked_at)
+    monkeypatch.setattr(RestorationModule, "training_step", looked_at)
     arguments = ("--simulate", sharp, *HOLD_OUT, *FP32, "--workers", 1, "-o")
     assert train(*arguments, tmp_path / "run", "--recipe", recipe_file(steps=8)).returncode == 0
     whole, seen = seen[:], []

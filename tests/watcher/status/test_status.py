@@ -26,10 +26,10 @@ from defocus.watcher.events import WatchEvent
 from defocus.watcher.health import Health
 from defocus.watcher.journal import Journal
 from defocus.watcher.journal_entry import FileState, JournalEntry
-from defocus.watcher.status.folder_statistics import SHOWN_FAILURES, Histogram, Microscope
+from defocus.watcher.status.folder_statistics import SHOWN_FAILURES, Histogram, MicroscopeSettings
 from defocus.watcher.status.history import LATEST, is_corrected, read_history, thin
 from defocus.watcher.status.metrics import metrics
-from defocus.watcher.status.page import Page, _microscopes
+from defocus.watcher.status.page import StatusPage, _microscopes
 from defocus.watcher.status.server import ASSETS
 from defocus.watcher.status.statistics import State
 
@@ -157,14 +157,14 @@ def test_the_page_needs_nothing_from_elsewhere(quiet):
 def test_an_address_that_makes_no_sense(tmp_path, text):
     config = Config(folders=(Folder(str(tmp_path)),), status=text)
     with pytest.raises(InputError, match="no port in it"):
-        Page.of(config, config.settings(), Health())
+        StatusPage.of(config, config.settings(), Health())
 
 
 def test_a_port_that_is_taken_is_one_line(quiet, tmp_path):
     _, port = quiet
     config = Config(folders=(Folder(str(tmp_path)),), status=str(port))
     with pytest.raises(InputError, match="cannot be listened at") as caught:
-        Page.of(config, config.settings(), Health())
+        StatusPage.of(config, config.settings(), Health())
     assert "\n" not in str(caught.value)
 
 
@@ -261,7 +261,9 @@ def test_two_microscopes_have_everything_of_their_own(tmp_path):
     )
     with Journal(tmp_path / "2") as journal:
         journal.record(entry("b.tif", report=json.dumps([PlaneReport(blur_px=9.0).as_dict()])))
-    seen = State(config.settings(), Health(), [Microscope(folder.name) for folder in config.folders], drift_px=4.0)
+    seen = State(
+        config.settings(), Health(), [MicroscopeSettings(folder.name) for folder in config.folders], drift_px=4.0
+    )
     outcome = Outcome(Job(Path("a"), Path("b"), (1000, 1)), reports=(PlaneReport(blur_px=5.0),))
     for _ in range(5):
         seen.see(WatchEvent("done", "a.tif", folder=tmp_path / "one" / "raw", outcome=outcome, latency=0.5))
@@ -335,7 +337,7 @@ def test_100_000_rows_answer_at_once(tmp_path, settings):
         )
         connection.executemany(f"INSERT INTO files ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
     config = Config(folders=(Folder(str(tmp_path / "acq"), str(tmp_path / "out")),), status=str(free_port()))
-    page = Page.of(config, settings, Health())
+    page = StatusPage.of(config, settings, Health())
     assert page is not None
     with page:
         port, times = int(config.status), []

@@ -15,7 +15,7 @@ import pytest
 from defocus.engine.errors import InputError
 from defocus.watcher.config import Config, Folder
 from defocus.watcher.health import Health
-from defocus.watcher.status.page import Page, is_loopback
+from defocus.watcher.status.page import StatusPage, is_loopback
 
 from ..conftest import free_port
 from .test_status import ask, state
@@ -80,9 +80,9 @@ def test_beyond_this_machine_a_token_is_needed(tmp_path):
     port = free_port()
     open_to_all = Config(folders=folder, status=f"0.0.0.0:{port}")
     with pytest.raises(InputError, match="can be reached from other machines; add --status-token"):
-        Page.of(open_to_all, open_to_all.settings(), Health())
+        StatusPage.of(open_to_all, open_to_all.settings(), Health())
     config = open_to_all.given(status_token="open sesame")
-    page = Page.of(config, config.settings(), Health())
+    page = StatusPage.of(config, config.settings(), Health())
     assert page is not None
     with page:
         assert ask(port, "/api/state")[0] == 401
@@ -130,7 +130,7 @@ def guarded(tmp_path):
         def begin(token: str) -> int:
             port = free_port()
             config = Config(folders=folder, status=str(port), status_token=token)
-            page = Page.of(config, config.settings(), Health())
+            page = StatusPage.of(config, config.settings(), Health())
             assert page is not None
             stack.enter_context(page)
             return port

@@ -23,7 +23,7 @@ from ... import gpu
 from ...gpu.driver import REMEDY, Gpu, find_gpu, why_no_gpu
 from .. import is_installed
 from .build import build, make_log
-from .config import Recipe, usual_profiles
+from .config import BuildConfig, usual_profiles
 from .plan_cache import PlanCache, PlanKey
 from .precision import engine_precision, require
 from .session import TensorRTSession
@@ -59,10 +59,10 @@ class TensorRT:
 
     def open(self, path: Path, card: Card, threads: int | None = None) -> TensorRTSession:
         """Open an FP16 graph; its engine is built if it is not in the cache."""
-        return self.open_with(path, card, Recipe(usual_profiles(card)))
+        return self.open_with(path, card, BuildConfig(usual_profiles(card)))
 
     def open_with(
-        self, path: Path, card: Card, recipe: Recipe, cache: PlanCache | None = None, say: Say = on_stderr
+        self, path: Path, card: Card, recipe: BuildConfig, cache: PlanCache | None = None, say: Say = on_stderr
     ) -> TensorRTSession:
         """The same with another recipe or cache.
 
@@ -100,7 +100,7 @@ class TensorRT:
             raise
 
     def build_ahead(
-        self, path: Path, recipe: Recipe | None = None, cache: PlanCache | None = None, say: Say = on_stderr
+        self, path: Path, recipe: BuildConfig | None = None, cache: PlanCache | None = None, say: Say = on_stderr
     ) -> PlanKey:
         """Build a model's engine into the cache without running it.
 
@@ -114,7 +114,7 @@ class TensorRT:
             The file is no model of ours.
         """
         card = read_card(path)
-        recipe = recipe or Recipe(usual_profiles(card))
+        recipe = recipe or BuildConfig(usual_profiles(card))
         card_gpu = self._target(recipe)
         trt = self._load()
         cache = cache or PlanCache(say=say)
@@ -122,7 +122,7 @@ class TensorRT:
         cache.load_or_build(key, lambda: self._build(trt, path, card, recipe, card_gpu, cache, say), lambda data: None)
         return key
 
-    def key(self, trt: Any, card: Card, recipe: Recipe, card_gpu: Gpu) -> PlanKey:
+    def key(self, trt: Any, card: Card, recipe: BuildConfig, card_gpu: Gpu) -> PlanKey:
         """What the engine of that model, recipe and card is kept under."""
         return PlanKey(
             model_sha256=card.sha256,
@@ -138,7 +138,7 @@ class TensorRT:
         )
 
     def _build(
-        self, trt: Any, path: Path, card: Card, recipe: Recipe, card_gpu: Gpu, cache: PlanCache, say: Say
+        self, trt: Any, path: Path, card: Card, recipe: BuildConfig, card_gpu: Gpu, cache: PlanCache, say: Say
     ) -> tuple[bytes, dict[str, Any]]:
         target = f"any {', '.join(recipe.capabilities)}" if card_gpu is _ANY else card_gpu.name
         say(f"building an engine of {path.name} for {target}; this can take minutes, but only once")
@@ -157,7 +157,7 @@ class TensorRT:
         }
         return built.data, notes
 
-    def _target(self, recipe: Recipe) -> Gpu:
+    def _target(self, recipe: BuildConfig) -> Gpu:
         """The card to build for: any of the capabilities that the recipe names, or the one here."""
         if self.module == "tensorrt_rtx" and recipe.capabilities:
             return _ANY

@@ -11,8 +11,8 @@ from typing import Any
 
 from ....errors import BackendError, InputError, OutOfMemoryError, first_line
 from ....model.card import Card
-from .config import Recipe
-from .precision import HALF, Precision, network_precision, require
+from .config import BuildConfig
+from .precision import HALF, LayerPrecision, network_precision, require
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Built:
     """A serialized engine, the types of the network it was made of, and how long it took, s."""
 
     data: bytes
-    precision: Precision
+    precision: LayerPrecision
     seconds: float
 
 
 def build(
-    trt: Any, path: Path, card: Card, recipe: Recipe, say: Callable[[str], None], timing: bytes = b""
+    trt: Any, path: Path, card: Card, recipe: BuildConfig, say: Callable[[str], None], timing: bytes = b""
 ) -> tuple[Built, bytes]:
     """Build an engine from an ONNX file; also returns the timing cache, empty for TensorRT for RTX, which has none.
 
@@ -74,7 +74,7 @@ def _why_not_read(parser: Any) -> str:
     return f"operator {error.node_operator()}: {first_line(error.desc())}"
 
 
-def _configure(trt: Any, builder: Any, network: Any, recipe: Recipe, timing: bytes) -> tuple[Any, Any]:
+def _configure(trt: Any, builder: Any, network: Any, recipe: BuildConfig, timing: bytes) -> tuple[Any, Any]:
     """A builder configuration, and its timing cache where there is one."""
     config = builder.create_builder_config()
     source = network.get_input(0)

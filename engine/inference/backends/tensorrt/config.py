@@ -69,7 +69,7 @@ def usual_profiles(card: Card) -> tuple[Profile, ...]:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BuildConfig:
     """How an engine is built; everything here is part of its key in the cache.
 
     Attributes

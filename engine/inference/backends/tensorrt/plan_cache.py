@@ -53,7 +53,7 @@ class PlanKey:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CachedPlan:
     """One engine of the cache: its key, file, size in bytes, and how it was built (`notes`: seconds, precision...)."""
 
     key: PlanKey
@@ -125,7 +125,7 @@ class PlanCache:
             self._keep(key, data, notes)
         return accept(data)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CachedPlan]:
         """The whole engines that are here, newest first."""
         found = [entry for path in self._files("*.json") if (entry := _read_sidecar(path)) and entry.path.is_file()]
         return sorted(found, key=lambda entry: entry.built, reverse=True)
@@ -252,13 +252,15 @@ class PlanCache:
             return []
 
 
-def _read_sidecar(path: Path) -> Entry | None:
+def _read_sidecar(path: Path) -> CachedPlan | None:
     """What the JSON says, or None where it is missing or makes no sense."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         key: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["key"].items()}
         engine = path.with_suffix(".engine")
         size = engine.stat().st_size if engine.exists() else 0
-        return Entry(PlanKey(**key), engine, size, str(fields["sha256"]), str(fields["built"]), dict(fields["notes"]))
+        return CachedPlan(
+            PlanKey(**key), engine, size, str(fields["sha256"]), str(fields["built"]), dict(fields["notes"])
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

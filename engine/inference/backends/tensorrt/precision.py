@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import BackendError
-from .config import Recipe
+from .config import BuildConfig
 
 HALF = "defocus-export --fp16"
 _ARITHMETIC = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
@@ -21,7 +21,7 @@ _LEAST_HALF = 0.5  # a gate may have kept layers in FP32; an engine most of whos
 
 
 @dataclass(frozen=True)
-class Precision:
+class LayerPrecision:
     """The types of a network's layers: `layers` counts (kind, type) pairs such as ("CONVOLUTION", "HALF")."""
 
     layers: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -45,23 +45,23 @@ class Precision:
         return f"{self.half} of {self.arithmetic} convolutions in half precision"
 
 
-def network_precision(network: Any) -> Precision:
+def network_precision(network: Any) -> LayerPrecision:
     """The types of a parsed network's layers."""
     counts: Counter[tuple[str, str]] = Counter()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.num_outputs and layer.get_output(0) is not None:
             counts[layer.type.name, layer.get_output(0).dtype.name] += 1
-    return Precision(dict(counts))
+    return LayerPrecision(dict(counts))
 
 
-def engine_precision(trt: Any, engine: Any) -> Precision | None:
+def engine_precision(trt: Any, engine: Any) -> LayerPrecision | None:
     """The types of a deserialized engine's layers, from the inspector; None where it does not tell. Needs a GPU."""
     inspector = engine.create_engine_inspector()
     return inspected(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def inspected(text: str) -> Precision | None:
+def inspected(text: str) -> LayerPrecision | None:
     """The types in the inspector's JSON; None where it names no layer with arithmetic."""
     try:
         layers = json.loads(text).get("Layers", [])
@@ -73,11 +73,11 @@ def inspected(text: str) -> Precision | None:
             kind = _kind(f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}".lower())
             outputs = layer.get("Outputs") or [{}]
             counts[kind, _dtype(str(outputs[0].get("Format/Datatype", "")))] += 1
-    precision = Precision(dict(counts))
+    precision = LayerPrecision(dict(counts))
     return precision if precision.arithmetic else None
 
 
-def require(precision: Precision, recipe: Recipe, path: Path) -> None:
+def require(precision: LayerPrecision, recipe: BuildConfig, path: Path) -> None:
     """Raise BackendError unless the layers are in the precision asked for."""
     if recipe.precision == "fp16" and precision.share < _LEAST_HALF:
         cause = f"FP16 is asked for, but the graph has only {precision}, and TensorRT changes no types"

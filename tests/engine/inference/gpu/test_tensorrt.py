@@ -16,9 +16,9 @@ from defocus.engine.errors import BackendError, InputError, ModelError
 from defocus.engine.inference import backends
 from defocus.engine.inference.backends.tensorrt import backend
 from defocus.engine.inference.backends.tensorrt.build import build, make_progress
-from defocus.engine.inference.backends.tensorrt.config import Profile, Recipe, usual_profiles
+from defocus.engine.inference.backends.tensorrt.config import BuildConfig, Profile, usual_profiles
 from defocus.engine.inference.backends.tensorrt.plan_cache import PlanCache
-from defocus.engine.inference.backends.tensorrt.precision import Precision, inspected, require
+from defocus.engine.inference.backends.tensorrt.precision import LayerPrecision, inspected, require
 from defocus.engine.inference.gpu import driver
 from defocus.engine.installation import install_command
 from defocus.engine.model.card import model_path, read_card
@@ -52,8 +52,8 @@ def tiny_half(tiny_model, tmp_path_factory) -> Path:
     return half(tiny_model, tmp_path_factory.mktemp("half") / "tiny_fp16.onnx")
 
 
-def small(card, **changes) -> Recipe:
-    recipe = Recipe((Profile.parse("field=1x1x16x16:1x1x64x64:2x1x128x128", card),), capabilities=AHEAD)
+def small(card, **changes) -> BuildConfig:
+    recipe = BuildConfig((Profile.parse("field=1x1x16x16:1x1x64x64:2x1x128x128", card),), capabilities=AHEAD)
     return replace(recipe, **changes)
 
 
@@ -61,7 +61,7 @@ def test_the_default_network_builds_in_half_precision_without_a_gpu(trt, default
     said = []
     key = RTX.build_ahead(
         default_half,
-        Recipe(usual_profiles(read_card(default_half)), capabilities=AHEAD),
+        BuildConfig(usual_profiles(read_card(default_half)), capabilities=AHEAD),
         PlanCache(tmp_path),
         said.append,
     )
@@ -118,7 +118,7 @@ def test_flags_are_taken_and_make_another_engine(trt, tiny_half, tmp_path, flag)
 
 def test_a_workspace_that_is_too_small_is_one_line(trt, default_half):
     card = read_card(default_half)
-    recipe = Recipe(usual_profiles(card), workspace=1 << 20, capabilities=AHEAD)
+    recipe = BuildConfig(usual_profiles(card), workspace=1 << 20, capabilities=AHEAD)
     with pytest.raises(BackendError, match=r"workspace limit|OutOfMemory") as caught:
         build(trt, default_half, card, recipe, lambda line: None)
     assert "\n" not in str(caught.value)
@@ -324,9 +324,9 @@ def test_the_inspectors_account_is_read():
 
 
 def test_a_mostly_fp32_engine_is_no_fp16():
-    recipe = Recipe(())
-    require(Precision({("CONVOLUTION", "HALF"): 5, ("CONVOLUTION", "FLOAT"): 5}), recipe, Path("x"))
+    recipe = BuildConfig(())
+    require(LayerPrecision({("CONVOLUTION", "HALF"): 5, ("CONVOLUTION", "FLOAT"): 5}), recipe, Path("x"))
     with pytest.raises(BackendError, match="only 4 of 10"):
-        require(Precision({("CONVOLUTION", "HALF"): 4, ("CONVOLUTION", "FLOAT"): 6}), recipe, Path("x"))
+        require(LayerPrecision({("CONVOLUTION", "HALF"): 4, ("CONVOLUTION", "FLOAT"): 6}), recipe, Path("x"))
     with pytest.raises(BackendError, match="only 0 of 0"):
-        require(Precision({("POOLING", "HALF"): 4}), recipe, Path("x"))
+        require(LayerPrecision({("POOLING", "HALF"): 4}), recipe, Path("x"))
