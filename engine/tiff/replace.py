@@ -130,7 +130,7 @@ class _Copy:
                 found += [(int(page.offsets[0]), int(page.offsets[0]) + page.nbytes) for page in pages]
         return found
 
-    def _in_place(self, page: Page, nbytes: int) -> bool:
+    def _in_place(self, page: ImagePage, nbytes: int) -> bool:
         """Whether the pixels of a plane are written over those of a page as they are."""
         return contiguous(page) and nbytes == page.nbytes and bool(self._alone[page].all())
 
