@@ -53,7 +53,7 @@ class TiffImage:
         As stored, in native byte order, without alpha; not to be written to.
     axes : str
         tifffile's letters, one a dimension: "YX", "ZCYX", "TZCYX", "YXS", "IYX" (pages of no stated meaning).
-    pages : tuple of Page
+    pages : tuple of ImagePage
         Which page holds each plane, in the order of the axes; one page may hold all.
     limit : int or None
         The largest value that a pixel may have, where fewer bits are declared than stored.
@@ -80,7 +80,7 @@ class TiffFile:
 
     Attributes
     ----------
-    levels : tuple of (Page, Page)
+    levels : tuple of (ImagePage, ImagePage)
         Reduced copies of corrected pages, each with the page that it shows.
     notes : tuple of str
         What a user should know of how it is treated, a line each.
@@ -221,7 +221,7 @@ def _image(found: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, pl
     return TiffImage(data, plan.axes, plan.pages, _kept(plan, data))
 
 
-def _as_an_array(pages: tuple[Page, ...]) -> bool:
+def _as_an_array(pages: tuple[ImagePage, ...]) -> bool:
     """Whether the pixels of pages lie one behind the other, in order and without gaps."""
     start, size = int(pages[0].offsets[0]) if len(pages[0].offsets) else 0, pages[0].nbytes
     return all(contiguous(page) and page.offsets[0] == start + n * size for n, page in enumerate(pages))
