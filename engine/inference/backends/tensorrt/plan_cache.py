@@ -27,7 +27,7 @@ WAIT = 30 * 60.0  # seconds that one process waits for another's build of the sa
 class PlanKey:
     """What an engine is tied to: two machines or models that differ in any of it never share one.
 
-    `profiles` and `options` are text (`tensorrt_build.Profile`, `Recipe.options`), `compute_capability` is "SM89".
+    `profiles` and `options` are text (`config.Profile`, `BuildConfig.options`), `compute_capability` is "SM89".
     """
 
     model_sha256: str

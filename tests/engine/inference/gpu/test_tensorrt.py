@@ -187,11 +187,11 @@ def test_progress_is_told_now_and_then(trt):
 def test_the_build_prints_nothing_of_its_own(trt, tiny_half, tmp_path):
     code = f"""
 from defocus.engine.inference.backends.tensorrt import backend as t
-from defocus.engine.inference.backends.tensorrt.config import Recipe, usual_profiles
+from defocus.engine.inference.backends.tensorrt.config import BuildConfig, usual_profiles
 from defocus.engine.model.card import read_card
 from pathlib import Path
 path = Path({str(tiny_half)!r})
-t.RTX.build_ahead(path, Recipe(usual_profiles(read_card(path)), capabilities=("SM89",)))
+t.RTX.build_ahead(path, BuildConfig(usual_profiles(read_card(path)), capabilities=("SM89",)))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
