@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -122,9 +123,11 @@ def test_an_output_folder_that_another_daemon_has_taken_is_left_to_it(folders, s
     first = start(*QUICK).ready()
     write_tiff(acquisition / "a.tif", 1)
     wait_for(lambda: outputs(out) == ["a.tif"])
+    first.process.send_signal(signal.SIGSTOP)  # or it takes the folder again by itself
     shutil.rmtree(out)
     second = start(*QUICK).ready()
     wait_for(lambda: outputs(out) == ["a.tif"])
+    first.process.send_signal(signal.SIGCONT)
     write_tiff(acquisition / "b.tif", 2)
     wait_for(lambda: outputs(out) == ["a.tif", "b.tif"])
     wait_for(lambda: "b.tif: corrected" in first.said())  # a moment after its output
