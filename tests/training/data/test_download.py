@@ -174,7 +174,7 @@ def test_checksums(server, tmp_path):
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "defocus.training.cli.data", *map(str, arguments)]
+    line = [Path(sys.executable).with_name("defocus-data"), *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120)
 
 
