@@ -76,9 +76,10 @@ def test_names_that_are_no_text_are_corrected_too(folders, start, tiny_model, ho
     wait_for(lambda: outputs(out) == [good])
     wait_for(lambda: sorted(states(out).values()) == ["done", "quarantined"])
     wait_for(lambda: state(port)["failed"] == 1)
-    (failure,) = state(port)["failures"]
-    assert failure["file"] == "schl\\udce4cht.tif"
-    retry = {"folder": 0, "file": failure["file"]}
+    (group,) = state(port)["folders"][0]["failures"]
+    ((_, file, _),) = group["files"]
+    assert file == "schl\\udce4cht.tif"
+    retry = {"folder": 0, "file": file}
     assert json.loads(ask(port, "/api/retry", retry, X_Defocus=state(port)["csrf"])[2]) == {"retried": True}
     wait_for(lambda: watching.said().count("not a TIFF") >= 2)
     assert ask(port, "/metrics")[0] == 200
@@ -155,7 +156,7 @@ def test_a_clock_that_is_set_back_and_forth(folders, begin, faults, tiny_model):
         wait_for(lambda: outputs(out) == names)
         assert ask(port, "/healthz")[0] == 200
         wait_for(lambda: state(port)["done"] == len(names))
-        assert abs(time.time() + shift - state(port)["focus"][-1]["time"]) < 60  # it does see another time
+        assert abs(time.time() + shift - state(port)["folders"][0]["last"][0]) < 60  # it does see another time
     wait_for(lambda: states(out) == dict.fromkeys(names, "done"))
     assert [watching.said().count(f"{name}: corrected") for name in names] == [1, 1, 1, 1]
     assert watching.stop() == 0
