@@ -85,7 +85,8 @@ def test_what_cannot_be_trained_is_one_line(sharp, tmp_path, monkeypatch, capsys
         (["--train"], "nothing to train on"),
         ([tmp_path / "nowhere"], "nowhere: no such folder; give the folder of a suite"),
         (["--figure", "nothing"], "no field of the suite"),
-        (["--method", "nothing"], "no weights of these methods"),
+        (["--method", "nothing"], "no method that we know; choose from wiener, rl"),
+        (["--method", "nah"], "no weights of these methods"),
     ):
         # In this process, where torch has been loaded: four processes would take half a minute for that alone.
         monkeypatch.setattr(sys, "argv", ["defocus-evaluate", *map(str, wrong), "-o", str(tmp_path / "out")])

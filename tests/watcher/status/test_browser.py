@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -213,18 +214,24 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
             page.mouse.move(box["x"] + 46, box["y"] + box["height"] * fraction / 10)
             if wide.locator(".tip").is_visible():
                 break
-        expect(wide.locator(".tip")).to_contain_text(f"{names[0]}: ")
+        shown = (wide.locator(".tip").text_content() or "").split(":")[0]
+        assert shown in names[:2]  # corrected within the width of a pixel of each other, they share a place
         page.mouse.down()
         page.mouse.up()
-        expect(wide.locator(".which")).to_have_text(f"Image {names[0]}")
-        assert f"file={names[0]}" in wide.locator(".before").get_attribute("src")
+        expect(wide.locator(".which")).to_have_text(f"Image {shown}")
+        assert f"file={shown}" in wide.locator(".before").get_attribute("src")
         wide.locator(".latest").click()
-        expect(wide.locator(".which")).to_have_text(f"Last image {names[-1]}")
+        expect(wide.locator(".which")).to_have_text(re.compile("Last image t0"))
+        last = wide.locator(".which").text_content() or ""
+        assert last.removeprefix("Last image ") in names[-2:]  # two may be corrected in the same tenth of a second
         # The same with the keyboard alone.
         wide.locator(".scrub").focus()
         page.keyboard.press("ArrowLeft")
-        expect(wide.locator(".which")).to_have_text(f"Image {names[-2]}")
-        assert wide.locator(".scrub").get_attribute("aria-valuetext").startswith(f"{names[-2]}, ")
+        expect(wide.locator(".which")).to_have_text(re.compile("^Image t0"))
+        earlier = (wide.locator(".which").text_content() or "").removeprefix("Image ")
+        assert earlier in names[-3:]
+        assert earlier not in last
+        assert wide.locator(".scrub").get_attribute("aria-valuetext").startswith(f"{earlier}, ")
         before = wide.locator(".before")
         assert before.evaluate("node => getComputedStyle(node).clipPath") == "inset(0px 50% 0px 0px)"
         wide.locator(".slider").fill("20")
