@@ -7,11 +7,13 @@ from typing import Literal, overload
 
 import numpy as np
 
-from .errors import ErrorCode, InputError
+from .errors import DefocusError, ErrorCode, InputError
 from .image.axes import check_axes
+from .image.plane_statistics import PlaneStatistics
 from .inference.backends import AUTO
 from .inference.cached_engine import CachedEngine
 from .inference.engine import Engine
+from .inference.tasks import ImageRequest
 from .model.card import DEFAULT
 from .quality import assess as quality
 from .quality.report import PlaneReport
@@ -94,10 +96,12 @@ def restore(
 
     Shapes, dtypes and errors are those of a call of the engine; `name` is what errors call the image.
     """
-    restored = engine(image, axes, name)
-    image = np.asarray(image)
+    image, statistics = np.asarray(image), PlaneStatistics()
+    (restored,) = engine.restore_many([ImageRequest(image, axes, name, statistics=statistics)])
+    if isinstance(restored, DefocusError):
+        raise restored
     axes = check_axes(image.shape, axes, name)
-    reports = quality.assess(image, restored, axes)
+    reports = quality.assess(image, restored, axes, statistics)
     return restored, reports if all_planes else quality.keep_sharp_planes(image, restored, axes, reports)
 
 
