@@ -15,7 +15,7 @@ import typer
 from ..engine.cli import _app
 from ..engine.cli.options import Option
 from ..engine.errors import InputError
-from .config import SETTINGS, Config, Folder
+from .configuration.config import SETTINGS, Config, Folder
 
 app = _app.new_app()
 _RUN = "Run"
@@ -114,8 +114,8 @@ def watch(
 def _dry_run(config: Config) -> int:
     from ..engine.files.other_formats import other_formats
     from ..engine.model.card import model_path, read_card
+    from .configuration.settings import check_folders
     from .dry_run import plan
-    from .settings import check_folders
 
     card = read_card(model_path(config.model))
     check_folders(config.settings())

@@ -17,19 +17,19 @@ from ..engine.files.atomic import sweep
 from ..engine.inference.engine import Engine
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.run import pipeline
+from .alerts.health import Health
 from .clock import SYSTEM_CLOCK, Clock
+from .configuration.settings import DaemonSettings, FolderSettings, check_folders
 from .discovery.arrival import Arrival
 from .discovery.channel_assembler import ChannelAssembler
 from .discovery.scanner import arrivals
 from .events import WatchEvent
 from .folder import FolderProcessor
-from .health import Health
 from .journal import Journal
 from .journal_entry import JournalEntry
 from .output.disk_space import OutputGuard
 from .output.lock import FolderLock
 from .queue import ArrivalQueue
-from .settings import DaemonSettings, FolderSettings, check_folders
 from .tracker import Stage
 
 AHEAD = 1  # files read before their turn: more would keep the newest file waiting

@@ -14,10 +14,10 @@ from ..engine.pipeline.channel_pattern import gather
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import stat_of
 from ..engine.tiff.integrity import check_complete
+from .configuration.settings import FolderSettings
 from .discovery.scanner import scan
 from .journal import Journal
 from .journal_entry import JournalEntry, journal_key
-from .settings import FolderSettings
 
 
 def plan(settings: FolderSettings, card: Card) -> Iterator[tuple[Path, str]]:

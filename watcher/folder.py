@@ -21,12 +21,12 @@ from ..engine.pipeline.steps import Stat, stat_of
 from ..engine.quality.report import summary
 from ..engine.tiff.integrity import check_complete
 from .clock import SYSTEM_CLOCK, Clock
+from .configuration.settings import FolderSettings
 from .discovery.arrival import Arrival
 from .events import WatchEvent
 from .journal import Journal
 from .journal_entry import FileState, JournalEntry, path_of
 from .output.disk_space import OutputGuard
-from .settings import FolderSettings
 from .tracker import FileTracker, RunningJob
 
 PRUNE_INTERVAL = 86400.0  # s between two clearings of the journal

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from ..engine.cli import _app
 from ..engine.errors import DefocusError, first_line
 from ..engine.model.card import model_path, read_card
+from .alerts.health import Health
 from .clock import SYSTEM_CLOCK, Clock
-from .config import Config
+from .configuration.config import Config
+from .configuration.settings import check_folders
 from .daemon import watch as watch_folders
 from .display import Display, open_display
 from .events import WatchEvent
-from .health import Health
 from .service.systemd import tell_systemd, watchdog
-from .settings import check_folders
 
 RETRY_PAUSE = 5.0  # s between two tries to start with settings that had started before
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _watch(
     config: Config, stop: threading.Event, once: bool, health: Health, started: threading.Event, clock: Clock
 ) -> int:
     """One stretch of watching with the same settings; `started` is set once nothing can keep it from watching."""
-    from .notify import Notifier
+    from .alerts.notify import Notifier
     from .status.page import StatusPage
     from .status.previews import MEMORY as PREVIEWS
 

@@ -19,8 +19,8 @@ import tifffile
 
 from defocus import Engine
 from defocus.engine.tiff.read import read_tiff
-from defocus.watcher.config import Config, Folder
-from defocus.watcher.health import Health
+from defocus.watcher.alerts.health import Health
+from defocus.watcher.configuration.config import Config, Folder
 from defocus.watcher.status.page import StatusPage
 
 from ..helpers.waiting import wait_for

@@ -17,17 +17,17 @@ from defocus.engine.errors import BackendError, ChangedError, DefocusError, Outp
 from defocus.engine.pipeline import steps
 from defocus.engine.pipeline.steps import stat_of
 from defocus.watcher import daemon
+from defocus.watcher.alerts.health import LOOP_STUCK, Health
+from defocus.watcher.configuration.settings import DaemonSettings, FolderSettings, default_out
 from defocus.watcher.daemon import watch
 from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.events import WatchEvent
 from defocus.watcher.folder import PRUNE_INTERVAL, FolderProcessor
-from defocus.watcher.health import LOOP_STUCK, Health
 from defocus.watcher.journal import Journal
 from defocus.watcher.journal_entry import FileState, JournalEntry
 from defocus.watcher.output import disk_space
 from defocus.watcher.output.disk_space import OutputGuard
 from defocus.watcher.queue import ArrivalQueue
-from defocus.watcher.settings import DaemonSettings, FolderSettings, default_out
 
 from ..helpers.clock import ManualClock
 from ..helpers.sessions import watched_engine

@@ -20,14 +20,14 @@ import tifffile
 from defocus.engine.errors import InputError, OutputError
 from defocus.engine.tiff.read import read_tiff
 from defocus.watcher import daemon
+from defocus.watcher.alerts.health import FILE_STUCK, LOOP_STUCK, Health
+from defocus.watcher.configuration.settings import DaemonSettings, FolderSettings
 from defocus.watcher.discovery.scanner import ScanTiming
-from defocus.watcher.health import FILE_STUCK, LOOP_STUCK, Health
 from defocus.watcher.journal import Journal
 from defocus.watcher.journal_entry import FileState, JournalEntry
 from defocus.watcher.output import disk_space
 from defocus.watcher.output.lock import FolderLock
 from defocus.watcher.service.systemd import tell_systemd, watchdog
-from defocus.watcher.settings import DaemonSettings, FolderSettings
 
 from ..helpers.waiting import wait_for
 from .conftest import Configured, needs_sighup, outputs, write_tiff

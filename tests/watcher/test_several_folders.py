@@ -17,14 +17,14 @@ import tifffile
 from defocus import Engine
 from defocus.engine.errors import OutputError
 from defocus.watcher import daemon
+from defocus.watcher.alerts.health import Health
+from defocus.watcher.configuration.settings import DaemonSettings, FolderSettings
 from defocus.watcher.discovery.scanner import ScanTiming
 from defocus.watcher.events import WatchEvent
 from defocus.watcher.folder import FolderProcessor
-from defocus.watcher.health import Health
 from defocus.watcher.journal import Journal
 from defocus.watcher.output import disk_space
 from defocus.watcher.queue import Order
-from defocus.watcher.settings import DaemonSettings, FolderSettings
 
 from ..helpers.clock import ManualClock
 from ..helpers.waiting import wait_for

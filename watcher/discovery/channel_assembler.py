@@ -18,7 +18,7 @@ from ...engine.pipeline.channel_groups import without
 from ...engine.pipeline.channel_pattern import Pattern, fits, lone, too_many, twice
 from ...engine.pipeline.steps import stat_of
 from ..clock import SYSTEM_CLOCK, Clock
-from ..settings import FolderSettings
+from ..configuration.settings import FolderSettings
 from ..tracker import ChannelGroup, FileTracker, Group
 from .arrival import Arrival
 from .scanner import scan

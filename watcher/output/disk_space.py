@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ...engine.errors import DefocusError, ErrorCode, OutputError
 from ...engine.files.atomic import commit
+from ..alerts.health import Health
 from ..clock import SYSTEM_CLOCK, Clock
 from ..events import WatchEvent
-from ..health import Health
 from .lock import FolderLock
 
 MEGABYTE = 10**6

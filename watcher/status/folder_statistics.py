@@ -12,9 +12,9 @@ from ...engine.errors import ErrorCode, InputError
 from ...engine.quality.overview import overview
 from ...engine.quality.report import summary
 from ...engine.tiff.optics import RecordedOptics, read_optics
-from ..drift import Drift
+from ..alerts.drift import Drift
+from ..configuration.settings import FolderSettings
 from ..events import WatchEvent
-from ..settings import FolderSettings
 from .history import Failure, Point, read_history, thin
 
 RATE_WINDOW = 60.0  # s

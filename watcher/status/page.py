@@ -11,10 +11,10 @@ from types import TracebackType
 
 from ...engine.inference.engine import Engine
 from ...engine.tiff.optics import RecordedOptics
-from ..config import Config
+from ..alerts.health import Health
+from ..configuration.config import Config
+from ..configuration.settings import FolderSettings
 from ..events import WatchEvent
-from ..health import Health
-from ..settings import FolderSettings
 from .folder_statistics import MicroscopeSettings
 from .server import Server, serve
 from .statistics import State

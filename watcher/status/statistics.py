@@ -14,10 +14,10 @@ from typing import Any
 from ...engine.errors import OutputError
 from ...engine.inference.engine import Engine
 from ...engine.inference.gpu.driver import find_gpu, why_no_gpu
+from ..alerts.health import Health
+from ..configuration.settings import FolderSettings
 from ..events import WatchEvent
-from ..health import Health
 from ..journal import path_of
-from ..settings import FolderSettings
 from .folder_statistics import FolderStatistics, MicroscopeSettings
 from .history import forget, is_corrected
 

@@ -11,11 +11,11 @@ import tifffile
 
 from defocus.engine.pipeline.channel_pattern import Pattern
 from defocus.engine.pipeline.steps import stat_of
+from defocus.watcher.configuration.settings import FolderSettings
 from defocus.watcher.discovery import channel_assembler
 from defocus.watcher.discovery.arrival import Arrival
 from defocus.watcher.discovery.channel_assembler import ChannelAssembler
 from defocus.watcher.discovery.scanner import ScanTiming
-from defocus.watcher.settings import FolderSettings
 from defocus.watcher.tracker import FileTracker
 
 from ...helpers.clock import ManualClock

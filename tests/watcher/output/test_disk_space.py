@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from defocus.engine.errors import ErrorCode, OutputError
+from defocus.watcher.alerts.health import Health
 from defocus.watcher.events import WatchEvent
-from defocus.watcher.health import Health
 from defocus.watcher.output import disk_space
 from defocus.watcher.output.disk_space import PAUSE, OutputGuard
 

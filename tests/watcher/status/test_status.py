@@ -21,9 +21,9 @@ import tifffile
 from defocus.engine.errors import ErrorCode, InputError, OutputError
 from defocus.engine.pipeline.jobs import Job, Outcome
 from defocus.engine.quality.report import PlaneReport
-from defocus.watcher.config import Config, Folder
+from defocus.watcher.alerts.health import Health
+from defocus.watcher.configuration.config import Config, Folder
 from defocus.watcher.events import WatchEvent
-from defocus.watcher.health import Health
 from defocus.watcher.journal import Journal
 from defocus.watcher.journal_entry import FileState, JournalEntry
 from defocus.watcher.status.folder_statistics import SHOWN_FAILURES, Histogram, MicroscopeSettings

@@ -13,8 +13,8 @@ from urllib.parse import quote_from_bytes, quote_plus
 import pytest
 
 from defocus.engine.errors import InputError
-from defocus.watcher.config import Config, Folder
-from defocus.watcher.health import Health
+from defocus.watcher.alerts.health import Health
+from defocus.watcher.configuration.config import Config, Folder
 from defocus.watcher.status.page import StatusPage, is_loopback
 
 from ..conftest import free_port

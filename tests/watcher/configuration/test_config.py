@@ -15,10 +15,10 @@ import typer.main
 
 from defocus.engine.errors import InputError
 from defocus.watcher.cli import app
-from defocus.watcher.config import SETTINGS, Config, Folder
+from defocus.watcher.configuration.config import SETTINGS, Config, Folder
 from defocus.watcher.queue import Order
 
-from .conftest import command
+from ..conftest import command
 
 
 def test_what_is_printed_is_read_back(tmp_path):

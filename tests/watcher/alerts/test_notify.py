@@ -16,12 +16,12 @@ import pytest
 from defocus.engine.errors import ErrorCode, InputError, MissingExtraError
 from defocus.engine.pipeline.jobs import Job, Outcome
 from defocus.engine.quality.report import PlaneReport
-from defocus.watcher import notify
-from defocus.watcher.drift import RECENT
+from defocus.watcher.alerts import notify
+from defocus.watcher.alerts.drift import RECENT
+from defocus.watcher.alerts.notify import BATCH, END, Notifier, by_command, by_url
 from defocus.watcher.events import WatchEvent
-from defocus.watcher.notify import BATCH, END, Notifier, by_command, by_url
 
-from ..helpers.waiting import wait_for
+from ...helpers.waiting import wait_for
 
 
 def done(blur: float | None) -> WatchEvent:

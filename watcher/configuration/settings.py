@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..engine.errors import InputError
-from ..engine.files.companions import COMPANIONS
-from ..engine.files.patterns import is_wanted
-from ..engine.model.card import Card
-from ..engine.pipeline.channel_pattern import Pattern
-from ..engine.pipeline.steps import MEMORY
-from .discovery.scanner import ScanTiming
-from .queue import Order
+from ...engine.errors import InputError
+from ...engine.files.companions import COMPANIONS
+from ...engine.files.patterns import is_wanted
+from ...engine.model.card import Card
+from ...engine.pipeline.channel_pattern import Pattern
+from ...engine.pipeline.steps import MEMORY
+from ..discovery.scanner import ScanTiming
+from ..queue import Order
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
-from ..engine.cli import options
-from ..engine.cli.options import DAY, Option
-from ..engine.errors import InputError
-from ..engine.files.companions import COMPANIONS
+from ...engine.cli import options
+from ...engine.cli.options import DAY, Option
+from ...engine.errors import InputError
+from ...engine.files.companions import COMPANIONS
 from . import settings_file
 from .settings_file import Setting
 
@@ -167,7 +167,7 @@ class Config:
                 shown = f'"{value}"' if isinstance(value, str) else value
                 raise self.refused(name, f"is {shown}", remedy)
         if self.channels:
-            from ..engine.pipeline.channel_pattern import Pattern
+            from ...engine.pipeline.channel_pattern import Pattern
 
             try:
                 Pattern.parse(self.channels)
@@ -198,10 +198,10 @@ class Config:
         if not self.folders:
             raise InputError("ACQ", "no folder to watch", "give ACQ, or [[folders]] in the file of --config")
         # Not before they are needed: --help is quick without numpy and tifffile.
-        from ..engine.pipeline.channel_pattern import Pattern
-        from ..engine.quality.report import Doubtful
-        from .discovery.scanner import ScanTiming
-        from .queue import Order
+        from ...engine.pipeline.channel_pattern import Pattern
+        from ...engine.quality.report import Doubtful
+        from ..discovery.scanner import ScanTiming
+        from ..queue import Order
         from .settings import FolderSettings, default_out
 
         timing = ScanTiming(self.settle, self.rescan, self.patience, self.polling)

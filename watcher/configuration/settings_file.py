@@ -11,8 +11,8 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine.cli.options import Option
-from ..engine.errors import InputError
+from ...engine.cli.options import Option
+from ...engine.errors import InputError
 
 _REMEDY = "see defocus-watch --print-config for one that works"
 _BACKSLASH = "write paths with / or in single quotes: in double quotes a backslash is not taken as it is"

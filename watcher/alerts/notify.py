@@ -19,12 +19,12 @@ from subprocess import DEVNULL
 from types import TracebackType
 from typing import Any
 
-from ..engine.errors import InputError, MissingExtraError, one_line
-from ..engine.quality.overview import overview
-from ..engine.quality.report import summary
-from .config import Config
+from ...engine.errors import InputError, MissingExtraError, one_line
+from ...engine.quality.overview import overview
+from ...engine.quality.report import summary
+from ..configuration.config import Config
+from ..events import WatchEvent
 from .drift import RECENT, Drift
-from .events import WatchEvent
 
 PAUSE = 600.0  # s between two messages about the same thing
 QUIET = 300.0  # s without a file after which a batch has ended
