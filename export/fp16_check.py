@@ -50,8 +50,8 @@ class Verdict:
 
     def __str__(self) -> str:
         size = " x ".join(map(str, self.shape))
-        found = f"{self.psnr:6.1f} dB  {self.worst:8.2f} counts" if self.finite else "not a number or infinite"
-        return f"{found}  {size:>9}  {self.name}"
+        result = f"{self.psnr:6.1f} dB  {self.worst:8.2f} counts" if self.finite else "not a number or infinite"
+        return f"{result}  {size:>9}  {self.name}"
 
 
 def planes(images: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
@@ -99,9 +99,9 @@ def compare(exact: Run, half: Run, card: Card, chosen: Iterable[Sample]) -> Iter
         scale = sample.intensity.scale
         expected = exact(sample.batch).astype(np.float64) * scale
         with np.errstate(invalid="ignore", over="ignore"):
-            found = half(sample.batch).astype(np.float64) * scale
-            difference = np.abs(found - expected)
-        finite = bool(np.isfinite(found).all())
+            restored = half(sample.batch).astype(np.float64) * scale
+            difference = np.abs(restored - expected)
+        finite = bool(np.isfinite(restored).all())
         error = float(np.sqrt(np.mean(difference**2))) if finite else np.inf
         span = max(scale, measure(expected, card.intensity).scale)
         psnr = 20 * np.log10(span / error) if 0 < error < np.inf else (np.inf if finite else -np.inf)
@@ -111,11 +111,11 @@ def compare(exact: Run, half: Run, card: Card, chosen: Iterable[Sample]) -> Iter
 
 def refuse_imprecise(path: Path, verdicts: Sequence[Verdict], culprits: Sequence[str] = ()) -> None:
     """Raise ModelError unless every plane passes; `culprits` are the layers to keep in FP32, named as the remedy."""
-    worst = min(verdicts, key=lambda one: one.psnr if one.finite else -np.inf)
+    worst = min(verdicts, key=lambda verdict: verdict.psnr if verdict.finite else -np.inf)
     if worst.passes:
         return
-    found = f"reaches only {worst.psnr:.1f} dB" if worst.finite else "gives values that are no numbers"
-    cause = f'half precision {found} on "{worst.name}", {LEAST_DB:g} dB is the least'
+    shortfall = f"reaches only {worst.psnr:.1f} dB" if worst.finite else "gives values that are no numbers"
+    cause = f'half precision {shortfall} on "{worst.name}", {LEAST_DB:g} dB is the least'
     keep = " ".join(f"--keep-fp32 {name}" for name in culprits)
     raise ModelError(path, cause, f"export with {keep}" if keep else "use the FP32 model")
 

@@ -48,10 +48,12 @@ def compare(network: nn.Module, path: Path, images: Path | None = None) -> Itera
         for name, batch in _inputs(card.channels, images, card):
             with torch.inference_mode():
                 expected = network(torch.from_numpy(batch))[0].numpy()
-            found = opened.session.run(batch)
+            restored = opened.session.run(batch)
             spread = float(expected.max() - expected.min())
             error = (
-                float(np.abs(found - expected).max()) / max(spread, 1e-12) if found.shape == expected.shape else np.inf
+                float(np.abs(restored - expected).max()) / max(spread, 1e-12)
+                if restored.shape == expected.shape
+                else np.inf
             )
             yield Comparison(name, batch.shape, error)
     finally:

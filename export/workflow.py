@@ -78,11 +78,13 @@ def export_fp32(
     card = describe(recipe)
     export_onnx(network, card, out)
     comparisons = []
-    for one in compare(network, out, images):
-        comparisons.append(one)
-        tell(f"  {one.error:8.1e} of the range  {' x '.join(map(str, one.shape)):>20}  {one.name}")
+    for comparison in compare(network, out, images):
+        comparisons.append(comparison)
+        tell(f"  {comparison.error:8.1e} of the range  {' x '.join(map(str, comparison.shape)):>20}  {comparison.name}")
     refuse_differences(name, comparisons)
-    tell(f"{name}: equal to torch within {max(one.error for one in comparisons):.1e} (limit {TOLERANCE:g})")
+    tell(
+        f"{name}: equal to torch within {max(comparison.error for comparison in comparisons):.1e} (limit {TOLERANCE:g})"
+    )
 
     def run(batch: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -144,29 +146,29 @@ def export_fp16(
         raise InputError(source, f"is {card.precision} already", "give the checkpoint, or the FP32 file")
     model = onnx.load(str(source))
     exact = exact or on_cpu(model)
-    known = layers(model)
-    kept = chosen([name for name in keep if name != AUTO], known)
+    names = layers(model)
+    kept = chosen([name for name in keep if name != AUTO], names)
 
     def verdicts(kept: Sequence[str], among):  # type: ignore[no-untyped-def]
         # Half ends are left out here: a Cast in front rounds the input alike.
         return list(compare(exact, on_cpu(rounded_like_half(to_half(model, kept))), card, among))
 
     every = list(samples(planes(images), card))
-    found = verdicts(kept, every)
-    wrong = [sample for sample, verdict in zip(every, found, strict=True) if not verdict.passes]
+    results = verdicts(kept, every)
+    wrong = [sample for sample, verdict in zip(every, results, strict=True) if not verdict.passes]
     if wrong:
         tell(f"{len(wrong)} of {len(every)} planes fail in half precision: looking for the layers that need FP32")
-        free = [name for name in known if name not in kept]
-        needed = culprits(free, lambda some: all(one.passes for one in verdicts((*kept, *some), wrong)))
+        free = [name for name in names if name not in kept]
+        needed = culprits(free, lambda some: all(verdict.passes for verdict in verdicts((*kept, *some), wrong)))
         if AUTO in keep and needed:
             kept = (*kept, *needed)
-            found = verdicts(kept, every)
+            results = verdicts(kept, every)
             tell(f"kept in FP32: {', '.join(needed)}")
         else:
-            _table(found, tell)
-            refuse_imprecise(out, found, needed)
-    _table(found, tell)
-    refuse_imprecise(out, found)
+            _table(results, tell)
+            refuse_imprecise(out, results, needed)
+    _table(results, tell)
+    refuse_imprecise(out, results)
     half = to_half(model, kept, half_ends)
     with unproven(out) as candidate:
         save_half(half, card, candidate)
@@ -177,11 +179,11 @@ def export_fp16(
             finally:
                 opened.session.close()
             refuse_imprecise(out, real)
-            tell(f"{name}: {min(one.psnr for one in real):.1f} dB or better ({opened.session.description})")
+            tell(f"{name}: {min(verdict.psnr for verdict in real):.1f} dB or better ({opened.session.description})")
     count, total = half_share(half)
     tell(
         f"{out}: {count} of {total} convolutions in half precision ({100 * count / total:.0f} %), "
-        f"{min(one.psnr for one in found):.1f} dB to FP32 or better (limit {LEAST_DB:g})"
+        f"{min(verdict.psnr for verdict in results):.1f} dB to FP32 or better (limit {LEAST_DB:g})"
     )
 
 
@@ -210,7 +212,7 @@ def source_file(source: str) -> Path:
 
 
 def _flavour(recipe: BuildConfig) -> TensorRT:
-    reasons = {one.name: one.unavailable_reason() for one in (TENSORRT, RTX)}
+    reasons = {flavour.name: flavour.unavailable_reason() for flavour in (TENSORRT, RTX)}
     if reasons["tensorrt"] is None:
         return TENSORRT
     installed = "not installed" not in (reasons["rtx"] or "")
@@ -222,8 +224,8 @@ def _flavour(recipe: BuildConfig) -> TensorRT:
     raise BackendError("TensorRT", f"cannot build for a card that is not here ({reasons['rtx']})", remedy)
 
 
-def _table(found, tell: Tell) -> None:  # type: ignore[no-untyped-def]
-    for verdict in found:
+def _table(verdicts, tell: Tell) -> None:  # type: ignore[no-untyped-def]
+    for verdict in verdicts:
         tell(f"  {verdict}")
 
 

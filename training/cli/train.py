@@ -161,21 +161,21 @@ def _count_images(folders: Sequence[Path]) -> int:
 
 def _gains(gains: dict[str, float]) -> str:
     """Gains of a run as a part of a sentence, by distance where it is known."""
-    known = {name: value for name, value in sorted(gains.items()) if name != "gain"} or gains
-    found = [
+    by_distance = {name: value for name, value in sorted(gains.items()) if name != "gain"} or gains
+    texts = [
         f"{int(name[len('gain_') : -len('um')])} um {value:+.2f} dB" if name != "gain" else f"{value:+.2f} dB"
-        for name, value in known.items()
+        for name, value in by_distance.items()
     ]
-    return f"; gain on what was held out: {', '.join(found)}" if found else ""
+    return f"; gain on what was held out: {', '.join(texts)}" if texts else ""
 
 
 def recipe_path(text: str) -> Path:
     """The file of a recipe: one of ours by name, or the path given. Raises InputError if there is neither."""
-    known = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
-    if text in known:
-        return known[text]
+    recipes = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+    if text in recipes:
+        return recipes[text]
     if not Path(text).is_file():
-        raise InputError(text, "no such recipe", f"choose {' or '.join(known)}, or give a TOML file")
+        raise InputError(text, "no such recipe", f"choose {' or '.join(recipes)}, or give a TOML file")
     return Path(text)
 
 

@@ -115,13 +115,13 @@ def verify(root: Path, planes: Sequence[int] = range(PLANES)) -> None:
     files_of_plane.cache_clear()
     for z in planes:
         folder = plane_folder(root, z)
-        found = files_of_plane(folder)
-        if len(found) != FILES:
+        files = files_of_plane(folder)
+        if len(files) != FILES:
             wanted = ((well, site, channel) for well in WELLS for site in SITES for channel in CHANNELS)
-            missing = next((key for key in wanted if key not in found), None)
+            missing = next((key for key in wanted if key not in files), None)
             first = f"; the first missing is {missing[0]} s{missing[1]} w{missing[2]}" if missing else ""
-            cause = f"has {len(found)} of {FILES} images{first}"
+            cause = f"has {len(files)} of {FILES} images{first}"
             raise InputError(folder, cause, "delete it and get it again with defocus-data bbbc006")
-        empty = next((path for path in found.values() if path.stat().st_size == 0), None)
+        empty = next((path for path in files.values() if path.stat().st_size == 0), None)
         if empty:
             raise InputError(empty, "is empty", "delete its folder and get it again with defocus-data bbbc006")

@@ -177,13 +177,13 @@ def read_checksums(path: Path, required: bool = True) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(path, f"cannot be read ({error})", "give a file written by sha256sum") from error
-    found = {}
+    digests = {}
     for line in filter(str.strip, lines):
         digest, _, name = line.partition(" ")
         if len(digest) != 64 or not name.strip():
             raise InputError(path, f"is no list of checksums (line {line!r})", "give a file written by sha256sum")
-        found[name.strip().lstrip("*")] = digest.lower()
-    return found
+        digests[name.strip().lstrip("*")] = digest.lower()
+    return digests
 
 
 def sha256(path: Path) -> str:

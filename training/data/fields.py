@@ -54,10 +54,10 @@ def list_images(folder: Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(folder, "no such folder", "give a folder of TIFF or PNG images")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not images:
         raise InputError(folder, "holds no TIFF or PNG image", "give a folder that does")
-    return found
+    return images
 
 
 def split(paths: Sequence[Path], held_out: Sequence[str] = (), share: float = 0.1) -> tuple[list[Path], list[Path]]:

@@ -47,10 +47,10 @@ def split_pairs(pairs: Sequence[Pair], patterns: Sequence[str] = ()) -> tuple[li
 
 def at_distance(pairs: Sequence[Pair], z_um: float) -> list[Pair]:
     """The pairs that are `z_um` out of focus, on either side. Raises InputError if there are none."""
-    known = sorted({abs(pair.z_um) for pair in pairs if pair.z_um is not None})
+    distances = sorted({abs(pair.z_um) for pair in pairs if pair.z_um is not None})
     chosen = [pair for pair in pairs if pair.z_um is not None and abs(abs(pair.z_um) - abs(z_um)) <= CLOSE_UM]
     if not chosen:
-        there = f"there are {', '.join(f'{z:g}' for z in known)} um" if known else "the pairs do not say theirs"
+        there = f"there are {', '.join(f'{z:g}' for z in distances)} um" if distances else "the pairs do not say theirs"
         raise InputError("--distance-um", f"no pair is {z_um:g} um out of focus", f"leave it away, or choose: {there}")
     return chosen
 
@@ -137,8 +137,11 @@ class PairedPlanes(Dataset):
 
 def unit_scale(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """Offset and scale, float32 (C, 1, 1), that take each channel to the blurred plane's unit range."""
-    found = [measure(plane, Percentiles(), pair.name) for plane in pair.blurred]
-    values = [[one.offset for one in found], [1.0 if one.flat else one.scale for one in found]]
+    intensities = [measure(plane, Percentiles(), pair.name) for plane in pair.blurred]
+    values = [
+        [intensity.offset for intensity in intensities],
+        [1.0 if intensity.flat else intensity.scale for intensity in intensities],
+    ]
     offset, scale = np.array(values, np.float32)[:, :, None, None]
     return offset, scale
 

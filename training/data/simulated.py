@@ -198,8 +198,8 @@ class DefocusedCrops(Dataset):
         y, x = (int(rng.integers(length - cut + 1)) for length in field.shape)
         region = field[y : y + cut, x : x + cut]
         if cut != side:
-            whole = torch.from_numpy(np.ascontiguousarray(region))[None, None]
-            region = interpolate(whole, (side, side), mode="bilinear", antialias=True, align_corners=False)[
+            tensor = torch.from_numpy(np.ascontiguousarray(region))[None, None]
+            region = interpolate(tensor, (side, side), mode="bilinear", antialias=True, align_corners=False)[
                 0, 0
             ].numpy()
         region = np.rot90(region, int(rng.integers(4)))

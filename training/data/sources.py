@@ -33,18 +33,18 @@ class SourceSplit:
 def split_sources(sources: Sequence[Source], held_out: Sequence[str]) -> list[SourceSplit]:
     """List the files of each source and split them. Raises InputError if nothing is left to train on."""
     splits = [SourceSplit(source, *split(list_images(source.folder), held_out)) for source in sources]
-    if splits and not any(one.train for one in splits):
+    if splits and not any(each.train for each in splits):
         raise InputError(sources[0].folder, "every image is held out", "hold out fewer files")
     return splits
 
 
 def load_pools(splits: Sequence[SourceSplit], recipe: Recipe) -> list[Pool]:
     """Read what is trained on, each source with its share, and draw the specimens that have theirs."""
-    total = sum(one.source.weight for one in splits)
+    total = sum(each.source.weight for each in splits)
     pools = [
-        make_pool([load_field(path) for path in one.train], one.source.weight / total * (1 - recipe.drawn_share))
-        for one in splits
-        if one.train
+        make_pool([load_field(path) for path in each.train], each.source.weight / total * (1 - recipe.drawn_share))
+        for each in splits
+        if each.train
     ]
     if recipe.drawn_share > 0 or not pools:
         pools.append(drawn_pool(recipe.seed, recipe.drawn_share or 1.0))

@@ -159,18 +159,18 @@ def seconds_per_step(recipe: Recipe, steps: int = 6) -> float:
 def record(weights: Path, name: str, budget: dict) -> None:
     """Add a method's training budget to budgets.json."""
     path = weights / BUDGETS
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    known[name] = {**budget, "machine": f"{torch.get_num_threads()} threads of {machine()}"}
-    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entries[name] = {**budget, "machine": f"{torch.get_num_threads()} threads of {machine()}"}
+    path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def budgets(weights: Path) -> dict[str, str]:
     """What budgets.json says of each method, as text for a table; ADMM has what its denoiser had."""
     path = weights / BUDGETS
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     texts = {
-        name: f"{one['steps']:,} steps of {one['batch']} x {one['crop']} px, {one['seconds']} s"
-        for name, one in known.items()
+        name: f"{entry['steps']:,} steps of {entry['batch']} x {entry['crop']} px, {entry['seconds']} s"
+        for name, entry in entries.items()
     }
     if DENOISER in texts:
         texts["admm"] = f"its denoiser: {texts[DENOISER]}"

@@ -33,10 +33,10 @@ HELD_OUT = ("*_d16_*", "*_k14_*", "*_n22_*", "*_p19_*", "*__a05__*", "[0f]*.png"
 def held_out_files(folders: Iterable[Path], patterns: Sequence[str] = HELD_OUT) -> list[Path]:
     """Image files of the folders that match one of the name patterns, in order. Raises InputError if there are none."""
     folders = list(folders)
-    found = [path for folder in folders for path in split(list_images(folder), patterns)[1]]
-    if not found:
+    files = [path for folder in folders for path in split(list_images(folder), patterns)[1]]
+    if not files:
         raise InputError(folders[0], f"holds no file like {' or '.join(patterns)}", "give the folders of sharp fields")
-    return found
+    return files
 
 
 def counts_pair(field: Field, z_um: float, optics: Optics = OPTICS) -> tuple[np.ndarray, np.ndarray]:
