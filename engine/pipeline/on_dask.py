@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -169,6 +170,20 @@ def _security() -> Any:
         raise MissingExtraError("cryptography", "dask", "TLS between --dask workers") from error
 
 
+def _in_files(security: Any, folder: Path) -> Any:
+    """The credentials of the workers as files in `folder`, which is removed when no job needs them any more.
+
+    dask-jobqueue would write such files, too, but removes them whenever they are collected as garbage: after their
+    folder, with a traceback.
+    """
+    for name in ("tls_ca_file", "tls_worker_key", "tls_worker_cert"):
+        value = getattr(security, name)
+        if value and "\n" in value:  # in memory, not a path
+            (folder / name).write_text(value)
+            setattr(security, name, str(folder / name))
+    return security
+
+
 def _client(where: str, stack: ExitStack) -> Any:
     from distributed import Client, LocalCluster
 
@@ -192,11 +207,11 @@ def _client(where: str, stack: ExitStack) -> Any:
             from dask_jobqueue.slurm import SLURMCluster  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingExtraError("dask_jobqueue", "slurm", "--dask slurm") from error
-        security = _security()
+        # The key is handed to the jobs in files: in a folder of this user's alone, where SLURM's own logs go, too.
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix=".defocus-dask-", dir=os.getcwd())))
+        security = _in_files(_security(), folder)
         try:
-            # The key is handed to the jobs in files: in a folder of this user's alone, where SLURM's own logs go, too.
-            folder = stack.enter_context(TemporaryDirectory(prefix=".defocus-dask-", dir=os.getcwd()))
-            jobs: Any = stack.enter_context(SLURMCluster(security=security, shared_temp_directory=folder))
+            jobs: Any = stack.enter_context(SLURMCluster(security=security))
         except ValueError as error:  # cores and memory have no default
             cause = "Dask's configuration does not say what a job is"
             remedy = "write jobqueue.slurm.cores and .memory to ~/.config/dask/jobqueue.yaml (docs/guides/pipelines.md)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import getpass
 import json
 import os
@@ -11,11 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import tifffile
+
+from defocus.engine.errors import InputError
+from defocus.engine.pipeline import on_dask
 
 pytest.importorskip("dask_jobqueue", reason='needs dask-jobqueue: pip install ".[dask,slurm]"')
 
@@ -72,6 +78,30 @@ def test_without_a_description_of_a_job_it_says_in_one_line_where_that_goes(fold
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "does not say what a job is; write jobqueue.slurm.cores" in done.stderr
+
+
+def test_its_credentials_leave_no_traceback_whenever_dask_lets_go_of_them(tmp_path, monkeypatch):
+    """The folder they lie in may be gone by then."""
+    monkeypatch.chdir(tmp_path)
+    leftovers = []
+    monkeypatch.setattr(sys, "unraisablehook", leftovers.append)
+    with pytest.raises(InputError) as refused, ExitStack() as stack:
+        on_dask._client("slurm", stack)
+    assert list(tmp_path.iterdir()) == []
+    del refused  # and with it the cluster, in the frames of its traceback
+    gc.collect()
+    assert leftovers == []
+
+
+def test_its_credentials_are_files_that_only_this_user_can_read(tmp_path):
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(dir=tmp_path)))
+        security = on_dask._in_files(on_dask._security(), folder)
+        worker = security.get_tls_config_for_role("worker")
+        assert {Path(worker[name]).parent for name in ("ca_file", "key", "cert")} == {folder}
+        assert folder.stat().st_mode & 0o077 == 0
+        for role in ("scheduler", "worker", "client"):
+            assert security.get_listen_args(role)["ssl_context"].cert_store_stats()["x509"] == 1
 
 
 @pytest.fixture
