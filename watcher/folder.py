@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from ..engine.errors import ChangedError, DefocusError, InputError, OutputError, StoppedError
+from ..engine.errors import ChangedError, DefocusError, ErrorCode, InputError, OutputError, StoppedError
 from ..engine.files.companions import Companions
 from ..engine.files.version import digest
 from ..engine.inference.engine import Engine
@@ -215,7 +215,7 @@ class FolderProcessor:
         if isinstance(outcome.error, OutputError):
             for arrival in running.arrivals:  # the others have their turn first
                 self.tracker.put_off(arrival.path, self._clock.monotonic() + self.guard.file_pause)
-            left = self.guard.is_to_blame(outcome.job.target, outcome.error)
+            left = self.guard.is_to_blame(max(arrival.stat[0] for arrival in running.arrivals), outcome.error)
         # Files that belong together are given up together.
         attempts = 1 + max(self._failures(arrival) for arrival in running.arrivals)
         for arrival, content, result in zip(running.arrivals, running.digests, outcome.each(), strict=True):
@@ -228,7 +228,7 @@ class FolderProcessor:
                 self._record(arrival, content, FileState.DONE, report=json.dumps(summary(result.reports)))
                 self._companions.add(arrival.relative)
                 self._tell(WatchEvent("done", arrival.name, latency=latency, queued=running.queued, outcome=result))
-            elif attempts >= self.settings.retries or _hopeless(result):
+            elif attempts >= self._most_attempts(result.error) or _hopeless(result):
                 self._quarantine(arrival, content, result.error, running.queued, attempts)
             else:
                 self._record(arrival, content, FileState.FAILED, attempts, result.error)
@@ -238,6 +238,10 @@ class FolderProcessor:
         """At the end: jobs that came to no outcome because they were not begun are no fault of their files."""
         for running in self.tracker.unfinished():
             self.journal.leave((arrival.relative, arrival.stat) for arrival in running.arrivals)
+
+    def _most_attempts(self, error: DefocusError) -> int:
+        """After how many attempts a file is given up; that the disk is full and not the file too large, two show."""
+        return max(self.settings.retries, 2 if error.code is ErrorCode.DISK_FULL else 1)
 
     def _check_deaths(self, arrival: Arrival) -> None:
         """Raise DefocusError for files over which one process after the other died."""

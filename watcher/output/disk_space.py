@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 import uuid
@@ -26,8 +27,8 @@ log = logging.getLogger("defocus.watcher.output")
 class OutputGuard:
     """Pauses a folder while its output cannot be written to, and goes on by itself.
 
-    The output is there, is ours, has `min_free_mb` MB of room, and takes a small file: then what fails is the fault of
-    a file of its own. Methods may be called from any thread.
+    If the output is there, is ours, has `min_free_mb` MB of room, takes a small file, and its disk is not full for one
+    image after the other, what fails is the fault of a file. Methods may be called from any thread.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class OutputGuard:
         self._health, self._owner, self._clock = health or Health(), lock, clock
         self._lock = threading.Lock()
         self._next_look = 0.0  # monotonic; 0: the output can be written to
-        self._full_for: set[Path] = set()  # targets for which the disk was full since something was written
+        self._told = False  # of the pause, and not yet that it is over
+        self._full = 0  # how often the disk was full since something was written
 
     @property
     def file_pause(self) -> float:
@@ -74,22 +76,22 @@ class OutputGuard:
                 self._pause(error)
             elif self._next_look:
                 self._next_look = 0.0
-                self._full_for.clear()
-                self._report(WatchEvent("warning", text=f"{self._out}: can be written to again"))
+                if self._full < 2:  # else a small file fits, and whether an image does is still to be seen
+                    self._resume()
             return error is None
 
-    def is_to_blame(self, target: Path, error: DefocusError) -> bool:
+    def is_to_blame(self, size: int, error: DefocusError) -> bool:
         """Whether an output failed because the whole folder cannot be written to; then it is paused.
 
-        It is tried with a small file. A disk that has room for that is full if two outputs in a row did not fit.
+        It is tried with a small file. A disk that has room for that is full if two outputs in a row did not fit, be
+        they of one file; `size` bytes are what its input takes, and one larger than the whole disk does not count.
         Raises `error` with `once` if it is.
         """
-        full = error.code is ErrorCode.DISK_FULL
+        full = error.code is ErrorCode.DISK_FULL and size <= _capacity(self._out)
         with self._lock:
             self._health.set_problem(f"{self._out} writing", str(error))  # until a write has worked
-            if full:
-                self._full_for.add(target)
-            if why_not_writable(self._out) is None and not (full and len(self._full_for) > 1):
+            self._full += full
+            if why_not_writable(self._out) is None and not (full and self._full > 1):
                 return False
             if self._once:
                 raise error
@@ -98,14 +100,23 @@ class OutputGuard:
 
     def worked(self) -> None:
         """An output was written."""
-        self._full_for.clear()
-        self._health.set_problem(f"{self._out} writing", None)
+        with self._lock:
+            self._full = 0
+            self._health.set_problem(f"{self._out} writing", None)
+            if self._next_look == 0:
+                self._resume()
 
     def _pause(self, error: DefocusError) -> None:
-        if self._next_look == 0:
+        if not self._told:
+            self._told = True
             self._report(WatchEvent("paused", text=str(error), code=error.code))
             log.info("paused: %s", error)
         self._next_look = self._clock.monotonic() + PAUSE
+
+    def _resume(self) -> None:
+        if self._told:
+            self._told = False
+            self._report(WatchEvent("warning", text=f"{self._out}: can be written to again"))
 
 
 def missing_room(out: Path, least_mb: float, lock: FolderLock | None = None) -> OutputError | None:
@@ -122,6 +133,14 @@ def missing_room(out: Path, least_mb: float, lock: FolderLock | None = None) -> 
         return None
     cause = f"only {free / MEGABYTE:.0f} MB free, waiting for {least_mb:g} MB"
     return OutputError(out, cause, "make room", ErrorCode.DISK_FULL)
+
+
+def _capacity(out: Path) -> float:
+    """Bytes of the whole disk, used or free."""
+    try:
+        return shutil.disk_usage(out).total
+    except OSError:
+        return math.inf
 
 
 def why_not_writable(out: Path) -> DefocusError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ class Output:
         self.out = out
         self.guard = OutputGuard(out, 0.0, self.events.append, self.health, clock=self.clock)
 
-    def fails(self, name: str, code: ErrorCode) -> bool:
-        return self.guard.is_to_blame(self.out / name, OutputError(self.out / name, "failed", "wait", code))
+    def fails(self, name: str, code: ErrorCode, size: int = 1000) -> bool:
+        return self.guard.is_to_blame(size, OutputError(self.out / name, "failed", "wait", code))
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def output(tmp_path) -> Output:
 
 def test_a_file_that_alone_cannot_be_written_pauses_nothing(output):
     for _ in range(3):
-        assert not output.fails("large.tif", ErrorCode.DISK_FULL)
+        assert not output.fails("large.tif", ErrorCode.DISK_FULL, shutil.disk_usage(output.out).total + 1)
         assert not output.fails("sub/a.tif", ErrorCode.PERMISSION)
         assert not output.fails("sub/b.tif", ErrorCode.PERMISSION)
     assert output.guard.available()
@@ -44,15 +45,20 @@ def test_a_file_that_alone_cannot_be_written_pauses_nothing(output):
     assert output.health.problems() == []
 
 
-def test_a_disk_that_is_full_for_one_file_after_the_other_pauses_the_folder(output):
+@pytest.mark.parametrize("name", ["b.tif", "c.tif"])
+def test_a_disk_that_is_full_twice_in_a_row_pauses_the_folder_until_a_file_fits(output, name):
     assert not output.fails("a.tif", ErrorCode.DISK_FULL)
     output.guard.worked()
     assert not output.fails("b.tif", ErrorCode.DISK_FULL)
-    assert output.fails("c.tif", ErrorCode.DISK_FULL)
-    assert output.guard.paused()
-    output.clock.advance(PAUSE)
-    assert output.guard.available()  # a small file can be written: others have their turn
+    for _ in range(3):
+        assert output.fails(name, ErrorCode.DISK_FULL)
+        assert output.guard.paused()
+        output.clock.advance(PAUSE)
+        assert output.guard.available()  # a small file can be written: others have their turn
+    assert [event.kind for event in output.events] == ["paused"]
+    output.guard.worked()
     assert [event.kind for event in output.events] == ["paused", "warning"]
+    assert not output.fails("d.tif", ErrorCode.DISK_FULL)
 
 
 def test_an_output_that_takes_no_file_pauses_the_folder_until_it_does(output, monkeypatch):
