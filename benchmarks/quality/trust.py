@@ -42,7 +42,15 @@ from defocus.engine.quality.report import (
 )
 from defocus.engine.tiff.read import read_tiff
 from defocus.training.data.fields import Field, list_images, load_field
-from defocus.training.evaluation.heldout import CAMERA, HELD_OUT, OPTICS, held_out_files
+from defocus.training.evaluation.heldout import (
+    CAMERA,
+    DISTANCES_UM,
+    HELD_OUT,
+    OPTICS,
+    TWINS,
+    counts_pair,
+    held_out_files,
+)
 
 SERIES_UM = tuple(range(0, 36, 2))
 FIELDS = 12
@@ -227,6 +235,26 @@ def real_lines(engine: Engine, beads: Path | None, folder: Path | None) -> Itera
         yield f"| {name} ({len(reports)}) | {np.median(blur) if blur else np.nan:.1f} | {_figures(reports)} |"
 
 
+def aberrated_lines(fields: Sequence[Field]) -> Iterator[str]:
+    yield "## Aberrated blur: the truth as the output"
+    yield ""
+    yield "`blur_px` over the radius of the geometric disk, least .. median .. most of the fields, and the most left"
+    yield "unexplained."
+    yield "NA and waves of spherical aberration, root mean square."
+    yield ""
+    yield f"| optics | {' | '.join(f'{z} um' for z in DISTANCES_UM[1:])} |"
+    yield f"|---|{'---|' * len(DISTANCES_UM[1:])}"
+    for waves, optics in {0.0: OPTICS, **TWINS}.items():
+        cells = []
+        for z in DISTANCES_UM[1:]:
+            pairs = [counts_pair(field, z, optics) for field in fields]
+            found = [report(seen, truth.round().astype(np.uint16)) for seen, truth in pairs]
+            disk = optics.disk_radius_um(z) / optics.pixel_um
+            left = max(1 - (one.fidelity or 0.0) for one in found)
+            cells.append(f"{_spread([(one.blur_px or 0.0) / disk for one in found], 2)}; {left:.4f}")
+        yield f"| NA {optics.na}, {waves:+g} | {' | '.join(cells)} |"
+
+
 def cost_lines(fields: Sequence[Field], engine: Engine) -> Iterator[str]:
     seen = expose(fields[0], 16, 1.0)
     output = engine(seen)
@@ -270,6 +298,7 @@ def main() -> None:
             sharp_lines(cases),
             trust_lines(cases),
             real_lines(engine, options.beads, options.defocused),
+            aberrated_lines(fields),
             cost_lines(fields, engine),
         ]
         body = [line for part in parts for line in ["", *part]]

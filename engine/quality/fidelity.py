@@ -4,7 +4,8 @@ The restored plane is blurred by the defocus that fits best, a disk softened by 
 defocused transfer function (H. H. Hopkins, Proc. R. Soc. A 231, 91, 1955), 2 J1(x) / x with x = 2 pi r f, and what
 diffraction and the Gaussian leave of it; with spherical aberration, which no objective is free of far from focus, a ray
 through the pupil at a share p of its radius lands at p + k (2 p^3 - p) radii, the slope of Noll's Z11 over that of
-defocus, and several k of either sign are tried. What of the input it then does not explain, noise apart, was added,
+defocus. In focus it lands at k (2 p^3 - p) radii already, and a restored plane still has that; so what is tried, for
+several k of either sign, is the ratio of the two. What of the input it then does not explain, noise apart, was added,
 lost or moved by the network, or is no defocus at all. It says nothing of detail that the input cannot show: such detail
 vanishes in the blur, whether it is true or not.
 
@@ -30,10 +31,17 @@ REGION_PX = 32  # side of the place whose unexplained share is `max_local_residu
 
 _SIDE, _MOST = 768, 4  # windows of a large plane, px
 _PAD = 24  # binned px around a window, mirrored
-_RADII = np.concatenate([[0.0], np.geomspace(0.3, 24.0, 32)])  # equivalent disk radii that are tried, binned px
-_SOFTNESS = (0.15, 0.25, 0.4)  # Gaussian sigma over disk radius: within 1 % for NA 0.4 to 0.75
-_ABERRATIONS = (0.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0)  # k; 0.2 waves at NA 0.5 are 1 at 10 um and 0.3 at 34 um
-_WORTH = 0.003  # of the power explained: what another aberration has to explain in addition
+_RADII = np.concatenate([[0.0], np.geomspace(0.24, 24.0, 96)])  # disk radii that are tried, binned px
+_COARSE, _NEAR = 3, 6  # of these, every third at first, then those at most six away
+_SOFTNESS = (0.05, 0.15, 0.25, 0.4)  # Gaussian sigma over disk radius: within 1 % for NA 0.4 to 0.75
+# k; 0.2 waves at NA 0.5 are 1.1 at 10 um and 0.3 at 34 um
+_ABERRATIONS = (-1.0, -0.7, -0.5, -0.35, -0.25, -0.15, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
+# An aberration must earn it away from the rims, over which comes light that looks like a little of one: it leaves less
+# than this of what was left without, which was more than `_ALL` of the structure.
+_WORTH, _ALL = 0.7, 0.002
+_SHARPER = _SOFTNESS[:2]  # of the aberrated ones: a Gaussian as wide would hide the aberration
+_NARROWEST = 0.3  # squared, over the disk's: to look for radii by; k = -1 would be
+_DARKEST = 0.15  # contrast in focus below which the geometric limit tells too little of it to divide by
 _RINGS = 512  # a cycle per binned pixel
 _WEAKEST = 0.2  # structure over noise, variances of binned pixels, below which the share explained has no meaning
 
@@ -50,8 +58,8 @@ class Fidelity:
         The largest unexplained variance in any place of 32 x 32 px, over the structure there plus half the
         plane's mean; 0 is best.
     blur_px : float
-        Radius, in px, of the disk as wide (in second moment) as the blur that fits best: how much sharper
-        than the input the output is.
+        Radius, in px, of the disk as wide (in second moment) as the blur that fits best is without its aberration,
+        about as wide as the geometric disk of defocus: how much sharper than the input the output is.
     """
 
     share_explained: float
@@ -79,43 +87,42 @@ def fidelity(
         _Pair.of(one, other, scale)
         for one, other in zip(*(windows(plane, _SIDE, _MOST, hot) for plane in (seen, restored)), strict=True)
     ]
-    blur = _fit(pairs)
-    residuals = [pair.residual(blur) for pair in pairs]
+    plain, aberrated = _fit(pairs)
+    blur, residuals = plain, [pair.residual(plain) for pair in pairs]
     structure = float(np.mean([residual.structure for residual in residuals]))
     noise = float(np.mean([residual.noise for residual in residuals]))
     if structure <= _WEAKEST * noise or structure <= 0:
         return None
-    unexplained = float(np.mean([residual.unexplained for residual in residuals]))
+    unexplained = _unexplained(residuals)
+    if aberrated and unexplained > _ALL * structure:
+        others = [pair.residual(aberrated) for pair in pairs]
+        if _unexplained(others) < _WORTH * unexplained:
+            blur, residuals, unexplained = aberrated, others, _unexplained(others)
     local = max(residual.max_local_residual(structure) for residual in residuals)
-    return Fidelity(1 - unexplained / structure, local, 2 * blur.width)
+    return Fidelity(1 - unexplained / structure, local, 2 * blur.disk)
 
 
-class _Shape(NamedTuple):
-    """A blur without its size: softness and aberration."""
+class _Blur(NamedTuple):
+    """A disk radius in binned px, and what softness and aberration make of the disk."""
 
+    radius: float
     softness: float
     aberration: float
 
     @property
-    def width(self) -> float:
-        """Radius of the disk of the same second moment, over the radius of this one's rim without aberration."""
-        k = self.aberration
-        return math.sqrt((1 - k) ** 2 + 8 / 3 * k * (1 - k) + 2 * k**2 + 4 * self.softness**2)
-
-
-_SHAPES = tuple(_Shape(softness, aberration) for aberration in _ABERRATIONS for softness in _SOFTNESS)
-
-
-class _Blur(NamedTuple):
-    """A shape and its radius in binned px."""
-
-    radius: float
-    shape: _Shape
+    def disk(self) -> float:
+        """Radius of the disk of the same second moment as the blur has without the aberration, binned px."""
+        return self.radius * math.sqrt(1 + 4 * self.softness**2)
 
     @property
     def width(self) -> float:
         """Radius of the disk of the same second moment, binned px."""
-        return self.radius * self.shape.width
+        return self.radius * math.sqrt(max(_squared_width(self.aberration), 0.0) + 4 * self.softness**2)
+
+
+def _squared_width(aberration: float) -> float:
+    """Second moment of where the rays land, less that in focus, over that of the disk."""
+    return 1 + 2 / 3 * aberration
 
 
 class _Pair(NamedTuple):
@@ -143,7 +150,8 @@ class _Pair(NamedTuple):
         height, width = self.seen.shape
         padded = _padded(self.seen.shape)
         ring, frequency = _grid(padded)
-        transfer = _transfer(frequency, np.array([blur.radius]), blur.shape)[0].astype(np.float32)
+        x = 2 * math.pi * blur.radius * frequency
+        transfer = (np.interp(x, *_disk(blur.aberration)) * _soft(x, blur.softness)).astype(np.float32)
         blurred = irfft2(self.spectrum * transfer[ring].reshape(self.spectrum.shape), padded)
         # Light from outside the plane has come in over the rim, as far as the blur reaches.
         rim = int(min(max(2, blur.width), min(height, width) // 8))
@@ -181,20 +189,38 @@ class _Residual(NamedTuple):
         return max(float((beyond / (there + 0.5 * structure)).max()), 0.0)
 
 
-def _fit(pairs: list[_Pair]) -> _Blur:
-    """The blur that leaves least unexplained, over all windows."""
-    least, best = math.inf, _Blur(0.0, _SHAPES[0])
-    for shape in _SHAPES:
-        radii = _RADII / shape.width
-        left = np.zeros(len(radii))
-        for pair in pairs:
-            transfer, squared = _tried(_padded(pair.seen.shape), shape)
-            left += squared @ pair.output - 2 * transfer @ pair.cross
-        at = int(left.argmin())
-        # Aberrations must earn it: light that comes in over the rims of a window looks like a little of them.
-        if left[at] < least - (_WORTH * abs(least) if shape.aberration and math.isfinite(least) else 0.0):
-            least, best = float(left[at]), _Blur(_between(radii, left, at), shape)
-    return best
+def _unexplained(residuals: list[_Residual]) -> float:
+    return float(np.mean([residual.unexplained for residual in residuals]))
+
+
+def _fit(pairs: list[_Pair]) -> tuple[_Blur, _Blur | None]:
+    """The blurs without and with aberration that leave least unexplained, over all windows; None if it is no better."""
+    plain = [_least(pairs, softness, 0.0, slice(None, None, _COARSE)) for softness in _SOFTNESS]
+    least, best = min(plain)
+    least, best = min(_least(pairs, softness, 0.0, _around(best.disk, softness, 0.0)) for softness in _SOFTNESS)
+    aberrated = min(
+        _least(pairs, softness, k, _around(best.disk, softness, k)) for k in _ABERRATIONS for softness in _SHARPER
+    )
+    return best, aberrated[1] if aberrated[0] < least else None
+
+
+def _around(disk: float, softness: float, aberration: float) -> slice:
+    """Which radii make a blur about as wide as a disk."""
+    radius = disk / math.sqrt(max(_squared_width(aberration), _NARROWEST) + 4 * softness**2)
+    at = int(np.searchsorted(_RADII, radius))
+    return slice(max(at - _NEAR, 0), at + _NEAR + 1)
+
+
+def _least(pairs: list[_Pair], softness: float, aberration: float, among: slice) -> tuple[float, _Blur]:
+    """Of the radii `among` all, the one that leaves least unexplained, and how much that is, less the input's power."""
+    radii = _RADII[among]
+    left = np.zeros(len(radii))
+    for pair in pairs:
+        shape = _padded(pair.seen.shape)
+        transfer = _tried(shape, aberration)[among] * _softened(shape, softness)[among]
+        left += np.square(transfer) @ pair.output - 2 * transfer @ pair.cross
+    at = int(left.argmin())
+    return float(left[at]), _Blur(_between(radii, left, at), softness, aberration)
 
 
 def _between(radii: np.ndarray, left: np.ndarray, at: int) -> float:
@@ -283,34 +309,40 @@ def _grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return ring, np.where(samples, np.bincount(ring, radius) / np.maximum(samples, 1), 0.0)
 
 
-def _transfer(frequency: np.ndarray, radii: np.ndarray, shape: _Shape) -> np.ndarray:
-    """Transfer functions (radii, frequencies) of blurs of a shape."""
-    x = 2 * math.pi * radii[:, None] * frequency
-    return np.interp(x, *_disk(shape.aberration)) * np.exp(-0.5 * (shape.softness * x) ** 2)
+def _soft(x: np.ndarray, softness: float) -> np.ndarray:
+    """Transfer function of the Gaussian, x as in `_disk`."""
+    return np.exp(-0.5 * (softness * x) ** 2)
 
 
-@lru_cache(maxsize=4 * len(_SHAPES))
-def _tried(shape: tuple[int, int], blur: _Shape) -> tuple[np.ndarray, np.ndarray]:
-    """Transfer functions (radii, rings) of all blurs of a shape that are tried on this grid, and their squares."""
-    transfer = _transfer(_grid(shape)[1], _RADII / blur.width, blur)
-    return transfer, np.square(transfer)
+@lru_cache(maxsize=4 * (len(_ABERRATIONS) + 1))
+def _tried(shape: tuple[int, int], aberration: float) -> np.ndarray:
+    """Transfer functions (radii, rings) on this grid of disks of all radii that are tried."""
+    return np.interp(2 * math.pi * _RADII[:, None] * _grid(shape)[1], *_disk(aberration))
 
 
-@lru_cache(maxsize=len(_ABERRATIONS))
+@lru_cache(maxsize=4 * len(_SOFTNESS))
+def _softened(shape: tuple[int, int], softness: float) -> np.ndarray:
+    """Transfer functions (radii, rings) of the Gaussians that soften them."""
+    return _soft(2 * math.pi * _RADII[:, None] * _grid(shape)[1], softness)
+
+
+@lru_cache(maxsize=len(_ABERRATIONS) + 1)
 def _disk(aberration: float) -> tuple[np.ndarray, np.ndarray]:
-    """(x, transfer function) of the geometric blur: the mean of J0(x d) over the pupil, where d is how far rays land.
+    """(x, transfer function) of the geometric blur out of focus over that in focus, at most 1.
 
-    Without aberration this is 2 J1(x) / x.
+    Each is the mean of J0(x d) over the pupil, where d is how far rays land. Without aberration this is 2 J1(x) / x.
     """
     x = np.linspace(0, 4 * math.pi * _RADII[-1], 2048)
     pupil = np.sqrt((np.arange(128) + 0.5) / 128)  # equal areas
-    landed = np.abs(pupil + aberration * (2 * pupil**3 - pupil))
-    return x, np.interp(x[:, None] * landed, *_bessel()).mean(axis=1)
+    moved = aberration * (2 * pupil**3 - pupil)
+    blurred, focused = (np.interp(x[:, None] * np.abs(d), *_bessel()).mean(axis=1) for d in (pupil + moved, moved))
+    ratio = blurred * focused / np.maximum(np.square(focused), _DARKEST**2)
+    return x, ratio / np.maximum(np.abs(ratio), 1.0)
 
 
 @lru_cache(maxsize=1)
 def _bessel() -> tuple[np.ndarray, np.ndarray]:
     """(x, J0(x)), from the integral J0(x) = 1 / pi int_0^pi cos(x sin t) dt."""
-    x = np.linspace(0, 8 * math.pi * _RADII[-1], 8192)
+    x = np.linspace(0, 12 * math.pi * _RADII[-1], 8192)
     t = (np.arange(512) + 0.5) * (math.pi / 512)
     return x, np.cos(x[:, None] * np.sin(t)).mean(axis=1)

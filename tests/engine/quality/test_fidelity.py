@@ -49,14 +49,19 @@ def test_the_family_of_blurs_is_that_of_the_optics(z):
 @pytest.mark.parametrize("waves", TWINS)
 @pytest.mark.parametrize("z", [10, 22, 34])
 def test_it_holds_for_aberrated_blur(waves, z):
-    """A softened disk is not quite the blur of an aberrated pupil: the truth is still not doubtful."""
+    """The truth explains what an aberrated pupil made of it, at about the radius that the distance has."""
     rng = np.random.default_rng(3)
     sharp = draw_cells((400, 480), rng) * 1500
     seen, truth = CAMERA.expose(defocus(sharp, TWINS[waves], z), rng), CAMERA.expose(sharp, rng)
     (report,) = assess(seen, truth, "YX")
     assert report.verdict == "consistent"
+    assert report.fidelity is not None
+    assert report.fidelity > 0.994
     assert report.blur_px is not None
-    assert 0.6 < report.blur_px / (TWINS[waves].disk_radius_um(z) / TWINS[waves].pixel_um) < 1.1
+    # 0.92 is what aberration-free optics have. Nearer, the caustic of the positive sign is narrower than diffraction.
+    within = 0.15 if z > 10 else 0.35
+    expected = 0.92 * TWINS[waves].disk_radius_um(z) / TWINS[waves].pixel_um
+    assert report.blur_px == pytest.approx(expected, rel=within)
 
 
 @pytest.mark.parametrize("z", [0, 12, 24])
@@ -120,8 +125,9 @@ def test_large_numbers_do_not_overflow():
 def test_a_large_plane_is_judged_by_windows():
     seen, sharp = pair(16, (704, 704))
     (small,) = assess(seen, sharp, "YX")
-    (report,) = assess(np.tile(seen, (3, 3))[:2048, :2048], np.tile(sharp, (3, 3))[:2048, :2048], "YX")
-    assert report.fidelity == pytest.approx(small.fidelity, abs=0.01)
+    # Mirrored at its borders, as the optics continue it: a seam would be a residual.
+    (report,) = assess(*(np.pad(plane, (0, 2048 - 704), "symmetric") for plane in (seen, sharp)), "YX")
+    assert report.fidelity == pytest.approx(small.fidelity, abs=0.005)
     assert report.blur_px == pytest.approx(small.blur_px, rel=0.05)
     assert report.focus_in == pytest.approx(small.focus_in, rel=0.15)
 
