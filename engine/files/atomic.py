@@ -28,9 +28,17 @@ _HELD = 2.0  # s that another program may hold a file on Windows
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
+def temporary_of(target: Path, run: str = "") -> Path:
+    """A path beside `target` that nobody has, for what is to become `target`."""
+    owner = f"{_HOST}-{os.getpid()}-{_TOKEN}"
+    return target.with_name(f"{PREFIX}{run}{owner}-{uuid.uuid4().hex[:12]}{SUFFIX}")
+
+
 @contextmanager
-def commit(target: Path, run: str = "", like: Path | None = None) -> Iterator[Path]:
+def commit(target: Path, run: str = "", like: Path | None = None, begun: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on leaving without an error it becomes `target` at once.
+
+    `begun` is such a path, by `temporary_of`, at which a file has been begun.
 
     Folders that are missing are made, with no more rights than `like` and those above it have.
 
@@ -44,8 +52,7 @@ def commit(target: Path, run: str = "", like: Path | None = None) -> Iterator[Pa
         The folder cannot be written, or the disk is full.
     """
     target = Path(target)
-    owner = f"{_HOST}-{os.getpid()}-{_TOKEN}"
-    temporary = target.with_name(f"{PREFIX}{run}{owner}-{uuid.uuid4().hex[:12]}{SUFFIX}")
+    temporary = begun or temporary_of(target, run)
     try:
         make_folders(target.parent, target.parent if like is None else like)
         yield temporary

@@ -1,7 +1,7 @@
-"""Scratch: arrays that lie on disk, for images too large to be held in memory.
+"""Arrays that lie on disk, for images too large to be held in memory.
 
-The system keeps in memory what is in use and may take the rest back at any time. The file has no name, or goes with
-its last user, so a killed process leaves nothing behind.
+The system keeps in memory what is in use and may take the rest back at any time. An array lies in a nameless file of
+its own, which goes with its last user, or it is a map of an input or of an output that is being made.
 """
 
 from __future__ import annotations
@@ -14,16 +14,27 @@ import tempfile
 import weakref
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from ..errors import ErrorCode, InputError, OutputError
+from ..errors import ChangedError, ErrorCode, InputError, OutputError
 from ..files.atomic import output_error
 from ..files.folders import make_folders
+from ..files.local_disk import is_local
 
 _CHUNK = 1 << 24  # bytes
-_ours: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the maps that `on_disk` made
+
+
+class _Mapped(NamedTuple):
+    """What lies behind a map: nothing with a name, an output, or an input with its descriptor and its version."""
+
+    path: Path | None = None
+    descriptor: int | None = None
+    version: tuple[int, int] = (0, 0)  # size in bytes and modification time in ns
+
+
+_ours: weakref.WeakKeyDictionary[mmap.mmap, _Mapped] = weakref.WeakKeyDictionary()  # the maps made here
 
 
 class Allocator:
@@ -32,6 +43,10 @@ class Allocator:
     def __call__(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
         """An array somewhere else, or None."""
         return None
+
+    def maps(self, file: BinaryIO, nbytes: int) -> bool:
+        """Whether an open input is to be mapped, not read."""
+        return False
 
     def check(self, nbytes: int) -> None:
         """Raise InputError or OutputError if so many bytes in all can never, or not now, be placed."""
@@ -55,6 +70,10 @@ class DiskAllocator(Allocator):
             return on_disk(self._folder, shape, dtype)
         except OSError as error:
             raise output_error(self._folder, error) from error
+
+    def maps(self, file: BinaryIO, nbytes: int) -> bool:
+        """Large inputs on a disk of this machine are mapped; those on a share, which may go at any time, are copied."""
+        return bool(self._room) and nbytes > self._room and is_local(file.fileno())
 
     def check(self, nbytes: int) -> None:
         """Look at the disk before anything is reserved on it."""
@@ -85,33 +104,86 @@ def on_disk(folder: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
     with tempfile.TemporaryFile(dir=folder) as file:
         _reserve(file, nbytes)
         array = np.memmap(file, dtype, mode="r+", shape=shape)
-    _ours.add(array._mmap)  # type: ignore[attr-defined]
+    _ours[_raw(array)] = _Mapped()
     return array
 
 
+def map_input(file: BinaryIO, path: Path, nbytes: int) -> np.ndarray:
+    """The first bytes of an open file, read-only, without a copy; `check_unchanged` asks later whether they still are.
+
+    A page that is no longer there when it is touched ends the process. So whoever goes through such an array calls
+    `drop_resident_pages` or `check_length` between its parts, which look at the length of the file before the next one.
+    """
+    array = np.memmap(file, np.uint8, mode="r", shape=(nbytes,))
+    descriptor = os.dup(file.fileno())
+    _ours[_raw(array)] = _Mapped(path, descriptor, _version(descriptor))
+    weakref.finalize(_raw(array), os.close, descriptor)
+    return array.view(np.ndarray)
+
+
+def map_output(path: Path, nbytes: int, mode: int) -> np.ndarray:
+    """The bytes of a new file with these permissions; its disk has room for them. Raises OSError."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "r+b") as file:
+        _reserve(file, nbytes)
+        array = np.memmap(file, np.uint8, mode="r+", shape=(nbytes,))
+    _ours[_raw(array)] = _Mapped(path)
+    return array.view(np.ndarray)
+
+
+def lies_in(array: np.ndarray, path: Path) -> bool:
+    """Whether an array is part of what `map_output` made under a path."""
+    mapped = _map(array)
+    return mapped is not None and _ours[mapped].path == path
+
+
 def is_disk_backed(array: np.ndarray) -> bool:
-    """Whether an array, or what it is a view of, was made by `on_disk`."""
+    """Whether an array, or what it is a view of, is one of those above."""
     return _map(array) is not None
 
 
+def check_unchanged(array: np.ndarray) -> None:
+    """Raise ChangedError if an array is part of a mapped input that is no longer the version that was mapped."""
+    mapped = _map(array)
+    behind = _ours[mapped] if mapped is not None else _Mapped()
+    if behind.descriptor is not None and _version(behind.descriptor) != behind.version:
+        raise ChangedError(behind.path, "changed while it was corrected", "try again when it is complete")
+
+
 def drop_resident_pages(*arrays: np.ndarray) -> None:
-    """Take the pages of arrays that `on_disk` made out of this process; their contents stay.
+    """Take the pages of arrays that were made here out of this process; their contents stay.
 
     Does nothing to other arrays: a caller's own map may be private (copy on write) and would lose what was written.
+    Raises ChangedError as `check_length` does.
     """
-    if not hasattr(mmap, "MADV_DONTNEED"):  # Windows trims by itself
-        return
+    check_length(*arrays)
     for array in arrays:
         mapped = _map(array)
-        if mapped is not None:
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # Windows trims by itself
             mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def check_length(*arrays: np.ndarray) -> None:
+    """Raise ChangedError if an array is part of a mapped input that has become shorter: it must not be touched."""
+    for array in arrays:
+        mapped = _map(array)
+        if mapped is not None and (behind := _ours[mapped]).descriptor is not None and mapped.size() < len(mapped):
+            raise ChangedError(behind.path, "became shorter while it was corrected", "try again when it is complete")
+
+
+def _version(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
+def _raw(array: np.memmap) -> mmap.mmap:
+    return array._mmap  # type: ignore[attr-defined]
 
 
 def _map(array: np.ndarray) -> mmap.mmap | None:
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
-    return base if base in _ours else None
+    return base if base is not None and base in _ours else None
 
 
 def _reserve(file: BinaryIO, nbytes: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .._version import __version__
 from ..errors import BackendError, DefocusError, InputError, StoppedError, drop_frames
-from ..image.memmap import drop_resident_pages
+from ..image.memmap import check_length, drop_resident_pages
 from ..model.card import DEFAULT, Card, model_path, read_card
 from .backends import AUTO, OpenedSession, open_session
 from .cpu_count import available_cores
@@ -179,6 +179,7 @@ class Engine:
                 while group := list(islice(batches, 1 if shared else self.settings.streams)):
                     if cancelled():
                         raise StoppedError(images[0].name, "was left before its end", "start again")
+                    check_length(*(task.data for task in tasks if isinstance(task, ImageTask)))
                     self._sessions.run(group, self.settings, shared)
                     done += sum(map(len, group))
                     if done < count:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..inference.request_queue import CancelToken
 from .item import PipelineItem
 from .jobs import Job, Outcome
-from .steps import Stopped, read_stage, requests_of, with_result, write_stage
+from .steps import Stopped, discard, read_stage, requests_of, with_result, write_stage
 
 if TYPE_CHECKING:
     from ..inference.engine import Engine
@@ -82,6 +82,7 @@ def run_concurrently(
 
     def restored(item: PipelineItem, restoration: Future[Any]) -> None:
         if restoration.cancelled() or token.abandoned:
+            discard(item)
             results.put((item.nbytes, None))
         else:
             writers.submit(write, item, restoration)

@@ -10,6 +10,7 @@ import numpy as np
 from ..image.memmap import Allocator, in_memory
 from ..tiff.read import TiffFile, TiffImage
 from .jobs import Outcome
+from .output_map import OutputMap
 
 Stat = tuple[int, int]  # size in bytes and modification time in ns: the version of a file
 
@@ -33,6 +34,8 @@ class PipelineItem:
         Where its pixels go: None for memory.
     nbytes : int
         Bytes of pixels that it has in memory, or will when it is restored.
+    output : OutputMap or None
+        Its output, once it has been read.
     """
 
     outcome: Outcome
@@ -42,5 +45,6 @@ class PipelineItem:
     restored: tuple[np.ndarray, ...] = ()
     place: Allocator = in_memory
     nbytes: int = 0
+    output: OutputMap | None = None
     parts: tuple[PipelineItem, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from ..errors import ChangedError, DefocusError, ErrorCode, InputError, shortage
 from ..files.atomic import commit, output_error
 from ..image.bands import planes
 from ..image.memmap import DiskAllocator, drop_resident_pages, is_disk_backed
+from ..image.memmap import check_unchanged as check_same_bytes
 from ..inference.memory import MEMORY
 from ..inference.tasks import ImageRequest
 from ..quality.assess import assess, keep_doubtful_planes, keep_sharp_planes
@@ -27,6 +28,7 @@ from ..tiff.read import read_tiff, write_tiff
 from .channel_groups import joined, written
 from .item import PipelineItem, Stat
 from .jobs import ImageShape, Job, Outcome, version_record
+from .output_map import OutputMap
 
 if TYPE_CHECKING:
     from ..inference.engine import Engine
@@ -73,15 +75,16 @@ def read_stage(job: Job, memory: int = 0) -> PipelineItem:
     shapes = tuple(ImageShape(image.data.shape, image.data.dtype.name, image.axes) for image in file.images)
     outcome = replace(outcome, images=shapes, notes=file.notes)
     held = 0 if any(is_disk_backed(image.data) for image in file.images) else file.nbytes
-    return PipelineItem(outcome, version, file, file.images, place=place, nbytes=held)
+    return PipelineItem(outcome, version, file, file.images, place=place, nbytes=held, output=OutputMap(job, file))
 
 
 def requests_of(item: PipelineItem) -> list[ImageRequest]:
     """What of a file the engine is to restore; nothing after an error."""
-    name = item.outcome.job.name
+    name, output = item.outcome.job.name, item.output
+    places = [item.place if output is None else output.place_of(image, item.place) for image in item.images]
     return [
-        ImageRequest(image.data, image.axes, name, allocate=item.place, statistics=image.statistics)
-        for image in item.images
+        ImageRequest(image.data, image.axes, name, allocate=place, statistics=image.statistics)
+        for image, place in zip(item.images, places, strict=True)
     ]
 
 
@@ -110,6 +113,7 @@ def with_result(
         with _naming(item.outcome.job.source, "restoring"):
             restored = tuple(result())
     except DefocusError as error:  # it still weighs what it took
+        discard(item)
         return replace(item, outcome=item.outcome.failed(error), images=())
     item.outcome.seconds["infer"] = seconds()
     for image, data in zip(item.images, restored, strict=True):
@@ -148,12 +152,22 @@ def write_stage(item: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcome
             kept = {"only_defocused": keep_sharp, "keep_doubtful": "original" if job.keep_doubtful else "corrected"}
             account |= {**item.notes, **kept, "planes": summary(outcome.reports)}
             start = perf_counter()
-            with commit(job.target, job.run, job.source.parent) as temporary:
+            begun = item.output.path if item.output is not None else None
+            with commit(job.target, job.run, job.source.parent, begun) as temporary:
                 write_tiff(item.file, item.restored, temporary, account)
+                check_same_bytes(item.file.bytes)
             outcome.seconds["write"] = perf_counter() - start
     except DefocusError as error:
         return replace(outcome, error=error)
+    finally:
+        discard(item)
     return outcome
+
+
+def discard(item: PipelineItem) -> None:
+    """Remove what was begun of an item's output, unless it has been committed."""
+    if item.output is not None:
+        item.output.discard()
 
 
 def provenance(engine: Engine, source: Path, version: Stat) -> dict[str, Any]:

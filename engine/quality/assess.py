@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..image.axes import as_groups
+from ..image.bands import bands
 from ..image.plane_statistics import PlaneStatistics
 from .fidelity import fidelity
 from .focus import focus_score
@@ -54,7 +55,8 @@ def _keep(
     for number, (before, after) in enumerate(_plane_pairs(source, result, axes)):
         report = reports[number]
         if not report.copied and wanted(report):
-            after[...] = before
+            for new, old in zip(bands(after), bands(before), strict=True):
+                new[...] = old
             kept[number] = replace(report, copied=True)
     return tuple(kept)
 

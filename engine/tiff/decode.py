@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -18,11 +19,14 @@ WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
 class ArrayFile(io.RawIOBase):
-    """An array of bytes, read as a file."""
+    """An array of bytes, read as a file as long as somebody else holds it.
+
+    It holds no reference: tifffile's objects refer to one another, and the array would stay until they are collected.
+    """
 
     def __init__(self, array: np.ndarray) -> None:
         super().__init__()
-        self._array, self._at = array, 0
+        self._array, self._size, self._at = weakref.ref(array), len(array), 0
 
     def readable(self) -> bool:
         return True
@@ -34,12 +38,15 @@ class ArrayFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, len(self._array))[whence]
+        self._at = offset + (0, self._at, self._size)[whence]
         return self._at
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        part = self._array[self._at : self._at + len(view)]
+        array = self._array()
+        if array is None:
+            raise ValueError("the bytes of this file have been given back")
+        part = array[self._at : self._at + len(view)]
         view[: len(part)] = part.tobytes()
         self._at += len(part)
         return len(part)
@@ -83,4 +90,4 @@ class Decoders:
                     part = out[sample, z : z + shape[0], y : y + shape[1], x : x + shape[2]]
                     fill = self.of(page).nodata if found is None else found
                     part[...] = fill if found is None else found[tuple(map(slice, part.shape[:3]))][..., : out.shape[4]]
-                drop_resident_pages(out)
+                drop_resident_pages(out, self.bytes)

@@ -6,6 +6,7 @@ Two pages of one `storage` are decoded alike; two of one `kind` may be planes of
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import ErrorCode, InputError
-from .directories import DamagedError, Directory, Form, below, chain, content, read_header, values
+from .directories import DamagedError, Directory, Form, below, chain, content, read_directory, read_header, values
 
 WAIT = "wait until it is complete, or write it again"
 LOSSLESS = {1, 5, 8, 32946, 32773, 34925, 50000, 34887}  # kept; all others would alter the result a second time
@@ -25,7 +26,7 @@ _DENSEST = 10**6
 _STORAGE = (254, 255, 256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 320, 322, 323, 338, 339, 347, 529, 530)
 _STORAGE = (*_STORAGE, 532, 32997, 32998, 33628, 34412, 42113, 50674)
 _SLACK = 16  # bytes between parts of a file
-_LSM, _STK_PLANES = 34412, 33629
+_LSM, _NDPI, _STK_PLANES = 34412, 65420, 33629
 _SINGLE = (256, 257, 259, 262, 277, 284, 317, 322, 323, 32997, 32998)
 
 
@@ -145,6 +146,7 @@ def structure(file: BinaryIO, size: int, path: Path) -> Structure:
         if not size:
             raise DamagedError("empty (0 bytes)", ErrorCode.EMPTY)
         form, pointer = read_header(file)
+        _refuse_wide_offsets(file, form, size, pointer, path)
         directories = chain(file, form, size, pointer)
         if not directories:
             raise DamagedError("not complete: its header names no page yet", ErrorCode.INCOMPLETE)
@@ -152,7 +154,7 @@ def structure(file: BinaryIO, size: int, path: Path) -> Structure:
         lsm = _LSM in directories[0].tags
         pages, others = [], []
         for number, directory in enumerate(directories):
-            page = _page(file, form, size, directory, f"page {number}", None)
+            page = _page(file, form, size, directory, f"page {number}", None, lsm)
             pages.append(page)
             for parent in (page, *page.children):  # grows while it is gone through
                 for child in below(file, form, size, parent.directory, seen, images=True):
@@ -167,8 +169,37 @@ def structure(file: BinaryIO, size: int, path: Path) -> Structure:
         raise InputError(path, error.cause, remedy, error.code) from error
 
 
+def _refuse_wide_offsets(file: BinaryIO, form: Form, size: int, pointer: int, path: Path) -> None:
+    """Raise InputError for formats whose offsets are not those of TIFF, which therefore seem to be damaged TIFFs."""
+    if form.big:
+        return
+    codes: set[int] = set()
+    file.seek(4)
+    wide = int.from_bytes(file.read(8), "little")
+    if form.order == "<" and size >= 2**32 and 2**32 <= wide < size - 2:  # NDPI: 64 bits where TIFF has 32
+        file.seek(wide)
+        raw = file.read(2)
+        raw = file.read(12 * int.from_bytes(raw, "little"))
+        codes = {int.from_bytes(raw[at : at + 2], "little") for at in range(0, len(raw), 12)}
+    if _NDPI not in codes:
+        first = read_directory(file, form, size, pointer, "page 0")
+        codes = set(first.tags) if first is not None else set()
+    if _NDPI in codes and 271 in codes:
+        cause = "a slide in Hamamatsu's NDPI format, one JPEG for all"
+        raise InputError(path, cause, "export it as OME-TIFF", ErrorCode.UNSUPPORTED)
+    if _LSM in codes and size >= 2**32:
+        cause = "a Zeiss LSM file beyond 4 GB, whose offsets wrap around"
+        raise InputError(path, cause, "export it as OME-TIFF", ErrorCode.UNSUPPORTED)
+
+
 def _page(
-    file: BinaryIO, form: Form, size: int, directory: Directory, name: str, parent: ImagePage | None
+    file: BinaryIO,
+    form: Form,
+    size: int,
+    directory: Directory,
+    name: str,
+    parent: ImagePage | None,
+    lsm: bool = False,
 ) -> ImagePage:
     numbers: dict[int, tuple[int, ...]] = {}
     storage: list[object] = []
@@ -178,6 +209,11 @@ def _page(
             continue
         if entry.inline and entry.kind in (1, 3, 4, 16) and entry.count:
             numbers[code] = directory.inline(entry, form.order)
+            if lsm and code == 258 and entry.count == 2 and len(set(numbers[code])) == 2:
+                # Two channels: LSM has an offset where TIFF has two numbers.
+                at = numbers[code][0] | numbers[code][1] << 16
+                bits = content(file, entry._replace(start=at, inline=False))
+                numbers[code] = struct.unpack(f"{form.order}HH", bits)
             storage.append((code, numbers[code]))
         else:
             raw = content(file, entry)
@@ -212,8 +248,6 @@ def _counted(page: ImagePage, size: int) -> ImagePage:
 
 def _lsm(pages: list[ImagePage], size: int) -> list[ImagePage]:
     """Zeiss LSM says of compressed strips how long they were before: they end where something else begins."""
-    if size >= 2**32:
-        raise DamagedError("a Zeiss LSM file beyond 4 GB, whose offsets wrap around", ErrorCode.UNSUPPORTED)
     if all(page.compression == 1 for page in pages):
         return pages
     starts = np.unique([size, *(offset for page in pages for offset in page.offsets)])

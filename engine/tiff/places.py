@@ -1,11 +1,18 @@
-"""Where the bytes of new strips and tiles go in a copy of a file."""
+"""Which bytes of a file are surely those of its pixels, and where new strips and tiles go in a copy of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
 
 from ..errors import ErrorCode, InputError
+from .directories import exclusive
+from .pages import ImagePage, contiguous
+
+if TYPE_CHECKING:
+    from .read import TiffFile, TiffImage
 
 _RANGES = 256  # free places that are looked through
 _LEAST = 16  # bytes of a place that is worth remembering
@@ -61,3 +68,58 @@ class Places:
         self.file.seek(offset)
         self.file.write(data)
         self.end = max(self.end, offset + len(data))
+
+
+class Survey:
+    """What of a file is surely ours to write to: no other thing that we know of has a byte there.
+
+    Attributes
+    ----------
+    sure : set of int
+        Offsets of directories, and positions of tags whose values lie elsewhere.
+    alone : dict of ImagePage to array of bool
+        Which strips or tiles of each page.
+    """
+
+    def __init__(self, source: TiffFile) -> None:
+        form, found = source.structure.form, source.structure
+        starts: list[tuple[int, int]] = [(0, 16 if form.big else 8)]
+        keys: list[int] = [-1]
+        for directory in [*(page.directory for page in found.every), *found.others]:
+            starts.append((directory.offset, directory.link + form.link.size))
+            keys.append(directory.offset)
+            for entry in directory.entries:
+                if not entry.inline:
+                    starts.append((entry.start, entry.start + entry.nbytes))
+                    keys.append(entry.position)
+        whole = {image.pages[0]: image for image in source.images if len(image.planes(image.data)) > 1}
+        parts = [np.asarray(starts, np.int64)]
+        pages = list(found.every)
+        for page in pages:
+            if page in whole and len(whole[page].pages) == 1:
+                ends = page.offsets[:1] + whole[page].data.nbytes
+                parts.append(np.stack([page.offsets[:1], ends], axis=1))
+            else:
+                count = min(len(page.offsets), len(page.counts))
+                offsets = page.offsets[:count]
+                parts.append(np.stack([offsets, offsets + np.where(offsets, page.counts[:count], 0)], axis=1))
+        alone = exclusive(np.concatenate(parts))
+        self.sure = {key for key, good in zip(keys, alone, strict=False) if good}
+        at, self.alone = len(keys), dict[ImagePage, np.ndarray]()
+        for page, part in zip(pages, parts[1:], strict=True):
+            self.alone[page] = alone[at : at + len(part)]
+            at += len(part)
+
+    def in_place(self, page: ImagePage, nbytes: int) -> bool:
+        """Whether the pixels of a plane are written over those of a page as they are."""
+        return contiguous(page) and nbytes == page.nbytes and bool(self.alone[page].all())
+
+    def overwritten(self, image: TiffImage) -> list[tuple[int, int]]:
+        """The bytes [start, stop) that an image's pixels are written over, whether they change or not."""
+        planes = image.planes(image.data)
+        if len(image.pages) < len(planes):
+            page = image.pages[0]
+            start = int(page.offsets[0])
+            return [(start, start + image.data.nbytes)] if self.alone[page].all() else []
+        starts = [int(page.offsets[0]) for page in image.pages if self.in_place(page, planes[0].nbytes)]
+        return [(start, start + planes[0].nbytes) for start in starts]

@@ -57,10 +57,6 @@ def plan(
     found: Structure, file: BinaryIO, tif: tifffile.TiffFile, decoders: Decoders, path: Path
 ) -> tuple[list[Plan], tuple[tuple[ImagePage, ImagePage], ...], tuple[str, ...]]:
     """The images to correct, the reduced copies of their pages, and what is to be said. Raises InputError if none."""
-    if tif.is_ndpi:
-        raise InputError(
-            path, "a slide in Hamamatsu's NDPI format, one JPEG for all", "export it as OME-TIFF", ErrorCode.UNSUPPORTED
-        )
     reasons: dict[tuple[object, ...], InputError | None] = {}
     every = [page for page in found.every if len(page.offsets)]
     grey = any(page.compression in LOSSLESS and page.samples == 1 and page.bits >= 8 for page in every)

@@ -1,7 +1,7 @@
-"""TIFF: a file becomes images with named axes, beside a copy of its bytes in which `replace` puts other pixels.
+"""TIFF: a file becomes images with named axes, beside its bytes, in a copy of which `replace` puts other pixels.
 
-The bytes are read once, and everything else works on our own copy of them: whatever happens to the input meanwhile, one
-version of it is what is corrected.
+The bytes are read once, and everything else works on our own copy of them; of large files on a map, and before the
+output is committed the input is looked at again. So one version of it is what is corrected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import ErrorCode, InputError
 from ..files.version import open_regular
-from ..image.memmap import Allocator, drop_resident_pages, in_memory
+from ..image.memmap import Allocator, drop_resident_pages, in_memory, map_input
 from ..image.plane_statistics import PlaneStatistics
 from .decode import ArrayFile, Decoders
 from .integrity import check_complete, check_structure, errors_as_input_error, open_tiff
@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 _BLOCK = 1 << 24  # bytes read at once
+_HUGE = 1 << 21  # bytes; files of whole multiples take one another's place in memory, instead of asking for new one
 _SMALL = 1 << 26  # bytes of a strip or tile that are always let in
 
 
@@ -137,8 +138,9 @@ def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory, memory
         found = structure(file, status.st_size, path)
         check_structure(found, file, path)
         _check_memory(found, memory, path)
-        place.check(2 * sum(_unpacked(page) for page in found.every) + 2 * found.size)
-        raw = _bytes(file, found.size, path, place)
+        mapped = place.maps(file, found.size)
+        place.check(_needed(found) + (found.size if mapped else 2 * found.size))
+        raw = map_input(file, path, found.size) if mapped else _bytes(file, found.size, path, place)
         copy: Any = ArrayFile(raw)
         tif = open_tiff(copy)
         decoders = Decoders(tif, raw)
@@ -173,15 +175,23 @@ def _check_memory(found: Structure, memory: int, path: Path) -> None:
             raise InputError(path, cause, "save it in smaller strips or tiles, or raise --memory", ErrorCode.MEMORY)
 
 
-def _unpacked(page: ImagePage) -> int:
-    return page.depth * page.length * page.width * page.samples * -(-max(page.numbers.get(258, (1,))) // 8)
+def _needed(found: Structure) -> int:
+    """Bytes of pixels that do not lie in the file as in an array, before and after."""
+
+    def unpacked(page: ImagePage) -> int:
+        return page.depth * page.length * page.width * page.samples * -(-max(page.numbers.get(258, (1,))) // 8)
+
+    native = np.dtype(f"{found.form.order}u2").isnative
+    return 2 * sum(unpacked(page) for page in found.every if not (native and contiguous(page)))
 
 
 def _bytes(file: Any, size: int, path: Path, place: Allocator) -> np.ndarray:
     """All bytes of a file; no more than it had when it was opened."""
     file.seek(0)
     array = place((size,), np.dtype(np.uint8))
-    array = np.empty(size, np.uint8) if array is None else array
+    if array is None:
+        whole = -(-size // _HUGE) * _HUGE if size >= 2 * _HUGE else size
+        array = np.empty(whole, np.uint8)[:size]
     for start in range(0, size, _BLOCK):
         part: Any = array[start : start + _BLOCK]
         if file.readinto(part) != len(part):

@@ -12,18 +12,19 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import ErrorCode, InputError
 from ..image.bands import same
-from ..image.memmap import drop_resident_pages, is_disk_backed
+from ..image.memmap import drop_resident_pages, is_disk_backed, lies_in
 from .decode import WORKERS, ArrayFile
-from .directories import Directory, TagEntry, changed_copy, exclusive, holds, patch, values
+from .directories import Directory, TagEntry, changed_copy, holds, patch, values
 from .encode import Encode, encoder, means, picked
-from .pages import LOSSLESS, ImagePage, contiguous
-from .places import Places
+from .pages import LOSSLESS, ImagePage
+from .places import Places, Survey
 from .provenance import PROCESSING_SOFTWARE, PROVENANCE_TAG, lines, trailer
 from .quiet import quiet_tifffile
 from .read import TiffFile, TiffImage
@@ -33,6 +34,7 @@ _DEFLATE = 8
 _LSM = 34412
 _LONG, _LONG8, _ASCII = 4, 16, 2
 _EXTREMES = ((280, np.min), (281, np.max), (340, np.min), (341, np.max))
+_TELLS_EXTREMES = {code for code, _ in _EXTREMES}
 
 Tags = dict[int, tuple[int, int, bytes]]
 
@@ -45,7 +47,8 @@ def replace_pixels(
     Parameters
     ----------
     restored : sequence of array
-        One for each of `source.images`, of the same shape and dtype.
+        One for each of `source.images`, of the same shape and dtype. Those that lie in the file already, as
+        `output_map` allots them, are not written again.
 
     Raises
     ------
@@ -60,17 +63,12 @@ def replace_pixels(
         if data.shape != image.data.shape or data.dtype != image.data.dtype:
             have, need = f"{data.dtype} {data.shape}", f"{image.data.dtype} {image.data.shape}"
             raise ValueError(f"{have} cannot take the place of {need}")
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-    with open(os.open(path, flags, 0o666 & source.mode), "w+b") as file, quiet_tifffile():
-        copy = _Copy(source, file)
-        at = 0
-        for begin, stop in [*sorted(copy.overwritten()), (len(source.bytes), len(source.bytes))]:
-            file.seek(at)
-            for start in range(at, begin, _BLOCK):
-                part: Any = source.bytes[start : min(start + _BLOCK, begin)]
-                file.write(part)
-                drop_resident_pages(source.bytes)
-            at = stop
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    if not any(lies_in(data, Path(path)) for data in restored):
+        flags |= os.O_TRUNC
+    with open(os.open(path, flags, 0o666 & source.mode), "r+b") as file, quiet_tifffile():
+        copy = _Copy(source, file, path)
+        copy.copy()
         for image, data in zip(source.images, restored, strict=True):
             copy.replace(image, data)
         copy.finish(provenance)
@@ -79,76 +77,44 @@ def replace_pixels(
 class _Copy:
     """A copy of a file while its pixels are replaced."""
 
-    def __init__(self, source: TiffFile, file: BinaryIO) -> None:
-        self._source, self._file = source, file
+    def __init__(self, source: TiffFile, file: BinaryIO, path: str | os.PathLike[str]) -> None:
+        self._source, self._file, self._survey = source, file, Survey(source)
         self._form, self._decoders = source.structure.form, source.decoders
         self._places = Places(file, len(source.bytes), self._form.limit, source.path)
         self._changes: dict[Directory, Tags] = {}
-        self._survey()
+        self._path = Path(os.fsdecode(path))
 
-    def _survey(self) -> None:
-        """Find out what of the file is surely ours: no other thing that we know of has a byte there."""
-        found = self._source.structure
-        starts: list[tuple[int, int]] = [(0, 16 if self._form.big else 8)]
-        keys: list[object] = [None]
-        for directory in [*(page.directory for page in found.every), *found.others]:
-            starts.append((directory.offset, directory.link + self._form.link.size))
-            keys.append(directory.offset)
-            for entry in directory.entries:
-                if not entry.inline:
-                    starts.append((entry.start, entry.start + entry.nbytes))
-                    keys.append(entry.position)
-        whole = {image.pages[0]: image for image in self._source.images if len(image.planes(image.data)) > 1}
-        parts = [np.asarray(starts, np.int64)]
-        spans: list[ImagePage] = []
-        for page in found.every:
-            if page in whole and len(whole[page].pages) == 1:
-                ends = page.offsets[:1] + whole[page].data.nbytes
-                parts.append(np.stack([page.offsets[:1], ends], axis=1))
-            else:
-                count = min(len(page.offsets), len(page.counts))
-                offsets = page.offsets[:count]
-                parts.append(np.stack([offsets, offsets + np.where(offsets, page.counts[:count], 0)], axis=1))
-            spans.append(page)
-        alone = exclusive(np.concatenate(parts))
-        self._sure = {key for key, good in zip(keys, alone, strict=False) if good}
-        at, self._alone = len(keys), dict[ImagePage, np.ndarray]()
-        for page, part in zip(spans, parts[1:], strict=True):
-            self._alone[page] = alone[at : at + len(part)]
-            at += len(part)
-
-    def overwritten(self) -> list[tuple[int, int]]:
-        """The bytes [start, stop) that `replace` writes whether they change or not: no need to copy them before."""
-        found = []
-        for image in self._source.images:
-            planes = image.planes(image.data)
-            if len(image.pages) < len(planes):
-                start = int(image.pages[0].offsets[0])
-                found.append((start, start + image.data.nbytes))
-            else:
-                pages = [page for page in image.pages if self._in_place(page, planes[0].nbytes)]
-                found += [(int(page.offsets[0]), int(page.offsets[0]) + page.nbytes) for page in pages]
-        return found
-
-    def _in_place(self, page: ImagePage, nbytes: int) -> bool:
-        """Whether the pixels of a plane are written over those of a page as they are."""
-        return contiguous(page) and nbytes == page.nbytes and bool(self._alone[page].all())
+    def copy(self) -> None:
+        """Write all bytes but those that `replace` writes whether they change or not."""
+        size = len(self._source.bytes)
+        places = [place for image in self._source.images for place in self._survey.overwritten(image)]
+        at = 0
+        for begin, stop in [*sorted(places), (size, size)]:
+            self._file.seek(at)
+            for start in range(at, begin, _BLOCK):
+                part: Any = self._source.bytes[start : min(start + _BLOCK, begin)]
+                self._file.write(part)
+                drop_resident_pages(self._source.bytes)
+            at = stop
 
     def replace(self, image: TiffImage, restored: np.ndarray) -> None:
         """Put other pixels in the place of an image's, and of its reduced copies."""
         before, after = image.planes(image.data), image.planes(restored)
         if len(image.pages) < len(before):
             page = image.pages[0]
-            if not self._alone[page].all():
+            if not self._survey.alone[page].all():
                 cause = "its planes overlap other parts of the file"
                 raise InputError(self._source.path, cause, "save it anew", ErrorCode.UNSUPPORTED)
             for number, new in enumerate(after):
                 self._pixels(int(page.offsets[0]) + number * page.nbytes, new)
             self._extremes(page, image.data, restored)
             return
+        shown = {full for _, full in self._source.levels}
         for page, old, new in zip(image.pages, before, after, strict=True):
-            if same(old, new):
-                if self._in_place(page, new.nbytes):
+            in_place = self._survey.in_place(page, new.nbytes)
+            told = page in shown or _TELLS_EXTREMES & page.directory.tags.keys()
+            if (in_place and not told) or same(old, new):  # to write is cheaper than to compare
+                if in_place:
                     self._pixels(int(page.offsets[0]), new)
                 continue
             self._page(page, old, new)
@@ -189,7 +155,7 @@ class _Copy:
     def _page(self, page: ImagePage, before: np.ndarray, after: np.ndarray) -> None:
         """Other pixels of a page, both arrays (separate samples, Z, Y, X, samples)."""
         self._extremes(page, before, after)
-        if self._in_place(page, after.nbytes):
+        if self._survey.in_place(page, after.nbytes):
             self._pixels(int(page.offsets[0]), after)
             return
         convert = page.compression not in LOSSLESS
@@ -207,7 +173,7 @@ class _Copy:
             while some := list(islice(numbers, 4 * WORKERS)):
                 for number, data in zip(some, spread(made, some), strict=True):
                     if data is not None:
-                        place = (int(offsets[number]), int(counts[number]), bool(self._alone[page][number]))
+                        place = (int(offsets[number]), int(counts[number]), bool(self._survey.alone[page][number]))
                         offsets[number] = self._places.place(*place, data)
                         if page.compression != 1 or len(data) > counts[number]:
                             counts[number] = len(data)
@@ -292,8 +258,13 @@ class _Copy:
 
     def _tag(self, page: ImagePage, entry: TagEntry | None, numbers: np.ndarray, code: int = 0) -> None:
         """Other numbers of a tag: in their place, or in a copy of the directory if they do not fit there."""
-        inside = page.directory.offset in self._sure
-        if entry is not None and inside and (entry.inline or entry.position in self._sure) and holds(entry, numbers):
+        inside = page.directory.offset in self._survey.sure
+        if (
+            entry is not None
+            and inside
+            and (entry.inline or entry.position in self._survey.sure)
+            and holds(entry, numbers)
+        ):
             patch(self._file, self._form, entry, numbers)
             return
         kind = _LONG8 if self._form.big else _LONG
@@ -307,6 +278,8 @@ class _Copy:
 
     def _pixels(self, offset: int, pixels: np.ndarray) -> None:
         """Uncompressed pixels, one behind the other."""
+        if lies_in(pixels, self._path):
+            return
         stored = pixels.dtype.newbyteorder(self._form.order)
         flat = pixels.reshape(-1)
         self._file.seek(offset)

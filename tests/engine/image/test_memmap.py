@@ -13,7 +13,8 @@ import pytest
 import tifffile
 
 from defocus import Engine
-from defocus.engine.errors import OutputError, StoppedError
+from defocus.engine.errors import ChangedError, OutputError, StoppedError
+from defocus.engine.files import local_disk
 from defocus.engine.image import memmap
 from defocus.engine.image.memmap import DiskAllocator, drop_resident_pages, is_disk_backed, on_disk
 from defocus.engine.pipeline.jobs import Job
@@ -42,6 +43,7 @@ def image() -> np.ndarray:
 @pytest.mark.parametrize("keep_sharp", [False, True])
 def test_the_output_is_that_of_an_image_in_memory(tmp_path, engine, image, ahead, keep_sharp, monkeypatch):
     made = []
+    monkeypatch.setattr(memmap, "is_local", lambda _: True)
     monkeypatch.setattr(memmap, "on_disk", lambda *given: made.append(given) or on_disk(*given))
     tifffile.imwrite(tmp_path / "a.tif", image, compression="lzw", metadata={"axes": "ZYX"}, **GREY)
     for name, memory in (("usual", 0), ("large", 1)):
@@ -50,8 +52,74 @@ def test_the_output_is_that_of_an_image_in_memory(tmp_path, engine, image, ahead
         assert outcome.error is None
         assert len(outcome.reports) == 4
         assert [path.name for path in (tmp_path / name).iterdir()] == ["a.tif"]
-    assert len(made) == 3  # of the large one: bytes, pixels, result
+    assert len(made) == 2  # of the large one: pixels and result, since they are compressed in the files
     assert (tmp_path / "usual" / "a.tif").read_bytes() == (tmp_path / "large" / "a.tif").read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows renames no file that is mapped")
+@pytest.mark.parametrize("ahead", [0, 2])
+@pytest.mark.parametrize("shared", [False, True])
+def test_uncompressed_pixels_go_from_a_map_of_the_input_into_one_of_the_output(
+    tmp_path, engine, image, ahead, shared, monkeypatch
+):
+    made = []
+    monkeypatch.setattr(memmap, "is_local", lambda _: True)
+    monkeypatch.setattr(memmap, "on_disk", lambda *given: made.append(given) or on_disk(*given))
+    tifffile.imwrite(tmp_path / "a.tif", image, metadata={"axes": "ZYX"}, **GREY)
+    if shared:  # a page without pixels of its own: the last plane's strip may not be written over
+        with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+            offset = tif.pages[2].dataoffsets[0]
+            place = tif.pages[3].aspage().tags[273].valueoffset
+        with open(tmp_path / "a.tif", "r+b") as file:
+            file.seek(place)
+            file.write(offset.to_bytes(4, "little"))
+    for name, memory in (("usual", 0), ("large", 1)):
+        job = Job(tmp_path / "a.tif", tmp_path / name / "a.tif")
+        (outcome,) = pipeline([job], engine, False, ahead, memory)
+        assert outcome.error is None
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["a.tif"]
+    assert bool(made) == shared
+    assert (tmp_path / "usual" / "a.tif").read_bytes() == (tmp_path / "large" / "a.tif").read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows renames no file that is mapped")
+@pytest.mark.parametrize("ahead", [0, 2])
+@pytest.mark.parametrize("change", ["written", "shortened"])
+def test_an_input_that_changes_while_it_is_mapped_gives_no_output(tmp_path, engine, image, ahead, change, monkeypatch):
+    monkeypatch.setattr(memmap, "is_local", lambda _: True)
+    path, target = tmp_path / "a.tif", tmp_path / "out" / "a.tif"
+    tifffile.imwrite(path, image, **GREY)
+    seen = []
+
+    def stop() -> bool:
+        if not seen and target.parent.exists() and any(target.parent.iterdir()):
+            seen.append([one.stat().st_size for one in target.parent.iterdir()])
+            with open(path, "r+b") as file:
+                file.truncate(1000) if change == "shortened" else file.write(b"II")
+                os.utime(file.fileno(), ns=(1, 1))
+        return False
+
+    (outcome,) = pipeline([Job(path, target)], engine, False, ahead, 1, stop)
+    assert isinstance(outcome.error, ChangedError)
+    assert len(seen[0]) == 1
+    assert list(target.parent.iterdir()) == []
+
+
+def test_what_lies_on_a_share_or_is_small_is_not_mapped(tmp_path, image, monkeypatch):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, **GREY)
+    device = os.stat(path).st_dev
+    mounts = tmp_path / "mounts"
+    monkeypatch.setattr(local_disk, "_MOUNTS", mounts)
+    with open(path, "rb") as file:
+        for kind, local in (("ext4", True), ("cifs", False), ("fuse.sshfs", False)):
+            where = f"{os.major(device)}:{os.minor(device)}"
+            mounts.write_text(f"1 0 0:1 / / rw - tmpfs x rw\n2 1 {where} / /d rw shared:1 - {kind} //server/share rw\n")
+            assert DiskAllocator(tmp_path, 1000).maps(file, 2000) is local
+            assert not DiskAllocator(tmp_path, 1000).maps(file, 1000)
+            assert not DiskAllocator(tmp_path, 0).maps(file, 10**9)
+        mounts.unlink()
+        assert not DiskAllocator(tmp_path, 1000).maps(file, 2000)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int32", "uint8"])
