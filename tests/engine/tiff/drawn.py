@@ -196,6 +196,7 @@ def draw_lsm(path: Path, planes: int = 3, channels: int = 1, lzw: bool = False, 
     struct.pack_into("<I", info, 132, stamps)
     for number in range(planes):
         pixels = counts(channels, number, "u1")
+        pixels = pixels % 4 + 8 if lzw else pixels  # so that they take less room compressed
         tags: list[Tag] = [(284, SHORT, 1, drawn.pack("H", 2))] if channels > 1 else []
         tags += [(34412, BYTE, size, bytes(info))] if number == 0 else []
         stored = [plane.tobytes() for plane in pixels]

@@ -80,7 +80,6 @@ KINDS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "Exif and GPS": ("a.tif", drawn.draw_exif),
     "Zeiss LSM": ("a.lsm", partial(drawn.draw_lsm, size=600)),
     "Zeiss LSM, LZW": ("a.lsm", partial(drawn.draw_lsm, size=600, lzw=True)),
-    "Zeiss LSM, two channels": ("a.lsm", partial(drawn.draw_lsm, size=600, channels=2)),
     "ScanImage": ("a.tif", drawn.draw_scanimage),
     "NDTiff": ("a_NDTiffStack.tif", drawn.draw_ndtiff),
     "Micro-Manager": ("a_MMStack_Pos0.ome.tif", lambda path: write_stack(path, drawn.counts(4))),
