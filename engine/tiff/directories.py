@@ -19,6 +19,7 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 _NUMBERS = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 11: "f4", 12: "f8", 13: "u4", 16: "u8", 17: "i8"}
 _NUMBERS[18] = "u8"
 _SUBIFDS, _EXIF, _GPS, _INTEROP = 330, 34665, 34853, 40965
+LSM, _NDPI, _MAKE = 34412, 65420, 271
 _MOST = 1 << 20  # directories of a file; more is damage
 
 
@@ -139,6 +140,28 @@ def read_directory(file: BinaryIO, form: Form, size: int, pointer: int, name: st
         entries.append(TagEntry(code, kind, values, position, at, inline))
     (following,) = form.link.unpack(raw[length:])
     return Directory(offset, pointer, tuple(entries), first + length, following, raw)
+
+
+def wide_offsets(file: BinaryIO, form: Form, size: int, pointer: int) -> str:
+    """What a file is whose offsets are not those of TIFF, so that it would seem to be a damaged TIFF; "" if it is none.
+
+    Raises DamagedError where it has no first directory.
+    """
+    if form.big:
+        return ""
+    codes: set[int] = set()
+    file.seek(4)
+    wide = int.from_bytes(file.read(8), "little")
+    if form.order == "<" and 2**32 <= wide < size - 2:  # NDPI: 64 bits where TIFF has 32
+        file.seek(wide)
+        raw = file.read(12 * int.from_bytes(file.read(2), "little"))
+        codes = {int.from_bytes(raw[at : at + 2], "little") for at in range(0, len(raw), 12)}
+    if _NDPI not in codes:
+        first = read_directory(file, form, size, pointer, "page 0")
+        codes = set(first.tags) if first is not None else set()
+    if {_NDPI, _MAKE} <= codes:
+        return "a slide in Hamamatsu's NDPI format, one JPEG for all"
+    return "a Zeiss LSM file beyond 4 GB, whose offsets wrap around" if LSM in codes and size >= 2**32 else ""
 
 
 def chain(file: BinaryIO, form: Form, size: int, pointer: int) -> list[Directory]:

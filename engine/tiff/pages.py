@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import ErrorCode, InputError
-from .directories import DamagedError, Directory, Form, below, chain, content, read_directory, read_header, values
+from .directories import LSM, DamagedError, Directory, Form, below, chain, content, read_header, values, wide_offsets
 
 WAIT = "wait until it is complete, or write it again"
 LOSSLESS = {1, 5, 8, 32946, 32773, 34925, 50000, 34887}  # kept; all others would alter the result a second time
@@ -26,7 +26,7 @@ _DENSEST = 10**6
 _STORAGE = (254, 255, 256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 320, 322, 323, 338, 339, 347, 529, 530)
 _STORAGE = (*_STORAGE, 532, 32997, 32998, 33628, 34412, 42113, 50674)
 _SLACK = 16  # bytes between parts of a file
-_LSM, _NDPI, _STK_PLANES = 34412, 65420, 33629
+_STK_PLANES = 33629
 _SINGLE = (256, 257, 259, 262, 277, 284, 317, 322, 323, 32997, 32998)
 
 
@@ -146,12 +146,13 @@ def structure(file: BinaryIO, size: int, path: Path) -> Structure:
         if not size:
             raise DamagedError("empty (0 bytes)", ErrorCode.EMPTY)
         form, pointer = read_header(file)
-        _refuse_wide_offsets(file, form, size, pointer, path)
+        if cause := wide_offsets(file, form, size, pointer):
+            raise InputError(path, cause, "export it as OME-TIFF", ErrorCode.UNSUPPORTED)
         directories = chain(file, form, size, pointer)
         if not directories:
             raise DamagedError("not complete: its header names no page yet", ErrorCode.INCOMPLETE)
         seen = {directory.offset for directory in directories}
-        lsm = _LSM in directories[0].tags
+        lsm = LSM in directories[0].tags
         pages, others = [], []
         for number, directory in enumerate(directories):
             page = _page(file, form, size, directory, f"page {number}", None, lsm)
@@ -167,29 +168,6 @@ def structure(file: BinaryIO, size: int, path: Path) -> Structure:
     except DamagedError as error:
         remedy = "give a TIFF file" if error.code is ErrorCode.NOT_TIFF else WAIT
         raise InputError(path, error.cause, remedy, error.code) from error
-
-
-def _refuse_wide_offsets(file: BinaryIO, form: Form, size: int, pointer: int, path: Path) -> None:
-    """Raise InputError for formats whose offsets are not those of TIFF, which therefore seem to be damaged TIFFs."""
-    if form.big:
-        return
-    codes: set[int] = set()
-    file.seek(4)
-    wide = int.from_bytes(file.read(8), "little")
-    if form.order == "<" and size >= 2**32 and 2**32 <= wide < size - 2:  # NDPI: 64 bits where TIFF has 32
-        file.seek(wide)
-        raw = file.read(2)
-        raw = file.read(12 * int.from_bytes(raw, "little"))
-        codes = {int.from_bytes(raw[at : at + 2], "little") for at in range(0, len(raw), 12)}
-    if _NDPI not in codes:
-        first = read_directory(file, form, size, pointer, "page 0")
-        codes = set(first.tags) if first is not None else set()
-    if _NDPI in codes and 271 in codes:
-        cause = "a slide in Hamamatsu's NDPI format, one JPEG for all"
-        raise InputError(path, cause, "export it as OME-TIFF", ErrorCode.UNSUPPORTED)
-    if _LSM in codes and size >= 2**32:
-        cause = "a Zeiss LSM file beyond 4 GB, whose offsets wrap around"
-        raise InputError(path, cause, "export it as OME-TIFF", ErrorCode.UNSUPPORTED)
 
 
 def _page(

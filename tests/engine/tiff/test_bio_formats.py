@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ pytestmark = [
 ]
 
 
-def hyperstack(path: Path, **arguments: object) -> None:
+def hyperstack(path: Path, **arguments: Any) -> None:
     data = np.random.default_rng(0).integers(1, 4000, (2, 3, 2, *SHAPE), dtype=np.uint16)
     tifffile.imwrite(path, data, metadata={"axes": "TZCYX"}, **arguments)
 
@@ -60,7 +61,7 @@ def pyramid(path: Path) -> None:
         tif.write(data[::2, ::2], subfiletype=1, tile=(64, 64))
 
 
-def pages(path: Path, **arguments: object) -> None:
+def pages(path: Path, **arguments: Any) -> None:
     tifffile.imwrite(path, drawn.counts(5), metadata=None, **arguments)
 
 
@@ -107,8 +108,8 @@ def test_bio_formats_finds_the_same_image_with_other_pixels(kind, tmp_path):
     assert "plane [0, 0, 0]" in before
     assert after == before
     # Planes as Bio-Formats gives them, in its order: each is the one of the input, corrected.
-    order = ">" if ", little false" in before else "<"
-    dtype = np.dtype(f"{order}u{source.data.dtype.itemsize}")
+    order: Literal["<", ">"] = ">" if ", little false" in before else "<"
+    dtype = np.dtype(f"u{source.data.dtype.itemsize}").newbyteorder(order)
     height, width = source.data.shape[-2:]
     planes = [np.frombuffer(one.read_bytes(), dtype).reshape(-1, height, width) for one in raw]
     np.testing.assert_array_equal(planes[1], planes[0][:, ::-1] // 2 + 1)
