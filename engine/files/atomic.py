@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ def commit(target: Path, run: str = "", like: Path | None = None, begun: Path | 
     """Yield a temporary path beside `target`; on leaving without an error it becomes `target` at once.
 
     `begun` is such a path, by `temporary_of`, at which a file has been begun.
+    What is made there may be a file or a folder. A folder that takes the place of another one does so in two renames.
 
     Folders that are missing are made, with no more rights than `like` and those above it have.
 
@@ -56,7 +58,7 @@ def commit(target: Path, run: str = "", like: Path | None = None, begun: Path | 
     try:
         make_folders(target.parent, target.parent if like is None else like)
         yield temporary
-        _sync_file(temporary)
+        _sync(temporary)
         _replace(temporary, target)
         _sync_folder(target.parent)
     except OSError as error:
@@ -65,8 +67,7 @@ def commit(target: Path, run: str = "", like: Path | None = None, begun: Path | 
             raise
         raise output_error(target, error) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        _remove(temporary)
 
 
 def make_private(folder: Path) -> None:
@@ -110,15 +111,14 @@ def sweep(folder: Path, run: str = "", deep: bool = True) -> list[Path]:
     """
     removed = []
     for parent, folders, names in walk(folder):  # passes over what cannot be listed
-        if not deep:
-            folders.clear()
-        for name in names:
+        for name in (*names, *folders):
             if name.startswith(PREFIX + run) and name.endswith(SUFFIX):
                 path = parent / name
                 with suppress(OSError):
                     if run or not _owner_lives(path):
-                        path.unlink()
+                        _remove(path)
                         removed.append(path)
+        folders[:] = [name for name in folders if deep and not name.startswith(PREFIX)]
     return removed
 
 
@@ -157,7 +157,16 @@ def _is_running(pid: int) -> bool:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Rename; on Windows again for a while if a viewer or a virus scanner has the file open."""
+    """Rename; on Windows again for a while if a viewer or a virus scanner has the file open.
+
+    A folder that is in the way is renamed itself, and removed when it has been replaced.
+    """
+    if target.is_dir() and source.is_dir():
+        old = temporary_of(target)
+        os.replace(target, old)
+        os.replace(source, target)
+        _remove(old)
+        return
     end = time.monotonic() + (_HELD if _SYSTEM == "nt" else 0.0)
     while True:
         try:
@@ -167,6 +176,26 @@ def _replace(source: Path, target: Path) -> None:
             if time.monotonic() >= end:
                 raise
             time.sleep(0.05)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, as far as it can be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or all that a folder holds."""
+    if not path.is_dir():
+        _sync_file(path)
+        return
+    for parent, _, names in walk(path):
+        for name in names:
+            _sync_file(parent / name)
+        _sync_folder(parent)
 
 
 def _sync_file(path: Path) -> None:

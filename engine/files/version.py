@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from .walk import walk
+
 SAMPLE = 64 * 1024  # bytes of head and of tail that are hashed
 
 
@@ -44,8 +46,28 @@ def _opened(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
 
+def folder_version(folder: Path) -> tuple[int, int]:
+    """Bytes of all files below a folder, and the latest modification time there, ns. Raises OSError."""
+    stats = [os.stat(folder)]
+    for parent, folders, names in walk(folder, _raise):
+        stats += [os.stat(parent / name) for name in (*folders, *names)]
+    sizes = (one.st_size for one in stats if stat.S_ISREG(one.st_mode))
+    return sum(sizes), max(one.st_mtime_ns for one in stats)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def digest(path: Path) -> str:
-    """Hash of the first and last 64 KiB and of the size of a file, hexadecimal. Raises OSError."""
+    """Hash of the first and last 64 KiB and of the size of a file, hexadecimal; of a folder, of its files' versions.
+
+    Raises OSError.
+    """
+    if path.is_dir():
+        files = (parent / name for parent, _, names in walk(path, _raise) for name in names)
+        listed = sorted((os.fspath(one), os.stat(one).st_size, os.stat(one).st_mtime_ns) for one in files)
+        return hashlib.sha256(os.fsencode(repr(listed))).hexdigest()[:32]
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         found = hashlib.sha256(str(size).encode())

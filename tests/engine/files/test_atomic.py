@@ -109,3 +109,38 @@ def test_a_tree_deeper_than_pythons_recursion_is_swept(tmp_path):
     finally:
         os.close(handles[-1])
         subprocess.run(["rm", "-rf", str(tmp_path / "d")])
+
+
+def test_a_folder_is_committed_as_a_file_is(tmp_path):
+    for content in ("old", "new"):  # the second takes the place of the first
+        with commit(tmp_path / "a.zarr") as temporary:
+            (temporary / "deep").mkdir(parents=True)
+            (temporary / "deep" / content).write_text(content)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+        assert [path.name for path in (tmp_path / "a.zarr" / "deep").iterdir()] == [content]
+
+
+def test_a_folder_that_is_not_finished_leaves_nothing(tmp_path):
+    def fail() -> None:
+        with commit(tmp_path / "a.zarr") as temporary:
+            (temporary / "deep").mkdir(parents=True)
+            raise ValueError("midway")
+
+    with pytest.raises(ValueError, match="midway"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_a_killed_process_left_are_removed(tmp_path):
+    code = f"""
+import os, pathlib, sys
+from defocus.engine.files.atomic import commit
+with commit(pathlib.Path({str(tmp_path)!r}, "a.zarr")) as temporary:
+    temporary.joinpath("deep").mkdir(parents=True)
+    temporary.joinpath("deep", "chunk").write_text("half")
+    os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    (left,) = tmp_path.iterdir()
+    assert sweep(tmp_path) == [left]
+    assert list(tmp_path.iterdir()) == []
