@@ -6,7 +6,8 @@ no step that takes a plane back to the offset and scale that it had before. docu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +30,28 @@ EPS = 1e-6  # of bioimageio's scale_range, added to the range: nothing beside a 
 _REPOSITORY_TAGS = ["deconvolution", "deblurring", "fluorescence-light-microscopy", "image-restoration", "2d"]
 
 
-def write_package(model: Path, out: Path, tell: Callable[[str], None] = lambda line: None) -> None:
+@dataclass(frozen=True)
+class Contacts:
+    """Who stands behind a package.
+
+    Attributes
+    ----------
+    authors : sequence of str
+        Names.
+    maintainers : sequence of str
+        GitHub users, by which bioimage.io reaches whoever answers for the model; it wants one at least.
+    git_repo : str or None
+        Address of the repository where the model is developed.
+    """
+
+    authors: Sequence[str] = ("The defocus developers",)
+    maintainers: Sequence[str] = ()
+    git_repo: str | None = None
+
+
+def write_package(
+    model: Path, out: Path, tell: Callable[[str], None] = lambda line: None, contacts: Contacts | None = None
+) -> None:
     """Write the bioimage.io package of an FP32 or FP16 model with float32 ends, and test it with bioimageio.core.
 
     Raises
@@ -37,13 +59,13 @@ def write_package(model: Path, out: Path, tell: Callable[[str], None] = lambda l
     MissingExtraError
         bioimageio.core is not installed.
     InputError
-        `out` is no .zip, or bioimageio.core's test does not pass.
+        `out` is no .zip, the contacts are not what the format takes, or bioimageio.core's test does not pass.
     ModelError, OutputError
         The model cannot be read, or the package not be written.
     """
     try:
         from bioimageio.core import test_description
-        from bioimageio.spec import save_bioimageio_package
+        from bioimageio.spec import ValidationContext, save_bioimageio_package
     except ImportError as error:
         raise MissingExtraError(error.name or "bioimageio.core", "bioimageio", "a bioimage.io package") from error
     if out.suffix != ".zip":
@@ -51,13 +73,15 @@ def write_package(model: Path, out: Path, tell: Callable[[str], None] = lambda l
     card = read_card(model)
     with TemporaryDirectory() as folder:
         description = describe(model, card, Path(folder))
+        people = _people(contacts or Contacts())
         summary = test_description(description)
         if summary.status == "failed":
             wrong = "; ".join(error.msg for detail in summary.details for error in detail.errors) or "no reason given"
             raise InputError(model, f"fails bioimageio.core's test ({' '.join(wrong.split())[:300]})", "report it")
         with commit(out) as temporary:
             packed = Path(folder) / "package.zip"
-            save_bioimageio_package(description, output_path=packed)
+            with ValidationContext(perform_io_checks=False):  # users and addresses are not looked up on the network
+                save_bioimageio_package(description.model_copy(update=people), output_path=packed)
             Path(temporary).write_bytes(packed.read_bytes())
     tell(f"{out}: bioimage.io package, {summary.status} by bioimageio.core")
 
@@ -150,6 +174,23 @@ def example(model: Path, card: Card) -> tuple[np.ndarray, np.ndarray, Intensity]
     with Engine.load(model, backend="cpu") as engine:
         restored = engine(stack, axes="CYX")[0]
     return seen, restored, measure(seen, card.intensity)
+
+
+def _people(contacts: Contacts) -> dict[str, Any]:
+    """The contacts as the format has them; nobody is asked whether they exist. Raises InputError."""
+    from bioimageio.spec import ValidationContext
+    from bioimageio.spec.model import v0_5 as spec
+
+    try:
+        with ValidationContext(perform_io_checks=False):
+            return {
+                "authors": [spec.Author(name=name) for name in contacts.authors],
+                "maintainers": [spec.Maintainer(github_user=user) for user in contacts.maintainers],
+                "git_repo": spec.HttpUrl(contacts.git_repo) if contacts.git_repo else None,
+            }
+    except ValueError as error:  # pydantic's: a line with the field, then one with what is wrong
+        wrong = " ".join(str(error).split("[type=")[0].split("\n", 1)[-1].split())
+        raise InputError("author, maintainer or repository", f"not accepted ({wrong})", "correct it") from error
 
 
 def _least_side(card: Card) -> int:

@@ -57,6 +57,13 @@ def export(
     bioimageio: Annotated[
         Path | None, typer.Option(metavar="FILE.zip", help="Write a bioimage.io package of the model as well.")
     ] = None,
+    author: Annotated[list[str] | None, typer.Option(help="Author of that package; may be repeated.")] = None,
+    maintainer: Annotated[
+        list[str] | None, typer.Option(metavar="GITHUB_USER", help="Who answers for that package; may be repeated.")
+    ] = None,
+    git_repo: Annotated[
+        str | None, typer.Option(metavar="URL", help="Repository in which the model of that package is developed.")
+    ] = None,
     list_engines: Annotated[bool, typer.Option("--list-engines", help="List the engines in the cache.")] = False,
     clear_engines: Annotated[bool, typer.Option("--clear-engines", help="Delete the engines in the cache.")] = False,
     version: Version = False,
@@ -80,6 +87,8 @@ def export(
         raise typer.BadParameter(f"{source} is a model already: ask for --fp16, --tensorrt or --bioimageio")
     if fp16 and out is None:
         raise typer.BadParameter("--fp16 needs -o FILE.onnx")
+    if (author or maintainer or git_repo) and not bioimageio:
+        raise typer.BadParameter("--author, --maintainer and --git-repo belong to --bioimageio")
     if (keep_fp32 or fp16_io) and not fp16:
         raise typer.BadParameter("--keep-fp32 and --fp16-io belong to --fp16")
     made: Path | None = None
@@ -120,9 +129,10 @@ def export(
             version_compatible=version_compatible,
         )
     if bioimageio:
-        from .bioimageio import write_package
+        from .bioimageio import Contacts, write_package
 
-        write_package(made, bioimageio, say)
+        contacts = Contacts(tuple(author or Contacts.authors), tuple(maintainer or ()), git_repo)
+        write_package(made, bioimageio, say, contacts)
 
 
 def _engines(clear: bool) -> None:

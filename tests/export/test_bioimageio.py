@@ -15,7 +15,7 @@ from defocus import Engine
 from defocus.engine.errors import InputError
 from defocus.engine.image.normalization import measure
 from defocus.engine.model.card import model_path, read_card
-from defocus.export.bioimageio import write_package
+from defocus.export.bioimageio import Contacts, write_package
 
 pytestmark = pytest.mark.seconds
 
@@ -71,3 +71,23 @@ def test_the_default_model_as_a_package(tmp_path):
 def test_a_package_is_a_zip(tiny_model, tmp_path):
     with pytest.raises(InputError, match=r"ends in \.zip"):
         write_package(tiny_model, tmp_path / "model.tar")
+
+
+def test_who_stands_behind_a_package(tiny_model, tmp_path):
+    from bioimageio.spec import InvalidDescr, ValidationContext, load_description
+    from bioimageio.spec.model.v0_5 import ModelDescr
+
+    contacts = Contacts(["A. Author", "B. Author"], ["a-maintainer"], "https://example.org/defocus")
+    write_package(tiny_model, tmp_path / "model.zip", contacts=contacts)
+    with ValidationContext(perform_io_checks=False):  # nobody on the network is asked
+        model = load_description(tmp_path / "model.zip")
+        assert not isinstance(model, InvalidDescr)
+        assert isinstance(model, ModelDescr)
+        assert [author.name for author in model.authors] == ["A. Author", "B. Author"]
+        assert [maintainer.github_user for maintainer in model.maintainers] == ["a-maintainer"]
+        assert str(model.git_repo) == "https://example.org/defocus"
+        assert [str(cover.source) for cover in model.covers] == ["cover.png"]
+    with pytest.raises(InputError, match="not accepted"):
+        write_package(tiny_model, tmp_path / "model.zip", contacts=Contacts(["with/slash"]))
+    with pytest.raises(InputError, match="not accepted"):
+        write_package(tiny_model, tmp_path / "model.zip", contacts=Contacts(git_repo="no address"))
