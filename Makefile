@@ -148,7 +148,7 @@ bench: .venv/.develop
 
 .venv/.develop: $(DECLARED) | .venv/package
 	$(PIP) install --constraint constraints.txt \
-	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,napari,qt,workflow,dev]"
+	    --editable ".[cpu,rtx,openvino,bioimageio,dask,slurm,train,demo,test,browser,acquisition,formats,napari,qt,workflow,dev]"
 	touch $@
 
 clean:

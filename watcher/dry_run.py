@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..engine.errors import DefocusError, InputError
+from ..engine.formats.dispatch import check_complete
 from ..engine.model.card import Card
 from ..engine.pipeline.batch import OWN_OUTPUT, is_done, own_output
 from ..engine.pipeline.channel_groups import without
 from ..engine.pipeline.channel_pattern import gather
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import stat_of
-from ..engine.tiff.integrity import check_complete
 from .configuration.settings import FolderSettings
 from .discovery.scanner import scan
 from .journal import Journal
@@ -45,7 +45,7 @@ def plan(settings: FolderSettings, card: Card) -> Iterator[tuple[Path, str]]:
         except OSError:
             continue  # gone meanwhile
         if settings.wants(relative, stat[1], time.time()):
-            jobs.append(Job(path, settings.out / relative, stat))
+            jobs.append(Job(path, settings.output(relative), stat))
         else:
             verdicts[path] = "ignored"
     if settings.channels is not None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from ..engine.errors import ChangedError, DefocusError, ErrorCode, InputError, OutputError, StoppedError
 from ..engine.files.companions import Companions
 from ..engine.files.version import digest
+from ..engine.formats.dispatch import check_complete
 from ..engine.inference.engine import Engine
 from ..engine.pipeline.batch import OWN_OUTPUTS, is_done, own_output
 from ..engine.pipeline.jobs import Job, Outcome
 from ..engine.pipeline.steps import Stat, stat_of
 from ..engine.quality.report import summary
-from ..engine.tiff.integrity import check_complete
 from .clock import SYSTEM_CLOCK, Clock
 from .configuration.settings import FolderSettings
 from .discovery.arrival import Arrival
@@ -81,7 +81,7 @@ class FolderProcessor:
             done = row.state is FileState.DONE and row.reason != OWN_OUTPUTS
             if done:
                 self._companions.add(relative)
-            if done and not os.path.lexists(self.settings.out / relative):
+            if done and not os.path.lexists(self.settings.output(relative)):
                 self.tracker.look_up(path, row)
                 return False  # somebody deleted the output: it is made again
             if not from_event:
@@ -146,7 +146,7 @@ class FolderProcessor:
         first, *others = (
             Job(
                 member.path,
-                self.settings.out / member.relative,
+                self.settings.output(member.relative),
                 member.stat,
                 keep_sharp=self.settings.keep_sharp,
                 keep_doubtful=self.settings.keep_doubtful,

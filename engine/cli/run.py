@@ -30,7 +30,8 @@ app = _app.new_app()
 @app.command()
 def run(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT", help="TIFF files, folders (searched to the bottom) or globs.")
+        list[str],
+        typer.Argument(metavar="INPUT", help="Files (TIFF; others with [formats]), folders (to the bottom) or globs."),
     ],
     output: Annotated[
         Path,

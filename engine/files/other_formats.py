@@ -1,4 +1,4 @@
-"""Microscope formats that are not read here: named, with how to get TIFFs out of them."""
+"""Microscope formats that are not read, or only with an extra: named, with what to do about them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from ..installation import install_command
 from .walk import walk
 
 _EXPORTS = {
-    ".nd2": "in NIS-Elements: File > Export ND Document to TIFF",
-    ".czi": "in ZEN: Processing > Image Export > OME-TIFF",
     ".zvi": "in AxioVision or ZEN: Export > TIFF",
-    ".lif": "in LAS X: Export > Save as TIFF",
     ".lof": "in LAS X: Export > Save as TIFF",
     ".oib": "in FluoView: Export > TIFF",
     ".oif": "in FluoView: Export > TIFF",
@@ -30,6 +28,8 @@ _EXPORTS = {
     ".png": "with the program that wrote them: save as TIFF",
     ".jpg": "with the program that wrote them: save as TIFF, without loss",
 }
+_READ = (".nd2", ".czi", ".lif", ".zarr")  # by the extra `formats`
+_KNOWN = {*_READ, *_EXPORTS}
 _MOST = 10_000  # files that are looked at
 
 
@@ -39,7 +39,9 @@ def other_formats(folder: Path) -> str | None:
     seen = 0
     for _, folders, names in walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found.update(ending for name in names if (ending := os.path.splitext(name)[1].lower()) in _EXPORTS)
+        stores = [name for name in folders if name.lower().endswith(".zarr")]
+        folders[:] = [name for name in folders if name not in stores]
+        found.update(ending for name in (*names, *stores) if (ending := os.path.splitext(name)[1].lower()) in _KNOWN)
         seen += len(names)
         if seen > _MOST:
             break
@@ -47,6 +49,7 @@ def other_formats(folder: Path) -> str | None:
         return None
     ending = found.most_common(1)[0][0]
     others = ", ".join(f"{number} {one}" for one, number in found.most_common())
-    how = _EXPORTS[ending]
     them = "it" if found.total() == 1 else "them"
-    return f"{folder}: holds no TIFF, but {others}; export {them} {how}, or use bfconvert"
+    if ending in _READ:
+        return f"{folder}: holds no TIFF, but {others}; read {them} with: {install_command('formats')}"
+    return f"{folder}: holds no TIFF, but {others}; export {them} {_EXPORTS[ending]}, or use bfconvert"

@@ -20,6 +20,8 @@ from ..errors import DefocusError, ErrorCode, InputError, OutputError
 from ..files.other_formats import other_formats
 from ..files.patterns import is_wanted
 from ..files.walk import walk
+from ..formats.dispatch import axes_of, check_complete, read_provenance
+from ..formats.names import is_store, output_path, readable
 from .jobs import Job, Outcome, version_record
 
 if TYPE_CHECKING:
@@ -79,11 +81,9 @@ class Result:
 
 def _said(target: Path) -> dict[str, Any]:
     """What an output says of itself: what was known when it was made."""
-    from ..tiff import read as tiff
-
     try:
-        account = tiff.read_provenance(target) or {}
-        axes, shape = tiff.axes_of(target)
+        account = read_provenance(target) or {}
+        axes, shape = axes_of(target)
     except (DefocusError, OSError):
         return {}
     reports = account.get("planes", [])
@@ -102,8 +102,9 @@ def find(
     Only files whose path or name is like one of `include` (all if there is none) and
     like none of `exclude` count.
 
-    Folders are searched to the bottom for TIFF files by their ending, without following links and without names that
-    begin with a dot. A path that exists is itself, even if it looks like a glob.
+    Folders are searched to the bottom for TIFF files, and those of formats whose readers are installed, by their
+    ending, without following links and without names that begin with a dot. A path that exists is itself, even if it
+    looks like a glob.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def find(
         for source, relative in _expand(os.fspath(given), out):
             if not is_wanted(relative, include, exclude):
                 continue
-            job = Job(source, out / relative)
+            job = Job(source, out / output_path(relative))
             sources.add(_identity(source))
             other = jobs.setdefault(_identity(job.target), job)
             if _identity(other.source) != _identity(source):
@@ -191,8 +192,6 @@ def settled(jobs: Iterable[Job], card: Card, overwrite: bool, todo: list[Job]) -
 
 def own_output(source: Path) -> bool:
     """Whether a file is an output of defocus itself, by its provenance."""
-    from ..tiff.provenance import read_provenance
-
     try:
         return read_provenance(source) is not None
     except (DefocusError, OSError):
@@ -232,8 +231,7 @@ def _made(target: Path) -> dict[str, Any] | None:
     """What an output says of its making; None if there is none. Raises OutputError if it is not ours."""
     if not os.path.lexists(target):
         return None
-    from ..tiff.integrity import check_complete
-    from ..tiff.provenance import cut_short, read_provenance
+    from ..tiff.provenance import cut_short
 
     remedy = "move it away, choose another output folder with -o, or replace it with defocus-run --overwrite"
     try:
@@ -257,7 +255,7 @@ def _made(target: Path) -> dict[str, Any] | None:
 def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
     """The files of one input, each with its path relative to the output folder."""
     path = Path(text)
-    if path.is_dir():
+    if path.is_dir() and not is_store(path):
         yield from _folder(path, out)
     elif os.path.lexists(path):
         yield path, Path(path.name)
@@ -272,8 +270,10 @@ def _folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     found = False
     for root, folders, names in walk(folder, _unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+        stores = [name for name in folders if is_store(Path(name))]
+        folders[:] = [name for name in folders if name not in stores]
+        for name in sorted([*names, *stores]):
+            if (name.lower().endswith(SUFFIXES) or readable(name)) and not name.startswith("."):
                 found = True
                 path = root / name
                 yield path, path.relative_to(folder)
@@ -291,7 +291,7 @@ def _glob(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
     if "**" in parts:
         _refuse_inside(root, out)
     paths = sorted(Path(match) for match in glob.glob(pattern, recursive=True))
-    files = [path for path in paths if path.is_file()]
+    files = [path for path in paths if path.is_file() or is_store(path)]
     if not files:
         raise InputError(pattern, "matches no file", "check the pattern, and put it in quotes")
     yield from ((path, path.relative_to(root)) for path in files)

@@ -17,11 +17,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from ..errors import ErrorCode, InputError
+from ..formats.dispatch import axes_of
 from ..model.card import Card
-from ..tiff.read import axes_of
 from .batch import SUFFIXES
 from .jobs import Job
 
@@ -144,7 +144,7 @@ class Pattern:
 
 def fits(path: PurePath, channels: int) -> bool:
     """Whether a file has all the channels that a model takes itself. Raises InputError if it cannot be read."""
-    axes, shape = axes_of(str(path))
+    axes, shape = axes_of(Path(path))
     return any(size == channels for letter, size in zip(axes, shape, strict=True) if letter in "CS")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..formats.dispatch import OtherFile
 from ..image.memmap import Allocator, in_memory
 from ..tiff.read import TiffFile, TiffImage
 from .jobs import Outcome
@@ -24,8 +25,8 @@ class PipelineItem:
 
     Attributes
     ----------
-    file : TiffFile or None
-        The bytes of the file.
+    file : TiffFile, OtherFile or None
+        What the output is made from, beside the pixels.
     images : tuple of TiffImage
         What of it is to be restored; empty after an error.
     restored : tuple of array
@@ -40,7 +41,7 @@ class PipelineItem:
 
     outcome: Outcome
     version: Stat = (0, 0)
-    file: TiffFile | None = None
+    file: TiffFile | OtherFile | None = None
     images: tuple[TiffImage, ...] = ()
     restored: tuple[np.ndarray, ...] = ()
     place: Allocator = in_memory

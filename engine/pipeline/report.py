@@ -17,11 +17,12 @@ from .._version import __version__
 from ..errors import DefocusError, InputError, one_line
 from ..files.atomic import commit, output_error
 from ..files.walk import walk
+from ..formats.dispatch import read_provenance
+from ..formats.names import input_path, is_other
 from ..quality.overview import FileOverview, overview, plane_report, verdict_of
 from ..quality.report import summary
 from ..tiff.optics import RecordedOptics, read_optics
 from ..tiff.preview import previews
-from ..tiff.read import read_provenance
 from .batch import SUFFIXES, Result, Status
 from .jobs import version_record
 from .steps import stat_of
@@ -135,7 +136,7 @@ def of_outputs(out: Path, sources: Path | None = None) -> Iterator[ReportedFile]
                     yield ReportedFile(relative.as_posix(), "failed", error=str(error))
                     continue
                 if record is not None:
-                    source = sources / relative if sources is not None else None
+                    source = sources / input_path(relative) if sources is not None else None
                     yield _of_record(record, path, relative.as_posix(), "done", source)
 
 
@@ -154,7 +155,8 @@ def _of_record(record: Mapping[str, Any], target: Path, name: str, status: str, 
         same = source is not None and version_record(source, stat_of(source)) == record.get("source")
     except OSError:
         same = False
-    return ReportedFile(name, status, planes, source if same else None, target, _optics(target))
+    shown = source if same and source is not None and not is_other(source) else None
+    return ReportedFile(name, status, planes, shown, target, _optics(target))
 
 
 def _optics(path: Path) -> RecordedOptics:

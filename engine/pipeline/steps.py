@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ import numpy as np
 
 from ..errors import ChangedError, DefocusError, ErrorCode, InputError, shortage
 from ..files.atomic import commit, output_error
+from ..files.version import folder_version
+from ..formats.dispatch import read_other
+from ..formats.names import is_other, is_store
 from ..image.bands import planes
 from ..image.memmap import DiskAllocator, drop_resident_pages, is_disk_backed
 from ..image.memmap import check_unchanged as check_same_bytes
@@ -24,7 +28,7 @@ from ..inference.memory import MEMORY
 from ..inference.tasks import ImageRequest
 from ..quality.assess import assess, keep_doubtful_planes, keep_sharp_planes
 from ..quality.report import PlaneReport, summary
-from ..tiff.read import read_tiff, write_tiff
+from ..tiff.read import TiffFile, read_tiff, write_tiff
 from .channel_groups import joined, written
 from .item import PipelineItem, Stat
 from .jobs import ImageShape, Job, Outcome, version_record
@@ -65,7 +69,8 @@ def read_stage(job: Job, memory: int = 0) -> PipelineItem:
             version = job.stat or stat_of(job.source)
             start = perf_counter()
             try:
-                file = read_tiff(job.source, place, memory)
+                read = read_other if is_other(job.source) else read_tiff
+                file = read(job.source, place, memory)
                 drop_resident_pages(*(image.data for image in file.images))
             finally:
                 check_unchanged(job.source, version)  # also if it could not be read: half a file is not a bad file
@@ -75,7 +80,8 @@ def read_stage(job: Job, memory: int = 0) -> PipelineItem:
     shapes = tuple(ImageShape(image.data.shape, image.data.dtype.name, image.axes) for image in file.images)
     outcome = replace(outcome, images=shapes, notes=file.notes)
     held = 0 if any(is_disk_backed(image.data) for image in file.images) else file.nbytes
-    return PipelineItem(outcome, version, file, file.images, place=place, nbytes=held, output=OutputMap(job, file))
+    output = OutputMap(job, file) if isinstance(file, TiffFile) else None
+    return PipelineItem(outcome, version, file, file.images, place=place, nbytes=held, output=output)
 
 
 def requests_of(item: PipelineItem) -> list[ImageRequest]:
@@ -154,8 +160,13 @@ def write_stage(item: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcome
             start = perf_counter()
             begun = item.output.path if item.output is not None else None
             with commit(job.target, job.run, job.source.parent, begun) as temporary:
-                write_tiff(item.file, item.restored, temporary, account)
-                check_same_bytes(item.file.bytes)
+                if isinstance(item.file, TiffFile):
+                    write_tiff(item.file, item.restored, temporary, account)
+                    check_same_bytes(item.file.bytes)
+                else:
+                    item.file.write(item.restored, temporary, account)
+                if is_store(job.source):  # what is no pixel was copied only now
+                    check_unchanged(job.source, item.version)
             outcome.seconds["write"] = perf_counter() - start
     except DefocusError as error:
         return replace(outcome, error=error)
@@ -176,10 +187,12 @@ def provenance(engine: Engine, source: Path, version: Stat) -> dict[str, Any]:
 
 
 def stat_of(path: Path) -> Stat:
-    """Size in bytes and modification time in ns: the version of a file."""
+    """Size in bytes and modification time in ns: the version of a file, or of a Zarr, which is a folder."""
     stat = os.stat(path)
+    folder = is_store(path) and S_ISDIR(stat.st_mode)
+    size, mtime_ns = folder_version(path) if folder else (stat.st_size, stat.st_mtime_ns)
     # Times of nonsense, as broken shares give them, lie beyond what a database holds (after 2262).
-    return stat.st_size, min(max(stat.st_mtime_ns, -(2**63)), 2**63 - 1)
+    return size, min(max(mtime_ns, -(2**63)), 2**63 - 1)
 
 
 def check_unchanged(path: Path, version: Stat) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...engine.errors import InputError
 from ...engine.files.companions import COMPANIONS
 from ...engine.files.patterns import is_wanted
+from ...engine.formats.names import output_path
 from ...engine.model.card import Card
 from ...engine.pipeline.channel_pattern import Pattern
 from ...engine.pipeline.steps import MEMORY
@@ -66,6 +67,10 @@ class FolderSettings:
     partner_wait: float = 60.0
     keep_doubtful: bool = False
     companions: tuple[str, ...] = COMPANIONS
+
+    def output(self, relative: Path) -> Path:
+        """Where the output of a file belongs, given its path below the acquisition folder."""
+        return self.out / output_path(relative)
 
     def wants(self, relative: Path, mtime_ns: int, now: float) -> bool:
         """Whether a file is to be corrected, by its name and its age at `now` (s since 1970)."""

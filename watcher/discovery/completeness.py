@@ -12,9 +12,11 @@ from enum import Enum
 from pathlib import Path
 
 from ...engine.errors import InputError
+from ...engine.formats.dispatch import check_complete, is_blank
+from ...engine.formats.names import is_store, readable
 from ...engine.pipeline.batch import SUFFIXES
 from ...engine.pipeline.steps import Stat, stat_of
-from ...engine.tiff.integrity import UnfinishedError, check_complete, ends_in_zeros
+from ...engine.tiff.integrity import UnfinishedError
 
 
 class Completeness(Enum):
@@ -93,7 +95,7 @@ def look(path: Path, waiting: PendingFile, now: float, settle: float, patience: 
         check_complete(path, finished=True)
         # Given its final size before its pixels came, and its writer is slow? Unless the system said that it is closed,
         # pixels that end in zeros are believed only after our whole patience.
-        if not waiting.closed and now - waiting.since < long and ends_in_zeros(path):
+        if not waiting.closed and now - waiting.since < long and is_blank(path):
             waiting.retry(now, settle)
             return Completeness.WAITING
     except InputError as problem:
@@ -108,8 +110,13 @@ def look(path: Path, waiting: PendingFile, now: float, settle: float, patience: 
 
 
 def suffix_matches(name: str) -> bool:
-    """Whether a file name is that of a TIFF: its ending, in either case, and not a hidden or temporary name."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith((".", "~"))
+    """Whether a name is that of a TIFF, or of a format whose reader is installed, and not a hidden or temporary one."""
+    return (name.lower().endswith(SUFFIXES) or readable(name)) and not name.startswith((".", "~"))
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path with such a name is a file, or a Zarr, which is a folder."""
+    return path.is_dir() if is_store(path) else path.is_file()
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

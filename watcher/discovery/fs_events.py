@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 
+from ...engine.formats.names import is_store
 from ..clock import SYSTEM_CLOCK, Clock
 from .completeness import suffix_matches
 
@@ -98,10 +99,12 @@ class FileEvents(FileSystemEventHandler):
         self._wake.set()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.is_directory or event.event_type in ("opened", "closed_no_write", "deleted"):
+        if event.event_type in ("opened", "closed_no_write", "deleted"):
             return
         moved = event.event_type == "moved"
         path = Path(os.fsdecode(event.dest_path if moved else event.src_path))
+        if event.is_directory and not is_store(path):
+            return
         if suffix_matches(path.name):
             self._queue.append(FileEvent(path, moved or event.event_type == "closed", self._clock.monotonic()))
             self._wake.set()

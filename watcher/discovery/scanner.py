@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...engine.files.other_formats import other_formats
+from ...engine.formats.names import is_store
 from ...engine.pipeline.steps import Stat, stat_of
 from ..clock import SYSTEM_CLOCK, Clock
 from ..tracker import FileTracker
 from .arrival import Arrival
-from .completeness import Completeness, PendingFile, is_file, is_folder, look, suffix_matches
+from .completeness import Completeness, PendingFile, is_file, is_folder, is_image, look, suffix_matches
 from .fs_events import FileEvents, first_unobserved
 
 LONGEST_WAIT = 0.5  # s until `stop` is looked at again
@@ -97,7 +98,7 @@ def scan(
     skipped: Callable[[Path, OSError], None] = lambda path, error: None,
     entered: Callable[[Path, int], None] = lambda path, inode: None,
 ) -> Iterator[Path]:
-    """The TIFF files below a folder; linked folders are not entered.
+    """The TIFF files below a folder, and those of formats that can be read; linked folders are not entered.
 
     `skipped` is told of a subfolder that has gone, or cannot be read; `entered` of those that were listed, with their
     inodes. Raises OSError if the folder itself cannot be listed.
@@ -114,10 +115,10 @@ def scan(
             continue
         entered(current, inode)
         for entry in entries:
-            if is_folder(entry):
+            if is_folder(entry) and not is_store(Path(entry.name)):
                 if not entry.name.startswith("."):
                     folders.append((Path(entry.path), entry.inode()))
-            elif suffix_matches(entry.name) and is_file(entry):
+            elif suffix_matches(entry.name) and (is_store(Path(entry.name)) or is_file(entry)):
                 yield Path(entry.path)
 
 
@@ -214,7 +215,7 @@ def _notice(
     except (OSError, ValueError):
         tracker.discard_pending(path)
         return
-    if from_event and (not path.is_file() or any(part.startswith(".") for part in relative.parts[:-1])):
+    if from_event and (not is_image(path) or any(part.startswith(".") for part in relative.parts[:-1])):
         tracker.discard_pending(path)
         return
     pending = tracker.pending_file(path)

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ...engine.errors import ErrorCode, InputError
@@ -174,7 +175,7 @@ class FolderStatistics:
         """Ask a corrected file, which lies near and has the tags of its input; the settings go before."""
         self._next_optics = time.monotonic() + OPTICS_AGE
         try:
-            found = read_optics(self.settings.out / relative)
+            found = read_optics(self.settings.output(Path(relative)))
         except (InputError, OSError, ValueError):
             return
         said = self.microscope.optics

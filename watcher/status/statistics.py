@@ -119,7 +119,7 @@ class State:
         path = path_of(relative)
         if PurePosixPath(path).is_absolute() or ".." in path.parts or "\0" in relative:
             return None
-        return (one.acquisition / path, one.out / path) if fresh or is_corrected(one.out, relative) else None
+        return (one.acquisition / path, one.output(path)) if fresh or is_corrected(one.out, relative) else None
 
     def retry(self, folder: int, file: str | None = None, code: str | None = None) -> int:
         """Forget that a file, or every file of a reason, was quarantined, so that the next rescan takes it.

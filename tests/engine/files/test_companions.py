@@ -72,8 +72,8 @@ def test_folders_get_no_more_rights_than_those_of_the_inputs(tmp_path):
 
 def test_other_formats_are_named_with_a_way_to_tiffs(tmp_path):
     assert other_formats(tmp_path) is None
-    for name in ("a.nd2", "b.ND2", "c.czi", "notes.txt"):
+    for name in ("a.oib", "b.OIB", "c.czi", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     line = other_formats(tmp_path)
     assert line is not None
-    assert "2 .nd2, 1 .czi; export them in NIS-Elements" in line
+    assert "2 .oib, 1 .czi; export them in FluoView" in line

@@ -1,0 +1,92 @@
+"""What the pipeline and the daemon ask of a file of any format, handed to the room that knows it.
+
+What is no TIFF is an `OtherFile` once it has been read: its images, and how they are written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..image.memmap import Allocator, in_memory
+from ..tiff import integrity, provenance
+from ..tiff import read as tiff
+from ..tiff.read import TiffImage
+from .names import is_other, is_store
+
+
+class OtherFile(Protocol):
+    """One version of a file that is no TIFF: its images, with what its output needs beside their pixels."""
+
+    @property
+    def images(self) -> tuple[TiffImage, ...]:
+        """What is to be corrected."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how it is treated, a line each."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it has in memory, or will when it is restored."""
+        ...
+
+    def write(self, restored: Sequence[np.ndarray], path: Path, provenance: Mapping[str, Any]) -> None:
+        """Write the output; neither syncs nor renames. Raises OSError."""
+        ...
+
+
+def read_other(path: Path, place: Allocator = in_memory, memory: int = 0) -> OtherFile:
+    """Read a file that `is_other`. Raises MissingExtraError and InputError; see `tiff.read.read_tiff`."""
+    if is_store(path):
+        from .ome_zarr import read_zarr
+
+        return read_zarr(path, place, memory)
+    from .bioio_file import read_with_bioio
+
+    return read_with_bioio(path, place, memory)
+
+
+def axes_of(path: Path) -> tuple[str, tuple[int, ...]]:
+    """Axes and shape of the first image of a file, without reading pixels. Raises MissingExtraError and InputError."""
+    if not is_other(path):
+        return tiff.axes_of(path)
+    if is_store(path):
+        from .ome_zarr import axes_of_zarr
+
+        return axes_of_zarr(path)
+    from .bioio_file import axes_with_bioio
+
+    return axes_with_bioio(path)
+
+
+def check_complete(path: Path, finished: bool = False) -> None:
+    """Raise InputError unless a file is whole, as far as can be told; see `tiff.integrity.check_complete`."""
+    if not is_other(path):
+        return integrity.check_complete(path, finished)
+    if is_store(path):
+        from .ome_zarr import check_zarr
+
+        return check_zarr(path, finished)
+    from .complete import check_whole
+
+    return check_whole(path)
+
+
+def read_provenance(path: Path) -> dict[str, Any] | None:
+    """What defocus recorded in an output; None if it did not make it. Raises InputError; see `tiff.provenance`."""
+    if is_store(path):
+        from .ome_zarr import provenance_of_zarr
+
+        return provenance_of_zarr(path)
+    return provenance.read_provenance(path) if not is_other(path) else None
+
+
+def is_blank(path: Path) -> bool:
+    """Whether the pixels of a whole file may not be written yet; see `tiff.integrity.ends_in_zeros`."""
+    return not is_other(path) and integrity.ends_in_zeros(path)

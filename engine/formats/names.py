@@ -1,0 +1,89 @@
+"""Which files are images of another format than TIFF, by their names, and what their outputs are called.
+
+Readers are found by their module's name and imported only when a file is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path, PurePath
+
+from ..errors import DefocusError, ErrorCode, InputError, MissingExtraError, first_line, shortage
+
+STORE = ".zarr"  # a folder that is one image, or several
+# bioio's readers; those that the extra `formats` does not install count as soon as somebody has them.
+READERS = {
+    ".nd2": "bioio_nd2",
+    ".czi": "bioio_czi",
+    ".lif": "bioio_lif",
+    ".dv": "bioio_dv",
+    ".r3d": "bioio_dv",
+    ".sldy": "bioio_sldy",
+    ".ims": "bioio_bioformats",
+    ".oib": "bioio_bioformats",
+    ".oir": "bioio_bioformats",
+    ".zvi": "bioio_bioformats",
+    STORE: "zarr",
+}
+
+_OUTPUT = ".ome.tif"
+
+
+def is_other(path: PurePath) -> bool:
+    """Whether a file is, by its name, of another format that can be read here, given its reader."""
+    return path.suffix.lower() in READERS
+
+
+def readable(name: str) -> bool:
+    """Whether a file name is of another format whose reader is installed."""
+    return is_other(PurePath(name)) and _installed(READERS[PurePath(name).suffix.lower()])
+
+
+def output_path(relative: Path) -> Path:
+    """The path of an output, given that of its input: `a.nd2` becomes `a.nd2.ome.tif`; TIFF and Zarr keep their names.
+
+    The whole name stays in it, so that `a.nd2` and `a.czi` of one folder never become one file.
+    """
+    other = is_other(relative) and not is_store(relative)
+    return relative.with_name(f"{relative.name}{_OUTPUT}") if other else relative
+
+
+def input_path(relative: Path) -> Path:
+    """The path of an input, given that of its output: the reverse of `output_path`."""
+    source = relative.with_name(relative.name.removesuffix(_OUTPUT) or relative.name)
+    return source if output_path(source) == relative else relative
+
+
+def is_store(path: PurePath) -> bool:
+    """Whether a path is, by its name, a Zarr: a folder that counts as one file."""
+    return path.suffix.lower() == STORE
+
+
+def check_installed(path: PurePath) -> None:
+    """Raise MissingExtraError unless the reader of a file is installed."""
+    module = READERS[path.suffix.lower()]
+    if not _installed(module):
+        raise MissingExtraError(module.replace("_", "-"), "formats", f"{path.suffix.lower()} files ({path})")
+
+
+@contextmanager
+def reader_errors(path: Path) -> Iterator[None]:
+    """Turn what a reader raises, and is no fault of the disk or of ours, into an InputError that names the reader."""
+    try:
+        yield
+    except (DefocusError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if shortage(error):
+            raise
+        name = READERS[path.suffix.lower()].replace("_", "-")
+        cause = f"{name} cannot read it ({type(error).__name__}: {first_line(error)})"
+        raise InputError(path, cause, "export it as TIFF", ErrorCode.UNSUPPORTED) from error
+
+
+@cache
+def _installed(module: str) -> bool:
+    return find_spec(module) is not None
