@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+Order = Literal["<", ">"]
 Tag = tuple[int, int, int, bytes]  # code, type, count, value
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED = 1, 2, 3, 4, 5, 7
 WIDTH, LENGTH = 40, 24
@@ -21,8 +23,9 @@ def counts(planes: int, seed: int = 0, dtype: str = "u2") -> np.ndarray:
 class Drawn:
     """A TIFF in the making: what is put into it lies one behind the other."""
 
-    def __init__(self, order: str = "<", big: bool = False, header: bytes = b"") -> None:
-        self.order, self.big = order, big
+    def __init__(self, order: Order = "<", big: bool = False, header: bytes = b"") -> None:
+        self.order: Order = order
+        self.big = big
         self.bytes = bytearray((b"II" if order == "<" else b"MM") + self.pack("H", 43 if big else 42))
         self.bytes += self.pack("HHQ", 8, 0, 0) if big else bytes(4)
         self.bytes += header
@@ -77,8 +80,8 @@ class Drawn:
             long(278, rows),
             long(279, *map(len, parts)),
         ]
-        made = [(replaced or {}).get(tag[0], tag) for tag in made]
-        at = self.directory([*made, *(tags or [])])
+        entries: list[Tag] = [(replaced or {}).get(tag[0], tag) for tag in made]
+        at = self.directory([*entries, *(tags or [])])
         form = "Q" if self.big else "I"
         struct.pack_into(self.order + form, self.bytes, self._link, at)
         (count,) = struct.unpack_from(self.order + ("Q" if self.big else "H"), self.bytes, at)
@@ -89,7 +92,7 @@ class Drawn:
         path.write_bytes(self.bytes)
 
 
-def draw_stk(path: Path, planes: int = 3, order: str = "<", big: bool = False, strips: int = 1, first: bool = False):
+def draw_stk(path: Path, planes: int = 3, order: Order = "<", big: bool = False, strips: int = 1, first: bool = False):
     """MetaMorph: all planes behind one another under one directory; four UIC tags tell how many, and point further."""
     drawn = Drawn(order, big)
     pixels = counts(planes)
@@ -133,7 +136,7 @@ def sis_block(drawn: Drawn, name: bytes) -> int:
     return drawn.put(head + struct.pack("<h", 2) + struct.pack("<hhIhhI", 1, 1, at, 10, 1, at) + bytes(256))
 
 
-def draw_sis(path: Path, pages: int = 1, shared: bool = False, ini: bool = False, order: str = "<") -> None:
+def draw_sis(path: Path, pages: int = 1, shared: bool = False, ini: bool = False, order: Order = "<") -> None:
     """Olympus: one block a page, or one for all; or an ini text instead."""
     drawn = Drawn(order)
     blocks: list[int] = []
@@ -150,7 +153,7 @@ def draw_sis(path: Path, pages: int = 1, shared: bool = False, ini: bool = False
     drawn.save(path)
 
 
-def draw_exif(path: Path, order: str = "<", big: bool = False, inline: bool = False, page: int = 0) -> None:
+def draw_exif(path: Path, order: Order = "<", big: bool = False, inline: bool = False, page: int = 0) -> None:
     """A camera's: Exif with a maker's note that holds an offset, interoperability below it, and GPS."""
     drawn = Drawn(order, big)
     for number, plane in enumerate(counts(page + 1)):
