@@ -25,11 +25,14 @@ class Footprint:
         Of a tile, px; None: any.
     free : int or None
         Bytes of the device's memory that are free. None: it is the processor's, or not known.
+    cut_bytes_per_pixel : float or None
+        What `bytes_per_pixel` is for a tile of a plane that is cut (`ExactSession`); None: the same.
     """
 
     bytes_per_pixel: float | None = None
     longest_side: int | None = None
     free: int | None = None
+    cut_bytes_per_pixel: float | None = None
 
 
 def pixels_for(footprint: Footprint, memory: int, least: int) -> int:

@@ -41,6 +41,8 @@ class Settings:
         Processor threads; None: as many as there are cores.
     max_pixels : int
         How many pixels of tiles, halos included, may be on their way at once.
+    larger_if_cut : float
+        How much larger a tile may be, if it goes alone, where its plane is cut: then the runtime takes less a pixel.
     longest_side : int or None
         Of a tile that the runtime takes, px.
     """
@@ -52,6 +54,7 @@ class Settings:
     streams: int = 1
     threads: int | None = None
     max_pixels: int = 2**40
+    larger_if_cut: float = 1.0
     longest_side: int | None = None
 
     @property
@@ -67,10 +70,16 @@ class Settings:
         """
         if self.tile is not None:
             return plan(height, width, self.tile, self.halo, multiple)
-        alone, beside = (
-            plan(height, width, self.longest_side, self.halo, multiple, pixels)
-            for pixels in (self.max_pixels, self.max_pixels // self.tiles_in_flight)
+        alone, cut, beside = (
+            plan(height, width, self.longest_side, self.halo, multiple, int(pixels))
+            for pixels in (
+                self.max_pixels,
+                self.max_pixels * self.larger_if_cut,
+                self.max_pixels // self.tiles_in_flight,
+            )
         )
+        if min(len(alone), len(cut)) > 1:
+            alone = cut
         return alone if _ALONE * computed_pixels(alone) < computed_pixels(beside) else beside
 
     def most_in_batch(self, pixels: int) -> int:
@@ -115,12 +124,13 @@ def settings_for(
         tile = tile // card.multiple * card.multiple
     streams = min(streams or _STREAMS.get(backend, 1), threads or available_cores())  # each has a thread at least
     batch = batch or _TOGETHER.get(backend, 1)
-    footprint = footprint or Footprint()
+    footprint, larger_if_cut = footprint or Footprint(), 1.0
     if footprint.bytes_per_pixel is None:  # a card's
         tile = tile or round_up(max(CARD_TILE, 4 * halo), card.multiple)
         max_pixels = batch * tile**2
     else:
         # Less than a quarter of such a tile would be core.
         max_pixels = pixels_for(footprint, memory, round_up(max(4 * halo, 256), card.multiple) ** 2)
+        larger_if_cut = footprint.bytes_per_pixel / (footprint.cut_bytes_per_pixel or footprint.bytes_per_pixel)
     longest_side = footprint.longest_side and max(smallest, footprint.longest_side)
-    return Settings(tile, halo, per, batch, streams, threads, max_pixels, longest_side)
+    return Settings(tile, halo, per, batch, streams, threads, max_pixels, larger_if_cut, longest_side)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from io import BufferedReader
+from typing import BinaryIO
 
 # Field numbers of onnx.ModelProto and StringStringEntryProto (onnx.proto; they never change).
-_GRAPH, _METADATA_PROPS, _ENTRY_KEY, _ENTRY_VALUE = 7, 14, 1, 2
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+GRAPH, _METADATA_PROPS, _ENTRY_KEY, _ENTRY_VALUE = 7, 14, 1, 2
+VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
 # Messages in which a tensor may lie: the number of the field, and what it holds.
 _NESTED = {
     "model": {7: "graph", 25: "function"},
@@ -29,10 +30,10 @@ def metadata(file: BufferedReader, wanted: str) -> tuple[bytes | None, bool]:
     Raises ValueError for what is no ModelProto, and for an entry of more than a megabyte.
     """
     value, has_graph = None, False
-    for number, wire, start, length in _fields(file, 0, os.fstat(file.fileno()).st_size):
-        has_graph |= number == _GRAPH and wire == _BYTES
-        if number == _METADATA_PROPS and wire == _BYTES:
-            entry = {key: (at, size) for key, kind, at, size in _fields(file, start, start + length) if kind == _BYTES}
+    for number, wire, start, length in fields(file, 0, os.fstat(file.fileno()).st_size):
+        has_graph |= number == GRAPH and wire == BYTES
+        if number == _METADATA_PROPS and wire == BYTES:
+            entry = {key: (at, size) for key, kind, at, size in fields(file, start, start + length) if kind == BYTES}
             if _read(file, *entry.get(_ENTRY_KEY, (start, 0))) == wanted.encode():
                 value = _read(file, *entry.get(_ENTRY_VALUE, (start, 0)))
     return value, has_graph
@@ -46,24 +47,26 @@ def has_external_data(file: BufferedReader) -> bool:
 def _external(file: BufferedReader, start: int, end: int, message: str, depth: int) -> bool:
     if depth > _DEEPEST:
         raise ValueError("messages nested too deeply")
-    for number, wire, first, length in _fields(file, start, end):
-        inner = _NESTED[message].get(number) if wire == _BYTES else None
+    for number, wire, first, length in fields(file, start, end):
+        inner = _NESTED[message].get(number) if wire == BYTES else None
         if inner == "external data" or (inner and _external(file, first, first + length, inner, depth + 1)):
             return True
     return False
 
 
-def _fields(file: BufferedReader, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def fields(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Each field of a message: its number, its wire type, and where its bytes lie. The file may be moved meanwhile."""
     at = start
     while at < end:
         file.seek(at)
         number, wire = divmod(_varint(file), 8)
-        if wire == _VARINT:
+        if wire == VARINT:
+            first = file.tell()
             _varint(file)
             at = file.tell()
+            yield number, wire, first, at - first
             continue
-        if wire not in (_FIXED64, _BYTES, _FIXED32) or number == 0:
+        if wire not in (_FIXED64, BYTES, _FIXED32) or number == 0:
             raise ValueError("no such wire type")
         length = {_FIXED64: 8, _FIXED32: 4}.get(wire) or _varint(file)
         first = file.tell()
@@ -80,7 +83,7 @@ def _read(file: BufferedReader, start: int, length: int) -> bytes:
     return file.read(length)
 
 
-def _varint(file: BufferedReader) -> int:
+def _varint(file: BinaryIO) -> int:
     value = 0
     for shift in range(0, 70, 7):
         byte = file.read(1)

@@ -29,6 +29,7 @@ from ...errors import BackendError, DefocusError, OutOfMemoryError, first_line
 from ...files.atomic import commit
 from ...installation import install_command
 from ...model.card import Card
+from ...model.lean_graph import split_concatenations
 from ..cpu_count import available_cores
 from ..memory import Footprint
 from . import Streamed, is_installed, onnx_runtime
@@ -42,6 +43,7 @@ _CONVERT = """
 import sys, _tools
 _tools.mnnconvert(["", "-f", "ONNX", "--modelFile", sys.argv[1], "--MNNModel", sys.argv[2], "--bizCode", "defocus"])
 """
+_FORM = 2  # of what is converted; another one is converted anew
 _OUT_OF_MEMORY, _RESIZE_STATUS = 1, 3  # MNN::ErrorCode, MNN::Interpreter::SessionInfoCode
 _WINOGRAD, _FAST, _EXACT = 3, 3, 2  # MNN::Interpreter::HintMode, and two of its levels
 # How the lines begin that its library prints on standard output: when it is loaded, and where memory is short.
@@ -95,7 +97,7 @@ class MnnSession:
 
     def __init__(self, model: _Converted, card: Card, threads: int, description: str) -> None:
         self.description, self._model, self._card, self._threads = description, model, card, threads
-        self.footprint = Footprint(330)  # measured
+        self.footprint = Footprint(265, cut_bytes_per_pixel=230)  # measured
         self._networks: OrderedDict[tuple[tuple[int, ...], int], _Network] = OrderedDict()
         self._closed = False
 
@@ -181,7 +183,7 @@ class _Converted:
     def __init__(self, path: Path, card: Card, version: str, say: Callable[[str], None]) -> None:
         """Raises ModelError if the file is not the model that its card describes, else BackendError."""
         self._path, self._card, self._say = path, card, say
-        stem = hashlib.sha256(f"{card.sha256} {card.channels} {version}".encode()).hexdigest()[:32]
+        stem = hashlib.sha256(f"{card.sha256} {card.channels} {version} {_FORM}".encode()).hexdigest()[:32]
         self.file, self._note = (cache_folder() / f"{stem}{suffix}" for suffix in (".mnn", ".json"))
         if not self._is_kept():
             self._convert()
@@ -206,7 +208,10 @@ class _Converted:
         self._folder = tempfile.TemporaryDirectory(prefix="defocus-mnn-", ignore_cleanup_errors=True)
         kept, self.file = self.file, Path(self._folder.name, "model.mnn")
         try:
-            _convert(self._path, self.file)
+            lean = self.file.with_suffix(".onnx")
+            lean.write_bytes(split_concatenations(self._path.read_bytes()))
+            _convert(lean, self.file, self._path.name)
+            lean.unlink()
             session = MnnSession(self, self._card, available_cores(), "MNN")
             self.parity_db = min(proof_db(reference.run, session.run, self._card), 999.0)
         finally:
@@ -236,8 +241,8 @@ def cache_folder() -> Path:
     return user_cache_path("defocus", appauthor=False) / "mnn"
 
 
-def _convert(path: Path, target: Path) -> None:
-    """Convert an ONNX file; raises BackendError."""
+def _convert(path: Path, target: Path, name: str) -> None:
+    """Convert an ONNX file, called `name` in errors; raises BackendError."""
     command = [sys.executable, "-c", _CONVERT, str(path.resolve()), str(target)]
     try:
         done = subprocess.run(command, capture_output=True, cwd=target.parent, stdin=subprocess.DEVNULL, check=False)
@@ -247,7 +252,7 @@ def _convert(path: Path, target: Path) -> None:
         reason = said[-1].strip()[:200] if said else f"exit code {done.returncode}"
     except OSError as error:
         reason = first_line(error)
-    raise BackendError("backend mnn", f"cannot convert {path.name} ({reason})", "try another --backend")
+    raise BackendError("backend mnn", f"cannot convert {name} ({reason})", "try another --backend")
 
 
 @cache

@@ -6,14 +6,16 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
 
 from defocus import Engine
+from defocus.engine.image.tiling import computed_pixels
 from defocus.engine.inference import backends, memory
 from defocus.engine.inference.memory import Footprint, available_memory, pixels_for
-from defocus.engine.inference.options import Settings
+from defocus.engine.inference.options import Settings, settings_for
 from defocus.engine.inference.tasks import ImageRequest
 from defocus.engine.inference.tile_runner import TileRunner
 from defocus.engine.model.card import model_path, read_card
@@ -57,6 +59,27 @@ print((peak() - before) / batch.size, session.footprint.bytes_per_pixel, int(" b
 
 
 @LINUX
+def test_a_tile_of_a_cut_plane_takes_what_its_session_says():
+    """MNN without large blocks, 1536 x 2048: less a pixel than a whole plane."""
+    if reason := backends.backend("mnn").unavailable_reason():
+        pytest.skip(reason)
+    backends.open_session("mnn", model_path(), read_card(model_path()), 1)
+    code = """
+import numpy as np
+from defocus.engine.inference.backends import open_session
+from defocus.engine.model.card import model_path, read_card
+path = model_path()
+session = open_session("mnn", path, read_card(path), 1).session
+batch = np.ones((1, 1, 1536, 2048), np.float32)
+before = peak()
+session.run_exact(batch)
+print((peak() - before) / batch.size, session.footprint.cut_bytes_per_pixel)
+"""
+    taken, told = measured(code)
+    assert 0.75 * told < taken < told
+
+
+@LINUX
 @pytest.mark.parametrize("name", ["cpu", "mnn"])
 def test_a_plane_that_does_not_fit_stays_within_the_memory_that_is_granted(name):
     """1400 x 1400 with 0.45 GB: tiles, beside the plane itself and the engine's own arrays."""
@@ -89,6 +112,29 @@ def test_whole_planes_where_they_fit_else_what_computes_least():
     assert not two.needs_all_memory(1024 * 2048)
     roomy = Settings(None, 224, streams=2, max_pixels=9_000_000)
     assert not roomy.needs_all_memory(2048**2)
+
+
+def test_a_slide_is_computed_at_most_1_35_times_within_the_default_memory(monkeypatch):
+    """20,000 x 20,000 by what MNN says it takes; arithmetic, nothing runs."""
+    if reason := backends.backend("mnn").unavailable_reason():
+        pytest.skip(reason)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
+    card = read_card(model_path())
+    footprint = backends.open_session("mnn", model_path(), card, 1).session.footprint
+    settings = settings_for(card, "mnn", footprint=footprint)
+    for side in ((20_000, 20_000), (19_000, 21_000), (25_000, 18_000)):
+        tiles = settings.tiles_for(*side, card.multiple)
+        assert computed_pixels(tiles) <= 1.35 * prod(side)
+        assert prod(tiles[0].shape) * footprint.cut_bytes_per_pixel <= memory.MEMORY
+
+
+def test_a_plane_that_fits_only_as_a_tile_is_cut():
+    """Larger tiles are for planes that are cut: a whole one takes what it always takes."""
+    settings = Settings(None, 224, streams=2, max_pixels=4_000_000, larger_if_cut=1.2)
+    assert len(settings.tiles_for(2048, 2048, 16)) == 2
+    large = settings.tiles_for(6000, 6000, 16)
+    assert 4_000_000 < prod(large[0].shape) <= 4_800_000
+    assert settings.needs_all_memory(prod(large[0].shape))
 
 
 def test_the_users_tile_rules():
