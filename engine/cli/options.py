@@ -110,6 +110,8 @@ CHANNELS = Option(
     metavar="PATTERN",
     shown="",
 )
+INCLUDE = Option("Only files like this (*_w1*); may be repeated.", metavar="PATTERN", shown="")
+EXCLUDE = Option("No files like this; may be repeated.", metavar="PATTERN", shown="")
 ALL_PLANES = Option(
     "Restore every plane, also those that would be kept: sharp ones "
     f"(the model sharpens them by less than {SHARP_BLUR_PX:g} px) and empty ones.",

@@ -9,7 +9,7 @@ from itertools import chain
 from json import dumps
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ from ..quality.report import Doubtful
 from . import _app, options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ..pipeline.batch import Result
     from ..pipeline.report import Report
@@ -57,12 +57,8 @@ def run(
     all_planes: Annotated[bool, options.ALL_PLANES.typer()] = False,
     only_defocused: Annotated[bool, options.ONLY_DEFOCUSED.typer()] = False,
     keep_doubtful: Annotated[Doubtful, options.KEEP_DOUBTFUL.typer()] = Doubtful.CORRECTED,
-    include: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Only files like this (*_w1*); may be repeated.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="No files like this; may be repeated.")
-    ] = None,
+    include: Annotated[list[str] | None, options.INCLUDE.typer()] = None,
+    exclude: Annotated[list[str] | None, options.EXCLUDE.typer()] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -106,7 +102,17 @@ def run(
 
     memory = round(memory_gb * 1e9)
 
-    shown = _Shown(total, json, json and json_progress)
+    asked: dict[str, tuple[str, Any]] = {
+        "--per-stack": ("settings.per", "stack" if per_stack else "plane"),
+        "--all-planes": ("only_defocused", not all_planes),
+        "--keep-doubtful": ("keep_doubtful", keep_doubtful.value),
+    }
+    # As the engine rounds them.
+    if tile is not None:
+        asked["--tile"] = "settings.tile", tile // card.multiple * card.multiple
+    if halo is not None:
+        asked["--halo"] = "settings.halo", -(-halo // card.multiple) * card.multiple
+    shown = _Shown(total, json, json and json_progress, asked)
 
     def load():
         from ..inference.engine import Engine
@@ -151,7 +157,7 @@ def _noted(results: Iterable[Result], made: Report) -> Iterable[Result]:
 class _Shown:
     """What is printed: results as they come, on a terminal a live line. JSON on stdout, all else on stderr."""
 
-    def __init__(self, total: int, json: bool, progress: bool) -> None:
+    def __init__(self, total: int, json: bool, progress: bool, asked: Mapping[str, tuple[str, Any]]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -163,6 +169,7 @@ class _Shown:
         self._progress = Progress(*columns, console=self._console, transient=True, disable=not terminal)
         self._task = self._progress.add_task("restoring", total=total)
         self._done, self._shares, self._told = 0, dict[str, float](), 0.0
+        self._asked, self._otherwise, self._different = asked, 0, dict[str, None]()
 
     def within(self, name: object, share: float) -> None:
         """How much of a file is done; called from any thread."""
@@ -187,11 +194,21 @@ class _Shown:
                 self._one(result)
         summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
         self._console.print(f"{_app.program()}: {summary} in {perf_counter() - start:.1f} s")
+        if self._otherwise:
+            options = ", ".join(self._different)
+            files = f"{self._otherwise} of the skipped files {'was' if self._otherwise == 1 else 'were'}"
+            self._console.print(
+                f"{_app.program()}: {files} made with another {options}; --overwrite makes everything anew"
+            )
         return counts
 
     def _one(self, result: Result) -> None:
         from ..errors import one_line
+        from ..pipeline.batch import Status, made_otherwise
 
+        if result.status is Status.SKIPPED and (different := made_otherwise(result.job.target, self._asked)):
+            self._otherwise += 1
+            self._different |= dict.fromkeys(different)
         with self._lock:
             self._done += 1
             self._shares.pop(str(result.job.name), None)

@@ -11,6 +11,7 @@ import typer
 
 from ...engine.cli._app import Version, new_app, run, say
 from ...engine.cli.options import Option
+from .options import HOLD_OUT, SEED, SIMULATE
 
 app = new_app()
 
@@ -36,15 +37,11 @@ def evaluate(
         list[int] | None, typer.Option(metavar="UM", help="Distance of --bbbc006; may be repeated. Default: all.")
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="First train every method that has no weights yet.")] = False,
-    simulate: Annotated[
-        list[str] | None, typer.Option(metavar="FOLDER[=WEIGHT]", help="Sharp images for --train; may be repeated.")
-    ] = None,
-    hold_out: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Files that --train must not see; may be repeated.")
-    ] = None,
+    simulate: Annotated[list[str] | None, SIMULATE.typer()] = None,
+    hold_out: Annotated[list[str] | None, HOLD_OUT.typer()] = None,
     minutes: Annotated[float, Option("Training time of each method.", 0.01, 1e6, metavar="N").typer()] = 3.0,
     runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs/compare/runs"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+    seed: Annotated[int, SEED.typer()] = 0,
     version: Version = False,
 ) -> None:
     """Compare every method: Tables 1 to 3 of the paper, the figure, a scatter of all fields, and what each costs."""

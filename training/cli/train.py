@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from ...engine.cli._app import Version, new_app, run, say
 from ...engine.cli.options import Option
 from ...engine.errors import InputError, MissingExtraError
+from .options import HOLD_OUT, SEED, SIMULATE
 
 if TYPE_CHECKING:
     from ..data.pairs import Pair
@@ -46,12 +48,7 @@ def train(
     out: Annotated[
         Path, typer.Option("-o", "--output", help="Folder of the run: recipe, split, log, previews, checkpoint.")
     ],
-    simulate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FOLDER[=WEIGHT]", help="Folder of sharp images that are defocused on the fly; may be repeated."
-        ),
-    ] = None,
+    simulate: Annotated[list[str] | None, SIMULATE.typer()] = None,
     pairs: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="BLURRED SHARP", help="Two folders of the same fields, out of focus and in focus."),
@@ -71,9 +68,7 @@ def train(
     distance_um: Annotated[
         float | None, Option("Train for this one distance, as the paper does.", 0, 1e6, metavar="UM").typer()
     ] = None,
-    hold_out: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help='Files to hold out, e.g. "*_k14_*"; may be repeated.')
-    ] = None,
+    hold_out: Annotated[list[str] | None, HOLD_OUT.typer()] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -90,7 +85,7 @@ def train(
         Path | None, typer.Option("--from", metavar="CHECKPOINT", help="Start from the weights of another run.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps, instead of the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the recipe's.")] = None,
+    seed: Annotated[int | None, replace(SEED, shown="the recipe's").typer()] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare crops, for each device.")] = 1,
     accelerator: Annotated[Accelerator, typer.Option(help="What to compute on.")] = Accelerator.auto,

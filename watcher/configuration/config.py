@@ -39,7 +39,7 @@ class Config:
     model: Annotated[str, replace(options.MODEL, panel=_MACHINE)] = "default"
     backend: Annotated[str, replace(options.BACKEND, panel=_MACHINE)] = "auto"
     threads: Annotated[
-        int, Option("Processor threads; 0: all cores.", least=0, most=1024, metavar="N", panel=_MACHINE)
+        int, replace(options.THREADS, help="Processor threads; 0: all cores.", least=0, shown=None, panel=_MACHINE)
     ] = 0
     priority: Annotated[
         str,
@@ -72,13 +72,8 @@ class Config:
     polling: Annotated[
         bool, Option("Look by rescans only: for network shares.", flags=("--polling",), panel=_COMPLETE)
     ] = False
-    include: Annotated[
-        tuple[str, ...],
-        Option("Only files like this (*_w1*); may be repeated.", metavar="PATTERN", panel=_FILES, shown=""),
-    ] = ()
-    exclude: Annotated[
-        tuple[str, ...], Option("No files like this; may be repeated.", metavar="PATTERN", panel=_FILES, shown="")
-    ] = ()
+    include: Annotated[tuple[str, ...], replace(options.INCLUDE, panel=_FILES)] = ()
+    exclude: Annotated[tuple[str, ...], replace(options.EXCLUDE, panel=_FILES)] = ()
     max_age: Annotated[
         float,
         Option("Ignore files that are older than so many seconds; 0: any age.", 0, 1e10, metavar="S", panel=_FILES),
@@ -115,6 +110,9 @@ class Config:
         float,
         Option("Forget files that are gone after so many days; 0: never.", 0, 36500, metavar="DAYS", panel=_OUTPUT),
     ] = 0.0
+    verbose: Annotated[
+        bool, Option("Say which backends were not taken, and why.", flags=("--verbose",), panel=_TELL)
+    ] = False
     log_json: Annotated[bool, Option("One JSON object a line.", flags=("--log-json",), panel=_TELL)] = False
     status: Annotated[
         str,

@@ -153,6 +153,28 @@ def test_what_is_done_is_skipped(folder, tmp_path, tiny_model, make_model):
     assert "4 done, 0 skipped" in program(folder, "-o", out, "--model", other, "--overwrite").stderr
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "named"),
+    [
+        ((), ("--tile", "48"), "--tile"),
+        (("--halo", "5"), ("--halo", "40", "--per-stack"), "--per-stack, --halo"),
+        (("--all-planes",), (), "--all-planes"),
+        ((), ("--keep-doubtful", "original"), "--keep-doubtful"),
+        (("--tile", "50", "--halo", "5", "--per-stack"), ("--tile", "50", "--halo", "5", "--per-stack"), None),
+    ],
+)
+def test_a_skipped_file_that_other_options_made_says_overwrite(tmp_path, tiny_model, first, then, named):
+    write(tmp_path / "raw" / "a.tif")
+    options = [tmp_path / "raw", "-o", tmp_path / "out", "--model", tiny_model]
+    assert "1 done" in program(*options, *first).stderr
+    done = program(*options, *then)
+    assert "0 done, 1 skipped" in done.stderr
+    remedy = f"1 of the skipped files was made with another {named}; --overwrite makes everything anew"
+    assert ("--overwrite" in done.stderr) is (named is not None)
+    assert named is None or done.stderr.splitlines()[-1] == f"defocus-run: {remedy}"
+    assert "--overwrite" not in program(*options, *then, "--overwrite").stderr
+
+
 def test_an_output_that_was_cut_short_is_made_anew(folder, tmp_path, tiny_model):
     out = tmp_path / "o"
     assert program(folder, "-o", out, "--model", tiny_model).returncode == 0
