@@ -34,7 +34,8 @@ def start(*arguments: object, module: bool = False, **environment: str) -> subpr
 
 
 def test_the_sub_commands_are_the_commands_and_the_report():
-    same = {f"defocus-{name}": f"defocus.{module}" for name, (module, _) in COMMANDS.items() if name != "report"}
+    only_here = {"report", "install-shortcut"}
+    same = {f"defocus-{name}": f"defocus.{module}" for name, (module, _) in COMMANDS.items() if name not in only_here}
     assert same == commands_page.modules()
 
 
@@ -66,12 +67,32 @@ def test_version():
         assert start("--version", module=module).stdout == f"defocus {__version__}\n"
 
 
-@pytest.mark.parametrize("line", [(), ("nonsense",), ("nonsense", "--help"), ("--nonsense",)])
-def test_an_unknown_sub_command_or_none_is_one_line(line):
+def test_without_a_sub_command_it_is_the_help():
+    for module in (False, True):
+        bare, asked = start(module=module), start("--help", module=module)
+        assert (bare.returncode, bare.stdout, bare.stderr) == (0, asked.stdout, "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("wach", "did you mean watch?"),
+        ("evalute", "did you mean evaluate?"),
+        ("xyz", f"choose from {', '.join(COMMANDS)}"),
+    ],
+)
+def test_an_unknown_sub_command_suggests_the_nearest(typed, hint):
+    done = start(typed, "--once")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"defocus: no such command: {typed}; {hint} (--help shows the options)\n"
+
+
+@pytest.mark.parametrize("line", [("nonsense",), ("nonsense", "--help"), ("--nonsense",)])
+def test_an_unknown_sub_command_is_one_line(line):
     done = start(*line)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("defocus: ")
-    assert not line or "nonsense" in done.stderr
+    assert "nonsense" in done.stderr
 
 
 def test_an_error_names_the_sub_command(tmp_path):

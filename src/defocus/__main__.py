@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -20,6 +22,7 @@ COMMANDS = {
     "train": ("training.cli.train", "Train a model of your own."),
     "data": ("training.cli.data", "Fetch public training images."),
     "evaluate": ("training.cli.evaluate", "Compare methods on a test suite."),
+    "install-shortcut": ("watcher.desktop.cli", "Make a shortcut that starts defocus watch."),
     "export": ("export.cli", "Export a model to ONNX, in half precision if wanted."),
 }
 
@@ -34,7 +37,11 @@ class _Commands(typer.core.TyperGroup):
         return typer.core.TyperCommand(cmd_name, help=COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Where a shell completes the options of a command."""
+        """Where a shell completes the options of a command, and where an unknown one is refused."""
+        if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
+            ctx.fail(f"no such command: {args[0]}; {hint}")
         name, _, rest = super().resolve_command(ctx, args)
         return name, typer.main.get_command(_module(str(name)).app), rest
 
@@ -46,7 +53,7 @@ app = _app.new_app(completion=True, cls=_Commands)
 def defocus(version: _app.Version = False) -> None:
     """Sharper TIFFs for those that a microscope wrote out of focus.
 
-    Each command is there under a name of its own, too, but for report: defocus-watch is defocus watch.
+    Most commands have a name of their own, too: defocus-watch is defocus watch.
     """
 
 
@@ -56,6 +63,8 @@ def _module(name: str) -> Any:
 
 def main() -> None:
     """The entry point: what follows the name of a command is left to that command, which then says "defocus watch"."""
+    if len(sys.argv) == 1 and "_DEFOCUS_COMPLETE" not in os.environ:
+        sys.argv.append("--help")
     if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
         sys.argv[:2] = [f"defocus {sys.argv[1]}"]
         _module(sys.argv[0].removeprefix("defocus ")).main()
