@@ -213,6 +213,7 @@ class _Finder(threading.Thread):
             processor.settings, processor.card.channels, processor.find_known, once, processor.tracker, clock
         )
         self._waiting = 0  # how many wait for a partner, as was last reported
+        self._looked = False  # into the folder, whole
 
     @property
     def ended(self) -> bool:
@@ -267,6 +268,10 @@ class _Finder(threading.Thread):
             self._report(WatchEvent("waiting", queued=len(self.queue), waiting=waiting, folder=folder))
 
     def _beat(self, reachable: bool) -> None:
+        if reachable and not self._looked:
+            self._looked = True
+            if backlog := self.processor.tracker.counts()["pending"]:
+                self._report(WatchEvent("backlog", queued=backlog, folder=self.processor.settings.acquisition))
         self.processor.guard.paused()  # whether there is room again does not wait for the next file
         if reachable:
             self._put(self._assembler.overdue())

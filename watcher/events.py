@@ -15,7 +15,7 @@ class WatchEvent:
 
     Attributes
     ----------
-    kind : "done", "skipped", "retry", "quarantined", "paused", "waiting" or "warning"
+    kind : "done", "skipped", "retry", "quarantined", "paused", "waiting", "backlog" or "warning"
     relative : str
         The file concerned, below the acquisition folder.
     text : str
@@ -25,7 +25,7 @@ class WatchEvent:
     latency : float
         s from the close of the file to its corrected file.
     queued : int
-        Files found and not yet taken.
+        Files found and not yet taken; with "backlog", the files that were there at the start and are to be corrected.
     waiting : int
         With "waiting", which comes when it changes: files of the folder that wait for a partner (see `partners`).
     outcome : Outcome or None

@@ -19,6 +19,7 @@ from .daemon import watch as watch_folders
 from .display import Display, open_display
 from .events import WatchEvent
 from .service.systemd import tell_systemd, watchdog
+from .tally import Tally, duration
 
 RETRY_PAUSE = 5.0  # s between two tries to start with settings that had started before
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ def run(
     reload: threading.Event,
     end: threading.Event,
     once: bool = False,
+    opened: Callable[[str], None] | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> int:
     """Watch with the settings of `config` until `stop`; when `reload` is set as well, with those of `read_settings()`.
 
     `end`, which is set before `stop`, ends it whatever else was asked for. New settings that cannot start give way to
     those from before; where those cannot start again (a share is away just then), they are tried until they can.
+    `opened` is told once of the status page's address.
 
     Returns the exit code. Raises what `watch` raises.
     """
@@ -50,7 +53,8 @@ def run(
         while True:
             started, code = threading.Event(), 0
             try:
-                code = _watch(config, stop, once, health, started, clock)
+                code = _watch(config, stop, once, health, started, clock, opened)
+                opened = None
             except DefocusError as error:
                 if started.is_set() or good is None:
                     raise
@@ -104,7 +108,13 @@ def _engine(config: Config) -> Engine:
 
 
 def _watch(
-    config: Config, stop: threading.Event, once: bool, health: Health, started: threading.Event, clock: Clock
+    config: Config,
+    stop: threading.Event,
+    once: bool,
+    health: Health,
+    started: threading.Event,
+    clock: Clock,
+    opened: Callable[[str], None] | None = None,
 ) -> int:
     """One stretch of watching with the same settings; `started` is set once nothing can keep it from watching."""
     from .alerts.notify import Notifier
@@ -116,14 +126,17 @@ def _watch(
         settings = replace(settings, memory=max(settings.memory - PREVIEWS, settings.memory // 2))
     check_folders(settings.folders)
     display = _display(config)
+    tally, begin = Tally(), clock.monotonic()
     with ExitStack() as stack:
         page = StatusPage.of(config, settings.folders, health)
         if page is not None:  # before the model is loaded: whoever looks sees that it starts
             stack.enter_context(page)
             display.say(f"status page at {page.address}")
+            if opened is not None:
+                opened(page.address)
         notifier = stack.enter_context(Notifier.of(config, display.say))
         with _engine(config) as engine:
-            if engine.rejected_backends:
+            if engine.rejected_backends and (config.verbose or config.backend != "auto"):
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in engine.rejected_backends.items())
                 display.say(f"backends not taken: {reasons}")
 
@@ -138,6 +151,7 @@ def _watch(
                 health.set_problem("start", None)
 
             def report(event: WatchEvent) -> None:
+                tally.add(event, clock.monotonic())
                 display.show(event)
                 notifier.see(event)
                 if page is not None:
@@ -149,6 +163,7 @@ def _watch(
         display.say(f"quarantined ({len(quarantined)}):")
         for entry in quarantined:
             display.say(f"  {entry.relative}: {entry.reason}")
+    display.say(f"{tally}, {duration(clock.monotonic() - begin)}")
     return _app.FAILED if once and quarantined else 0
 
 

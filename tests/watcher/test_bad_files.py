@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 import numpy as np
@@ -77,6 +78,7 @@ def test_p7_bad_files_are_set_aside_with_their_reason_and_the_rest_goes_on(folde
         (line,) = [line for line in listed.splitlines() if line.startswith(f"  {name}:")]
         assert reason in line
     assert "Traceback" not in watching.said()
+    assert re.search(r"^1 corrected, 0 kept, 5 quarantined, \d+ (s|min)$", watching.said().splitlines()[-1])
 
 
 def test_p7_a_repaired_file_is_a_new_version(folders, start):

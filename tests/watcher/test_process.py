@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sqlite3
 import threading
@@ -141,6 +142,9 @@ def test_it_stops_cleanly_in_the_middle(folders, start, number):
     assert list(out.rglob(f"{PREFIX}*")) == []
     assert set(outputs(out)) == set(states(out))
     assert "Traceback" not in watching.said()
+    lines = watching.said().splitlines()
+    assert f"{acquisition}: 30 files are there to be corrected" in lines
+    assert re.fullmatch(rf"{len(outputs(out))} corrected, 0 kept, \d+ (s|min)", lines[-1])
 
 
 def test_polling_finds_files_without_events(folders, start):

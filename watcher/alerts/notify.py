@@ -12,7 +12,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from subprocess import DEVNULL
@@ -24,6 +23,7 @@ from ...engine.quality.overview import overview
 from ...engine.quality.report import summary
 from ..configuration.config import Config
 from ..events import WatchEvent
+from ..tally import Tally
 from .drift import RECENT, Drift
 
 PAUSE = 600.0  # s between two messages about the same thing
@@ -33,33 +33,6 @@ _WINDOWS = os.name == "nt"
 LIMIT = 30.0  # s that a command or a server may take
 END = 2.0  # s that the end of the daemon waits for messages
 _WAITING = 100
-
-
-@dataclass
-class Tally:
-    """What became of the files of a day, or of a batch, which lasted from `begun` to `last` (monotonic, s)."""
-
-    begun: float = 0.0
-    last: float = 0.0
-    restored: int = 0
-    kept: int = 0
-    doubtful: int = 0
-    quarantined: int = 0
-
-    def add(self, event: WatchEvent, now: float) -> None:
-        """Count an event in."""
-        self.begun, self.last = self.begun or now, now
-        if event.kind == "quarantined":
-            self.quarantined += 1
-        elif event.outcome is not None:
-            known = overview(summary(event.outcome.reports))
-            self.kept += known.verdict == "kept"
-            self.restored += known.verdict != "kept"
-            self.doubtful += known.doubtful > 0
-
-    def __str__(self) -> str:
-        text = f"{self.restored} restored, {self.kept} kept as they were, {self.quarantined} quarantined"
-        return f"{text}; {self.doubtful} of them doubtful" if self.doubtful else text
 
 
 class Notifier:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,24 +13,55 @@ from rich.console import Console
 from rich.status import Status
 
 from ...engine.errors import one_line
-from ...engine.pipeline.jobs import Outcome
+from ...engine.quality.overview import FileOverview, overview
+from ...engine.quality.report import summary
 from ..events import WatchEvent
+from ..tally import duration
 
 RATE_WINDOW = 30.0  # s over which the rate is taken
+LEAST_BACKLOG = 10  # files that are there at the start; fewer are done before anybody has read of them
+PACE = 4  # files after which the pace of a backlog is known
+_LONGEST_NAME = 40
+
+
+class Backlog:
+    """Files that were there at the start: how many are left, and how long they will take."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self._begun, self._done = 0.0, 0
+
+    def add(self, files: int) -> None:
+        """A folder has been looked at for the first time."""
+        self.left += files
+
+    def file_finished(self, now: float) -> float | None:
+        """A file is out of the way (monotonic, s). Returns how long the rest takes, once, as soon as that is known."""
+        if not self.left:
+            return None
+        self.left -= 1
+        self._done += 1
+        if self._done == 1:
+            self._begun = now  # without the time that the first file waited for the model
+        if self._done != PACE or not self.left:
+            return None
+        return (now - self._begun) / (PACE - 1) * self.left
 
 
 class Live:
     """Shows events; `show` may be called from any thread."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         # Results go to stdout; highlighting and markup would change file names.
         self._console = console or Console(highlight=False, markup=False, soft_wrap=True)
+        self._clock = clock
         self._lock = threading.Lock()
         self._status: Status | None = None
         self._done: deque[float] = deque(maxlen=1000)
         self._count = self._quarantined = self._queued = 0
         self._waiting: dict[Path | None, int] = {}
-        self._latency = 0.0
+        self._last = ""
+        self._backlog = Backlog()
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -48,10 +79,14 @@ class Live:
             self._queued = event.queued if event.kind != "warning" else self._queued
             if event.kind == "done":
                 self._count += 1
-                self._latency = event.latency
-                self._done.append(time.monotonic())
+                self._last = _described(event)
+                self._done.append(self._clock())
                 if self._status is None:
-                    self._print(f"{event.relative}: {_done(event.outcome)} in {event.latency:.2f} s")
+                    self._print(f"{event.relative}: {_logged(event)} in {_seconds(event):.2f} s")
+            elif event.kind == "backlog":
+                self._backlog.add(event.queued)
+                if event.queued >= LEAST_BACKLOG:
+                    self._print(f"{event.folder}: {event.queued} files are there to be corrected")
             elif event.kind == "quarantined":
                 self._quarantined += 1
                 self._print(f"quarantined: {event.text}")
@@ -63,15 +98,21 @@ class Live:
                 self._waiting[event.folder] = event.waiting
             elif event.kind == "warning":
                 self._print(event.text)
+            if event.kind in ("done", "skipped", "quarantined"):
+                rest = self._backlog.file_finished(self._clock())
+                if rest is not None and self._backlog.left >= LEAST_BACKLOG:
+                    self._print(f"{self._backlog.left} files left, about {duration(rest)}")
             if self._status is not None:
                 self._status.update(self.line())
 
     def line(self) -> str:
-        """The live line: queue, done, rate, last latency, waiting for a partner, quarantined."""
-        now = time.monotonic()
+        """The live line: queue, done, rate, the last file, waiting for a partner, quarantined."""
+        now = self._clock()
         recent = [moment for moment in self._done if now - moment < RATE_WINDOW]
-        rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
-        text = f"queue {self._queued}  done {self._count}  {rate:.1f} files/s  last latency {self._latency:.2f} s"
+        rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
+        text = f"queue {self._queued}  done {self._count}  {rate:.1f} files/s"
+        if self._last:
+            text += f"  last {self._last}"
         if waiting := sum(self._waiting.values()):
             text += f"  waiting for a partner {waiting}"
         return f"{text}  quarantined {self._quarantined}" if self._quarantined else text
@@ -85,15 +126,33 @@ class Live:
         self._console.print(one_line(text))
 
 
-def _done(outcome: Outcome | None) -> str:
+def _known(event: WatchEvent) -> FileOverview:
+    return overview(summary(event.outcome.reports)) if event.outcome is not None else FileOverview()
+
+
+def _seconds(event: WatchEvent) -> float:
+    """The time that a file itself took, in s: its latency counts from the start if it was there before."""
+    spent = sum(event.outcome.seconds.values()) if event.outcome is not None else 0.0
+    return spent or event.latency
+
+
+def _described(event: WatchEvent) -> str:
+    """The last file in the live line: name, verdict, blur, time."""
+    name = one_line(event.relative)
+    name = name if len(name) <= _LONGEST_NAME else f"...{name[3 - _LONGEST_NAME :]}"
+    known = _known(event)
+    parts = [known.verdict] if known.planes else []
+    parts += [f"blur {known.blur_px:.1f} px"] if known.blur_px is not None else []
+    return f"{name}: {', '.join([*parts, f'{_seconds(event):.2f} s'])}"
+
+
+def _logged(event: WatchEvent) -> str:
     """What was done to a file, and whether to look at it."""
-    reports = outcome.reports if outcome else ()
-    copied = sum(report.copied for report in reports)
-    doubtful = sum(report.verdict == "doubtful" for report in reports)
-    if not reports or not copied:
+    known = _known(event)
+    if not known.kept:
         text = "corrected"
-    elif copied == len(reports):
-        text = "copied"
+    elif known.kept == known.planes:
+        text = "kept"
     else:
-        text = f"corrected, {copied} of {len(reports)} planes copied,"
-    return f"{text} ({doubtful} of {len(reports)} planes doubtful)" if doubtful else text
+        text = f"corrected, {known.kept} of {known.planes} planes kept,"
+    return f"{text} ({known.doubtful} of {known.planes} planes doubtful)" if known.doubtful else text

@@ -15,7 +15,7 @@ from ..events import WatchEvent
 
 
 class JsonLog:
-    """Writes events as JSON lines; takes the place of `live.Live`. Its methods may be called from any thread."""
+    """Writes events as JSON lines; takes the place of `console.Live`. Its methods may be called from any thread."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream, self._lock = stream or sys.stdout, threading.Lock()

@@ -76,7 +76,7 @@ def test_the_end_of_a_batch_is_told_once_the_folder_is_quiet_or_the_daemon_ends(
             notifier.see(done(9.0))
     assert [message["kind"] for message in told] == ["failed", "batch", "batch"]
     assert told[0]["code"] == "truncated"
-    assert f"{BATCH} restored, 0 kept as they were, 1 quarantined in" in told[1]["text"]
+    assert f"{BATCH} corrected, 0 kept, 1 quarantined in" in told[1]["text"]
 
 
 def test_the_daily_sum_is_told_if_there_was_anything():
@@ -87,7 +87,7 @@ def test_the_daily_sum_is_told_if_there_was_anything():
         wait_for(lambda: told)
         time.sleep(0.5)  # the second day ends, without a file
     assert [message["kind"] for message in told] == ["daily"]
-    assert told[0]["text"] == "today: 2 restored, 0 kept as they were, 0 quarantined"
+    assert told[0]["text"] == "today: 2 corrected, 0 kept"
 
 
 def test_a_command_that_hangs_delays_the_end_by_two_seconds(tmp_path):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from defocus.watcher.display.console import Live
+from defocus.engine.pipeline.jobs import Job, Outcome
+from defocus.engine.quality.report import PlaneReport
+from defocus.watcher.display.console import LEAST_BACKLOG, Live
 from defocus.watcher.events import WatchEvent
+from defocus.watcher.tally import duration
 
 
 def console(terminal: bool) -> tuple[Console, io.StringIO]:
@@ -20,7 +24,7 @@ def test_the_live_line_tells_queue_rate_latency_and_failures():
     live = Live(console(terminal=True)[0])
     with live.running():
         for index in range(3):
-            live.show(WatchEvent("done", f"{index}.tif", latency=0.25, queued=7))
+            live.show(WatchEvent("done", f"{index}.tif", latency=900.0, queued=7, outcome=outcome(blur_px=3.21)))
         live.show(WatchEvent("quarantined", "bad.tif", "bad.tif: truncated; write it again", queued=6))
         assert "partner" not in live.line()
         for folder, waiting in (("one", 2), ("two", 4), ("one", 1)):
@@ -28,8 +32,49 @@ def test_the_live_line_tells_queue_rate_latency_and_failures():
         line = live.line()
     assert line.startswith("queue 6  done 3  ")
     assert "files/s" in line
-    assert "last latency 0.25 s" in line
+    assert "  last 2.tif: restored, blur 3.2 px, 0.25 s  " in line  # its own time, not since the start
     assert line.endswith("  waiting for a partner 5  quarantined 1")
+
+
+def outcome(**known) -> Outcome:
+    report = PlaneReport(fidelity=0.99, max_local_residual=0.1, **known)
+    return Outcome(Job(Path("a"), Path("b")), reports=(report,), seconds={"read": 0.05, "infer": 0.2})
+
+
+def test_a_backlog_says_how_many_and_soon_how_long():
+    out, text = console(terminal=False)
+    now = [0.0]
+    live = Live(out, lambda: now[0])
+    for folder, count in (("one", 100), ("two", 3)):
+        live.show(WatchEvent("backlog", queued=count, folder=Path(folder)))
+    for number in range(20):
+        now[0] += 6.0 if number else 300.0  # the first one waited
+        live.show(WatchEvent("done" if number % 2 else "skipped", f"{number}.tif", latency=now[0]))
+    told = [line for line in text.getvalue().splitlines() if ".tif" not in line]
+    assert told == ["one: 100 files are there to be corrected", "99 files left, about 10 min"]
+
+
+def test_a_few_files_are_no_backlog():
+    out, text = console(terminal=False)
+    live = Live(out, lambda: 0.0)
+    live.show(WatchEvent("backlog", queued=LEAST_BACKLOG - 1, folder=Path("one")))
+    for number in range(LEAST_BACKLOG):
+        live.show(WatchEvent("skipped", f"{number}.tif"))
+    assert text.getvalue() == ""
+
+
+def test_a_long_name_keeps_its_end():
+    live = Live(console(terminal=True)[0])
+    live.show(WatchEvent("done", "plate/" * 20 + "a01.tif", latency=0.5))
+    assert live.line().endswith("te/plate/plate/plate/plate/a01.tif: 0.50 s")
+    assert "last ...plate/" in live.line() or "last ...te/" in live.line()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(4.4, "4 s"), (59.2, "59 s"), (60, "1 min"), (3500, "58 min"), (12000, "3 h 20 min")]
+)
+def test_durations_in_words(seconds, words):
+    assert duration(seconds) == words
 
 
 def test_without_a_terminal_each_file_has_a_line():
