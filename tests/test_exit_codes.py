@@ -67,6 +67,7 @@ def test_a_line_ends_with_its_code(command, line, code, tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEFOCUS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("defocus.watcher.priority.lower_priority", lambda: None)  # of the tests themselves
+    monkeypatch.delenv("DISPLAY", raising=False)  # there, defocus-watch without arguments asks for a folder
     monkeypatch.setattr(sys, "argv", [command, *line.split()])
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(MODULES[command]).main()

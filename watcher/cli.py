@@ -1,4 +1,4 @@
-"""`defocus-watch`: parse, load, watch, say what was set aside."""
+"""`defocus-watch`: parse, load, watch, say what was quarantined."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ def with_settings(command: Callable[..., int]) -> Callable[..., int]:
     return command
 
 
+def source_of(context: typer.Context, name: str | None) -> str:
+    """Where a parameter's value comes from: "COMMANDLINE", "ENVIRONMENT", "DEFAULT"; "" if it is not known."""
+    source = context.get_parameter_source(name or "")
+    return source.name if source else ""
+
+
 @app.command()
 @with_settings
 def watch(
@@ -65,7 +71,9 @@ def watch(
 
     Corrected files appear in the output folder under the same name. The acquisition folder is only read. Ctrl-C (or
     SIGTERM) finishes the file in progress and leaves; the next start goes on where this one stopped. SIGHUP reads the
-    file of --config anew. The exit code is 1 with --once if a file is set aside.
+    file of --config anew. The exit code is 1 with --once if a file is quarantined.
+
+    Without any argument, on a desktop, it asks for the folder and opens the status page in the browser.
     """
     if out is not None and len(acquisition or ()) != 1:
         raise InputError(out, "is one output folder", "give one ACQ with -o, or [[folders]] in the file of --config")
@@ -73,8 +81,18 @@ def watch(
     given = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in settings.items()
-        if (source := context.get_parameter_source(name)) and source.name in ("COMMANDLINE", "ENVIRONMENT")
+        if source_of(context, name) in ("COMMANDLINE", "ENVIRONMENT")
     }
+
+    opened: Callable[[str], None] | None = None
+    if all(source_of(context, one.name) != "COMMANDLINE" for one in context.command.params):
+        from .desktop.folder_dialog import choose_folder
+
+        if (folder := choose_folder()) is not None:
+            from .desktop.start import open_page, page_port
+
+            acquisition, opened = [folder], open_page
+            given["status"] = str(page_port())
 
     def from_file() -> Config:
         return Config.load(config) if config is not None else Config()
@@ -108,7 +126,7 @@ def watch(
     if chosen.priority == "low":
         lower_priority()
     asked = _Signals()
-    return run(chosen, settled, asked.stop, asked.reload, asked.end, once)
+    return run(chosen, settled, asked.stop, asked.reload, asked.end, once, opened)
 
 
 def _dry_run(config: Config) -> int:

@@ -21,7 +21,10 @@ from defocus.engine.cli.options import Option
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "commands.md"
 _TABLE = r"(^## {command}\n.*?)(^\| {head} .*?\n)(?=\n|\Z)"
-_NO_SCRIPT = {"defocus report": "defocus.engine.cli.report"}  # only a sub-command
+_NO_SCRIPT = {  # only sub-commands
+    "defocus report": "defocus.engine.cli.report",
+    "defocus install-shortcut": "defocus.watcher.desktop.cli",
+}
 
 
 def modules() -> dict[str, str]:
