@@ -154,6 +154,27 @@ def _noted(results: Iterable[Result], made: Report) -> Iterable[Result]:
         yield result
 
 
+def _made_otherwise(target: Path, asked: Mapping[str, tuple[str, Any]]) -> list[str]:
+    """The options of `asked` (to the provenance's key and the value asked for) with which an output was not made.
+
+    A key "settings.tile" lies in the provenance's table "settings". What an output does not say counts as the same.
+    """
+    from ..errors import DefocusError
+    from ..tiff.provenance import read_provenance
+
+    try:
+        account = read_provenance(target) or {}
+    except (DefocusError, OSError):
+        return []
+    found = []
+    for option, (key, wanted) in asked.items():
+        *table, name = key.split(".")
+        values = account.get(table[0]) if table else account
+        if isinstance(values, dict) and name in values and values[name] != wanted:
+            found.append(option)
+    return found
+
+
 class _Shown:
     """What is printed: results as they come, on a terminal a live line. JSON on stdout, all else on stderr."""
 
@@ -204,9 +225,9 @@ class _Shown:
 
     def _one(self, result: Result) -> None:
         from ..errors import one_line
-        from ..pipeline.batch import Status, made_otherwise
+        from ..pipeline.batch import Status
 
-        if result.status is Status.SKIPPED and (different := made_otherwise(result.job.target, self._asked)):
+        if result.status is Status.SKIPPED and (different := _made_otherwise(result.job.target, self._asked)):
             self._otherwise += 1
             self._different |= dict.fromkeys(different)
         with self._lock:

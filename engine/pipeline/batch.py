@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -196,26 +196,6 @@ def own_output(source: Path) -> bool:
         return read_provenance(source) is not None
     except (DefocusError, OSError):
         return False  # whatever is wrong with it is told when it is read
-
-
-def made_otherwise(target: Path, asked: Mapping[str, tuple[str, Any]]) -> list[str]:
-    """The options of `asked` (to the provenance's key and the value asked for) with which an output was not made.
-
-    A key "settings.tile" lies in the provenance's table "settings". What an output does not say counts as the same.
-    """
-    from ..tiff.provenance import read_provenance
-
-    try:
-        account = read_provenance(target) or {}
-    except (DefocusError, OSError):
-        return []
-    found = []
-    for option, (key, wanted) in asked.items():
-        *table, name = key.split(".")
-        values = account.get(table[0]) if table else account
-        if isinstance(values, dict) and name in values and values[name] != wanted:
-            found.append(option)
-    return found
 
 
 def is_done(job: Job, card: Card) -> bool:
