@@ -54,9 +54,10 @@ def watch(
     config: Annotated[
         Path | None, Option("Settings; command-line options override the file.", metavar="FILE.toml").typer()
     ] = None,
-    once: Annotated[bool, Option("Correct what is there, then leave.", panel=_RUN).typer("--once")] = False,
+    once: Annotated[bool, Option("Correct the files that are there, then exit.", panel=_RUN).typer("--once")] = False,
     dry_run: Annotated[
-        bool, Option("Say what would be done with what is there; change nothing.", panel=_RUN).typer("--dry-run")
+        bool,
+        Option("Show what would be done with each file that is there; change nothing.", panel=_RUN).typer("--dry-run"),
     ] = False,
     print_config: Annotated[
         bool, Option("Print all settings as a file for --config.", panel=_RUN).typer("--print-config")
@@ -70,13 +71,15 @@ def watch(
     """Correct every TIFF that a microscope writes out of focus into a folder, as soon as it is complete.
 
     Corrected files appear in the output folder under the same name. The acquisition folder is only read. Ctrl-C (or
-    SIGTERM) finishes the file in progress and leaves; the next start goes on where this one stopped. SIGHUP reads the
-    file of --config anew. The exit code is 1 with --once if a file is quarantined.
+    SIGTERM) finishes the file in progress and exits; the next start continues where this one stopped. SIGHUP reads
+    the settings file again. The exit code is 1 with --once if a file is quarantined.
 
     Without any argument, on a desktop, it asks for the folder and opens the status page in the browser.
     """
     if out is not None and len(acquisition or ()) != 1:
-        raise InputError(out, "is one output folder", "give one ACQ with -o, or [[folders]] in the file of --config")
+        raise InputError(
+            out, "is one output folder", "give one ACQ with -o, or a settings file with [[folders]] (--config)"
+        )
 
     given = {
         name: tuple(value) if isinstance(value, list) else value
@@ -109,8 +112,10 @@ def watch(
         from .service.systemd import command_line, instructions
 
         if "status_token" in given and given["status_token"] != from_file().status_token:
-            cause = "would stand in the service's text, which other users can read"
-            remedy = "write status_token = '...' into the file of --config, and let only the service's user read it"
+            cause = "would appear in the text of the service, which other users can read"
+            remedy = (
+                "write status_token = '...' into the settings file (--config), and let only the service's user read it"
+            )
             raise InputError("--status-token (or DEFOCUS_STATUS_TOKEN)", cause, remedy)
         chosen.settings()  # a service without a folder would start again and again
         model: Any = given.get("model")

@@ -247,8 +247,8 @@ class FolderProcessor:
         """Raise DefocusError for files over which one process after the other died."""
         deaths = max(self.journal.deaths(member.relative, member.stat) for member in arrival.each())
         if deaths >= max(self.settings.retries, 2):  # the first time others were being corrected beside it
-            cause = f"defocus-watch was ended {deaths} times while it corrected it (for want of memory?)"
-            raise DefocusError(arrival.path, cause, "lower --memory or give the computer more, then try it again")
+            cause = f"defocus-watch was ended {deaths} times while it was correcting it (out of memory?)"
+            raise DefocusError(arrival.path, cause, "lower --memory or free memory, then try again")
 
     def _check_inside(self, target: Path) -> None:
         """Raise InputError if a link in the output folder would lead an output out of it."""

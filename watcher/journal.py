@@ -244,7 +244,7 @@ class Journal:
             raise output_error(self.path, OSError(0, str(error))) from error
         except sqlite3.DatabaseError as error:
             self._check_readable()
-            remedy = "start defocus-watch again: it keeps the damaged one aside and begins anew"
+            remedy = "start defocus-watch again: it renames the damaged file and begins a new one"
             raise DefocusError(self.path, f"was damaged while it was in use ({error})", remedy) from error
 
     def _open(self) -> sqlite3.Connection:
@@ -314,7 +314,7 @@ def _check_tables(connection: sqlite3.Connection) -> None:
     """Raise DatabaseError unless the tables are ours: a column more, a view or a trigger would stop every write."""
     rows = connection.execute("SELECT type, name FROM sqlite_master WHERE type != 'index'").fetchall()
     if sorted(rows) != sorted(("table", name) for name in _TABLES):
-        raise sqlite3.DatabaseError("it holds other tables, views or triggers than ours")
+        raise sqlite3.DatabaseError("it holds unknown tables, views or triggers")
     for name, count in _TABLES.items():
         if len(connection.execute(f"PRAGMA table_info({name})").fetchall()) != count:
-            raise sqlite3.DatabaseError(f"its table {name} has other columns than ours")
+            raise sqlite3.DatabaseError(f"its table {name} has unknown columns")

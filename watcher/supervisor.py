@@ -59,7 +59,7 @@ def run(
                 if started.is_set() or good is None:
                     raise
                 if config is not good:
-                    _display(config).say(f"{error}; going on with the settings from before")
+                    _display(config).say(f"{error}; keeping the previous settings")
                     config = good
                     continue
                 if trouble != str(error):
@@ -82,9 +82,9 @@ def run(
             try:
                 config = _checked(read_settings())  # only now: settings that cannot work would end the daemon
             except DefocusError as error:
-                _display(config).say(f"{error}; going on with the settings from before")
+                _display(config).say(f"{error}; keeping the previous settings")
             except (ValueError, ArithmeticError, RecursionError) as error:
-                _display(config).say(f"settings: cannot be used ({first_line(error)}); going on with those from before")
+                _display(config).say(f"settings: cannot be used ({first_line(error)}); keeping the previous ones")
     finally:
         tell_systemd("STOPPING=1")
         ended.set()
@@ -138,7 +138,7 @@ def _watch(
         with _engine(config) as engine:
             if engine.rejected_backends and (config.verbose or config.backend != "auto"):
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in engine.rejected_backends.items())
-                display.say(f"backends not taken: {reasons}")
+                display.say(f"backends not used: {reasons}")
 
             def begun() -> None:
                 if page is not None:

@@ -29,7 +29,7 @@ def _print_version(context: typer.Context, wanted: bool) -> None:
 
 
 Version = Annotated[
-    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
 ]
 
 
@@ -105,7 +105,7 @@ def one_line_errors() -> Iterator[None]:
             _leave("output cannot be written: the disk is full; free some space or send it elsewhere", FAILED)
         _leave(
             f"unexpected error ({type(error).__name__}: {error}); please report it, "
-            "run with DEFOCUS_TRACEBACK=1 to see it whole",
+            "run with DEFOCUS_TRACEBACK=1 to see the traceback",
             FAILED,
         )
 

@@ -106,19 +106,19 @@ MEMORY = Option(
     metavar="GB",
 )
 CHANNELS = Option(
-    "For a model of several channels: files of one channel each that go together (*_w{channel}*).",
+    "For a model of several channels: which files of one channel each belong together (*_w{channel}*).",
     metavar="PATTERN",
     shown="",
 )
-INCLUDE = Option("Only files like this (*_w1*); may be repeated.", metavar="PATTERN", shown="")
-EXCLUDE = Option("No files like this; may be repeated.", metavar="PATTERN", shown="")
+INCLUDE = Option("Only files that match (*_w1*); may be repeated.", metavar="PATTERN", shown="")
+EXCLUDE = Option("No files that match; may be repeated.", metavar="PATTERN", shown="")
 ALL_PLANES = Option(
     "Restore every plane, also those that would be kept: sharp ones "
     f"(the model sharpens them by less than {SHARP_BLUR_PX:g} px) and empty ones.",
     flags=("--all-planes",),
 )
 ONLY_DEFOCUSED = Option(
-    "Changes nothing: sharp planes are kept unless --all-planes is given.", flags=("--only-defocused",)
+    "No effect, for old scripts: sharp planes are kept unless --all-planes is given.", flags=("--only-defocused",)
 )
 COMPANIONS = Option(
     'Names of files to be copied beside the corrected ones; may be repeated; "none": none.',
@@ -126,7 +126,7 @@ COMPANIONS = Option(
     shown="what Micro-Manager, NDTiff, OME and MetaMorph write",
 )
 KEEP_DOUBTFUL = Option(
-    "What is written of a plane whose output is doubtful: the original, or as made.",
+    "What to write for a doubtful plane: the original, or the corrected plane.",
     choices=tuple(one.value for one in Doubtful),
     metavar="original|corrected",
 )

@@ -29,7 +29,7 @@ def report(
     ] = None,
     version: _app.Version = False,
 ) -> int:
-    """Make a report of corrected files: report.html with pictures, sorted by doubt, and report.csv, a row a plane."""
+    """Make a report of corrected files: report.html with pictures, sorted by doubt, and report.csv, a row per plane."""
     from ..errors import InputError
     from ..pipeline.report import Report, of_outputs
 

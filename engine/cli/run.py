@@ -31,7 +31,7 @@ app = _app.new_app()
 def run(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT", help="Files (TIFF; others with [formats]), folders (to the bottom) or globs."),
+        typer.Argument(metavar="INPUT", help="Files (TIFF; others with [formats]), folders with subfolders, or globs."),
     ],
     output: Annotated[
         Path,
@@ -48,11 +48,13 @@ def run(
     memory_gb: Annotated[float, options.MEMORY.typer("--memory")] = 2.0,
     dask: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS|local:N|slurm", help="Share the files out over the workers of dask.distributed."),
+        typer.Option(
+            metavar="ADDRESS|local:N|slurm", help="Distribute the files over the workers of dask.distributed."
+        ),
     ] = None,
     threads: Annotated[int | None, options.THREADS.typer()] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Make everything anew, and replace files that defocus did not make.")
+        bool, typer.Option("--overwrite", help="Correct everything again, and replace files that defocus did not make.")
     ] = False,
     all_planes: Annotated[bool, options.ALL_PLANES.typer()] = False,
     only_defocused: Annotated[bool, options.ONLY_DEFOCUSED.typer()] = False,
@@ -63,21 +65,23 @@ def run(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write report.html, sorted by doubt, and report.csv, a row a plane, into this folder.",
+            help="Write report.html, sorted by doubt, and report.csv, a row per plane, into this folder.",
         ),
     ] = None,
     companions: Annotated[list[str] | None, options.COMPANIONS.typer()] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")] = False,
     json_progress: Annotated[
         bool,
-        typer.Option("--progress", help='With --json: lines {"progress": ...} of stacks and large planes meanwhile.'),
+        typer.Option(
+            "--progress", help='With --json: progress of stacks and large planes, as lines {"progress": ...}.'
+        ),
     ] = False,
     version: _app.Version = False,
 ) -> int:
     """Restore TIFF files that a microscope wrote out of focus.
 
     Inputs are only read. Results keep shape, axes, type, units and metadata. What is done already (same file, same
-    model) is skipped. A bad file is reported and the rest goes on; the exit code is then 1.
+    model) is skipped. A file that fails is reported, and the others are corrected; the exit code is then 1.
     """
     from ..files.atomic import output_error
     from ..files.companions import COMPANIONS, copy_companions
@@ -219,7 +223,7 @@ class _Shown:
             options = ", ".join(self._different)
             files = f"{self._otherwise} of the skipped files {'was' if self._otherwise == 1 else 'were'}"
             self._console.print(
-                f"{_app.program()}: {files} made with another {options}; --overwrite makes everything anew"
+                f"{_app.program()}: {files} made with another {options}; --overwrite corrects everything again"
             )
         return counts
 

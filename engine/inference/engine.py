@@ -178,7 +178,7 @@ class Engine:
                 count = sum(task.tile_count(self.settings) for task in tasks if isinstance(task, ImageTask))
                 while group := list(islice(batches, 1 if shared else self.settings.streams)):
                     if cancelled():
-                        raise StoppedError(images[0].name, "was left before its end", "start again")
+                        raise StoppedError(images[0].name, "was stopped before it was done", "start again")
                     check_length(*(task.data for task in tasks if isinstance(task, ImageTask)))
                     self._sessions.run(group, self.settings, shared)
                     done += sum(map(len, group))

@@ -123,8 +123,8 @@ def find(
             sources.add(_identity(source))
             other = jobs.setdefault(_identity(job.target), job)
             if _identity(other.source) != _identity(source):
-                cause = f"would both become {job.target}"
-                remedy = "run them into different output folders, or give the folder that holds both"
+                cause = f"would both be written to {job.target}"
+                remedy = "use different output folders, or give the folder that holds both"
                 raise InputError(f"{other.source} and {source}", cause, remedy)
     if not jobs and (include or exclude):
         patterns = " ".join([*(f"--include {one}" for one in include), *(f"--exclude {one}" for one in exclude)])

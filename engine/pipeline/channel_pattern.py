@@ -66,7 +66,7 @@ class Pattern:
             if part[0] == "{" and part not in ("{channel}", "{ignore}") and not part.startswith("{channel="):
                 raise _wrong(text, f"{part} is unknown", "use {channel}, {channel=1,2}, {ignore} and *")
         if any(brace in part for part in parts if part[0] not in "{*" for brace in "{}"):
-            raise _wrong(text, "a brace without its other one", f"write something like {EXAMPLE}")
+            raise _wrong(text, "has an unmatched brace", f"write something like {EXAMPLE}")
         if len(places) != 1:
             cause = "has no {channel}" if not places else "has more than one {channel}"
             raise _wrong(text, cause, f"write something like {EXAMPLE}")
@@ -81,7 +81,7 @@ class Pattern:
     def check(self, card: Card) -> None:
         """Raise InputError unless the model takes channel files by this pattern."""
         if card.channels == 1:
-            cause = f'the model "{card.name}" takes one channel, so every file goes alone'
+            cause = f'the model "{card.name}" takes one channel, so each file is corrected on its own'
             raise InputError("--channels", cause, "leave --channels out, or give a model of several channels")
         if self.names and len(self.names) != card.channels:
             cause = f'{self.text} names {len(self.names)} channels, the model "{card.name}" takes {card.channels}'

@@ -213,7 +213,7 @@ def _client(where: str, stack: ExitStack) -> Any:
         try:
             jobs: Any = stack.enter_context(SLURMCluster(security=security))
         except ValueError as error:  # cores and memory have no default
-            cause = "Dask's configuration does not say what a job is"
+            cause = "Dask's configuration does not describe a job"
             remedy = "write jobqueue.slurm.cores and .memory to ~/.config/dask/jobqueue.yaml (docs/guides/pipelines.md)"
             raise InputError("--dask slurm", cause, remedy) from error
         jobs.adapt(minimum=1, maximum=MOST_JOBS)

@@ -211,7 +211,7 @@ def _page(files: list[ReportedFile], out: Path) -> Iterable[str]:
         'style-src \'unsafe-inline\'"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>defocus: {title}</title><style>{_STYLE}</style></head><body><main><h1>{title}</h1>"
         f"<p>{len(files)} files: {doubtful} doubtful, {kept} kept as they were, {counts['failed']} failed. "
-        f"Sorted by doubt: over 1, look before you use it. The table of all planes is {CSV}. "
+        f"Sorted by doubt: above 1, look at the image before you use it. The table of all planes is {CSV}. "
         f"Made by defocus {__version__}.</p>"
         "<table><thead><tr><th>file</th><th>before</th><th>after</th><th>verdict</th><th>doubt</th><th>blur</th>"
         "<th>fidelity</th><th>kept</th></tr></thead><tbody>\n"
@@ -254,7 +254,7 @@ def _pictures(one: ReportedFile) -> tuple[str, str]:
         for when, png in (("before", before), ("after", after))
     )
     first, second = images
-    return (first if one.before is not None else "not at hand"), second
+    return (first if one.before is not None else "not found"), second
 
 
 def _text(value: float | None, unit: str = "") -> str:

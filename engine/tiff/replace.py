@@ -104,7 +104,7 @@ class _Copy:
             page = image.pages[0]
             if not self._survey.alone[page].all():
                 cause = "its planes overlap other parts of the file"
-                raise InputError(self._source.path, cause, "save it anew", ErrorCode.UNSUPPORTED)
+                raise InputError(self._source.path, cause, "save it again", ErrorCode.UNSUPPORTED)
             for number, new in enumerate(after):
                 self._pixels(int(page.offsets[0]) + number * page.nbytes, new)
             self._extremes(page, image.data, restored)

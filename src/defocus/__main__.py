@@ -16,7 +16,7 @@ from defocus.engine.cli import _app
 
 COMMANDS = {
     "watch": ("watcher.cli", "Correct every TIFF that arrives in a folder, until stopped."),
-    "run": ("engine.cli.run", "Correct files and folders that are there."),
+    "run": ("engine.cli.run", "Correct files and folders once."),
     "report": ("engine.cli.report", "Make a report of corrected files."),
     "doctor": ("engine.cli.doctor", "Show what this machine can run, and why not the rest."),
     "train": ("training.cli.train", "Train a model of your own."),
@@ -51,7 +51,7 @@ app = _app.new_app(completion=True, cls=_Commands)
 
 @app.callback()
 def defocus(version: _app.Version = False) -> None:
-    """Sharper TIFFs for those that a microscope wrote out of focus.
+    """Correct TIFF files that a microscope wrote out of focus.
 
     Most commands have a name of their own, too: defocus-watch is defocus watch.
     """

@@ -41,7 +41,7 @@ def test_a_file_that_kills_the_process_is_quarantined_after_three_deaths(folders
     assert ends == [-signal.SIGKILL] * 3 + [1]
     assert outputs(out) == ["a.tif", "b.tif", "c.tif"]
     assert states(out) == {"poison.tif": "quarantined", "a.tif": "done", "b.tif": "done", "c.tif": "done"}
-    assert "was ended 3 times while it corrected it" in journal(out)["poison.tif"][1]
+    assert "was ended 3 times while it was correcting it" in journal(out)["poison.tif"][1]
 
 
 def test_what_was_only_left_is_no_death(tmp_path):

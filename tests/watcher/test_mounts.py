@@ -100,14 +100,14 @@ def test_an_output_share_that_is_unmounted_is_not_filled_beneath(share, tmp_path
         share.unmount("-l")
         write_tiff(acquisition / "b.tif", 2)
         wait_for(lambda: ask(port, "/healthz")[0] == 503)
-        assert "the output folder has gone" in ask(port, "/healthz")[2].decode()
+        assert "the output folder is gone" in ask(port, "/healthz")[2].decode()
         assert list(out.iterdir()) == []
         share.mount()
         wait_for(lambda: outputs(out) == ["a.tif", "b.tif"])
         wait_for(lambda: states(out) == {"a.tif": "done", "b.tif": "done"})
         assert ask(port, "/healthz")[0] == 200
         assert watching.stop() == 0
-        assert watching.said().count("the output folder has gone") == 1
+        assert watching.said().count("the output folder is gone") == 1
     finally:
         watching.kill()
 
@@ -115,5 +115,5 @@ def test_an_output_share_that_is_unmounted_is_not_filled_beneath(share, tmp_path
 def test_once_does_not_wait_for_an_output_that_has_gone(tmp_path):
     never_taken = FolderLock(tmp_path / "out")  # as if the folder that was taken had lain on another file system
     guard = OutputGuard(tmp_path / "out", once=True, lock=never_taken)
-    with pytest.raises(OutputError, match="the output folder has gone; bring it back"):
+    with pytest.raises(OutputError, match="the output folder is gone; bring it back"):
         guard.available()

@@ -192,7 +192,7 @@ def test_sighup_takes_new_settings_and_keeps_the_old_if_they_are_wrong(tmp_path,
         wait_for(lambda: outputs(out) == ["a_w1.tif"])
         daemon.config.write_text("nonsense = 1\n")
         daemon.reload()
-        wait_for(lambda: "going on with the settings from before" in daemon.said())
+        wait_for(lambda: "keeping the previous settings" in daemon.said())
         write_tiff(acquisition / "b_w1.tif")
         wait_for(lambda: "b_w1.tif" in outputs(out))
         daemon.settings("acq", more=log).reload()

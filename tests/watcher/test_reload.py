@@ -43,7 +43,7 @@ def corrects(daemon: Configured, name: str) -> None:
 @needs_sighup
 def test_a_model_that_is_not_there_leaves_the_settings_from_before(daemon):
     daemon.settings("a", model=daemon.folder / "nope.onnx").reload()
-    wait_for(lambda: "going on with the settings from before" in daemon.said())
+    wait_for(lambda: "keeping the previous settings" in daemon.said())
     watching(daemon, 2)
     corrects(daemon, "after.tif")
 
@@ -64,7 +64,7 @@ def test_a_reload_whose_output_another_daemon_holds_leaves_the_settings_from_bef
     (daemon.folder / "b").mkdir()
     with FolderLock(daemon.out("b")):
         daemon.settings("a", "b").reload()
-        wait_for(lambda: "going on with the settings from before" in daemon.said())
+        wait_for(lambda: "keeping the previous settings" in daemon.said())
         watching(daemon, 2)
         corrects(daemon, "after.tif")
     assert f"another defocus-watch writes there (process {os.getpid()} on " in daemon.said()

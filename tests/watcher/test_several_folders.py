@@ -69,7 +69,7 @@ def two(tmp_path, tiny_model) -> Iterator[Two]:
 
 def test_a_folder_without_room_holds_up_no_other(two, monkeypatch):
     full = {two.a.out}
-    error = OutputError(two.a.out, "only 1 MB free, waiting for 200 MB", "make room")
+    error = OutputError(two.a.out, "only 1 MB free, waiting for 200 MB", "free some space")
     monkeypatch.setattr(disk_space, "missing_room", lambda out, *rest: error if out in full else None)
     monkeypatch.setattr(disk_space, "PAUSE", 0.2)
     names = [f"{number}.tif" for number in range(5)]
@@ -111,7 +111,7 @@ def test_a_file_whose_output_cannot_be_written_holds_up_no_other(two, monkeypatc
 
 
 def test_a_folder_without_room_does_not_find_its_files_again_and_again(two, monkeypatch, tiny_model):
-    errors: list[OutputError | None] = [OutputError(two.a.out, "only 1 MB free, waiting for 200 MB", "make room")]
+    errors: list[OutputError | None] = [OutputError(two.a.out, "only 1 MB free, waiting for 200 MB", "free some space")]
     monkeypatch.setattr(disk_space, "missing_room", lambda *given: errors[-1])
     clock, said = ManualClock(), list[str]()
     guard = disk_space.OutputGuard(two.a.out, report=lambda event: said.append(event.kind), clock=clock)

@@ -179,7 +179,7 @@ class Notifier:
                 try:
                     tell(message)
                 except Exception as error:  # whatever a command or a server does, the images go on
-                    self._say(one_line(f"nobody could be told ({type(error).__name__}: {error})".replace("\n", " ")))
+                    self._say(one_line(f"the notification failed ({type(error).__name__}: {error})".replace("\n", " ")))
 
 
 def _until_midnight() -> float:
@@ -227,7 +227,7 @@ def by_url(url: str) -> Callable[[dict[str, Any]], None]:
         raise MissingExtraError("apprise", "notify", "a notification other than http") from error
     service = apprise.Apprise()
     if not service.add(url):
-        raise InputError(url, "is none that apprise knows", "see github.com/caronc/apprise")
+        raise InputError(url, "is not a URL that apprise supports", "see github.com/caronc/apprise")
 
     def send(message: dict[str, Any]) -> None:
         if not service.notify(title=f"defocus: {message['kind']}", body=message["text"]):

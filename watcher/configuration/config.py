@@ -26,9 +26,11 @@ class Folder:
 
     acquisition: Annotated[str, Option("The folder that the microscope writes to.")]
     output: Annotated[str, Option("Where corrected files go; empty: ACQ_corrected beside it.")] = ""
-    name: Annotated[str, Option("What the status page calls it; empty: the folder's own name.")] = ""
-    na: Annotated[float, Option("Numerical aperture of its microscope; 0: as its files say.", 0, 2)] = 0.0
-    pixel_size_um: Annotated[float, Option("Pixel size in the specimen; 0: as its files say.", 0, 1000)] = 0.0
+    name: Annotated[str, Option("Name on the status page; empty: the folder's own.")] = ""
+    na: Annotated[float, Option("Numerical aperture; 0: taken from the files.", 0, 2)] = 0.0
+    pixel_size_um: Annotated[float, Option("Pixel size in the specimen, in um; 0: taken from the files.", 0, 1000)] = (
+        0.0
+    )
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Config:
     priority: Annotated[
         str,
         Option(
-            "low or normal; low lets the acquisition and all other programs go first.",
+            "low or normal; low gives way to the acquisition and all other programs.",
             choices=("low", "normal"),
             metavar="NAME",
             panel=_MACHINE,
@@ -67,10 +69,10 @@ class Config:
     ] = 3
     rescan: Annotated[
         float,
-        Option("Seconds between two looks at the whole folder.", 0.05, DAY, metavar="S", panel=_COMPLETE),
+        Option("Seconds between two scans of the whole folder.", 0.05, DAY, metavar="S", panel=_COMPLETE),
     ] = 5.0
     polling: Annotated[
-        bool, Option("Look by rescans only: for network shares.", flags=("--polling",), panel=_COMPLETE)
+        bool, Option("Find files by scans only; for network shares.", flags=("--polling",), panel=_COMPLETE)
     ] = False
     include: Annotated[tuple[str, ...], replace(options.INCLUDE, panel=_FILES)] = ()
     exclude: Annotated[tuple[str, ...], replace(options.EXCLUDE, panel=_FILES)] = ()
@@ -81,7 +83,7 @@ class Config:
     order: Annotated[
         str,
         Option(
-            "oldest or newest: which of the waiting files is next.",
+            "Which of the waiting files comes next: oldest or newest.",
             choices=("oldest", "newest"),
             metavar="NAME",
             panel=_FILES,
@@ -104,16 +106,22 @@ class Config:
     keep_doubtful: Annotated[str, replace(options.KEEP_DOUBTFUL, panel=_FILES)] = "corrected"
     min_free_mb: Annotated[
         float,
-        Option("Wait while the output's disk has fewer MB free.", 0, 1e9, metavar="MB", panel=_OUTPUT),
+        Option("Pause while the output's disk has less free space, in MB.", 0, 1e9, metavar="MB", panel=_OUTPUT),
     ] = 200.0
     keep_days: Annotated[
         float,
-        Option("Forget files that are gone after so many days; 0: never.", 0, 36500, metavar="DAYS", panel=_OUTPUT),
+        Option(
+            "Days after which the journal forgets files that are gone; 0: never.",
+            0,
+            36500,
+            metavar="DAYS",
+            panel=_OUTPUT,
+        ),
     ] = 0.0
     verbose: Annotated[
-        bool, Option("Say which backends were not taken, and why.", flags=("--verbose",), panel=_TELL)
+        bool, Option("Name the backends that were not used, and why.", flags=("--verbose",), panel=_TELL)
     ] = False
-    log_json: Annotated[bool, Option("One JSON object a line.", flags=("--log-json",), panel=_TELL)] = False
+    log_json: Annotated[bool, Option("Log one JSON object per line.", flags=("--log-json",), panel=_TELL)] = False
     status: Annotated[
         str,
         Option("Serve a status page; on this machine only by default.", metavar="[HOST:]PORT", panel=_TELL, shown=""),
@@ -121,7 +129,7 @@ class Config:
     status_token: Annotated[
         str,
         Option(
-            "What a visitor from elsewhere must know.",
+            "Token that visitors from other machines need.",
             metavar="TOKEN",
             envvar="DEFOCUS_STATUS_TOKEN",
             panel=_TELL,
@@ -130,15 +138,22 @@ class Config:
     ] = ""
     notify_command: Annotated[
         str,
-        Option("Run when focus drifts or files fail; JSON on its stdin.", metavar="COMMAND", panel=_TELL, shown=""),
+        Option(
+            "Command to run when focus drifts or files fail; it gets JSON on its stdin.",
+            metavar="COMMAND",
+            panel=_TELL,
+            shown="",
+        ),
     ] = ""
     notify_url: Annotated[
         str,
-        Option("Told (POST, JSON; or any URL of apprise) of the same.", metavar="URL", panel=_TELL, shown=""),
+        Option(
+            "URL that gets the same message: JSON by POST, or any URL of apprise.", metavar="URL", panel=_TELL, shown=""
+        ),
     ] = ""
     drift_px: Annotated[
         float,
-        Option("Blur in px over which focus has drifted; 0: never.", 0, 1e4, metavar="PX", panel=_TELL),
+        Option("Blur in px above which focus has drifted; 0: never.", 0, 1e4, metavar="PX", panel=_TELL),
     ] = 0.0
     typed: frozenset[str] = field(default=frozenset(), compare=False, repr=False)  # what the command line has set
     file: Path | None = field(default=None, compare=False, repr=False)
@@ -194,7 +209,7 @@ class Config:
     def settings(self) -> list[FolderSettings]:
         """The settings of each folder. Raises InputError if there is none."""
         if not self.folders:
-            raise InputError("ACQ", "no folder to watch", "give ACQ, or [[folders]] in the file of --config")
+            raise InputError("ACQ", "no folder to watch", "give ACQ, or a settings file with [[folders]] (--config)")
         # Not before they are needed: --help is quick without numpy and tifffile.
         from ...engine.pipeline.channel_pattern import Pattern
         from ...engine.quality.report import Doubtful

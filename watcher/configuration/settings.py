@@ -145,7 +145,7 @@ def _refuse_shared(folder: FolderSettings, other: FolderSettings) -> None:
     if folder.acquisition.resolve() == other.acquisition.resolve():
         raise InputError(other.acquisition, "is given twice", "give each folder once")
     cause = f"is the output folder of both {folder.acquisition} and {other.acquisition}"
-    raise InputError(other.out, cause, "give each an output of its own, in [[folders]] of the file of --config")
+    raise InputError(other.out, cause, "give each its own output, in [[folders]] of the settings file")
 
 
 def _check_apart(acquisition: Path, out: Path) -> None:

@@ -15,7 +15,7 @@ from ...engine.cli.options import Option
 from ...engine.errors import InputError
 
 _REMEDY = "see defocus-watch --print-config for one that works"
-_BACKSLASH = "write paths with / or in single quotes: in double quotes a backslash is not taken as it is"
+_BACKSLASH = "write paths with / or in single quotes: in double quotes TOML reads a backslash as an escape"
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def read(path: Path, settings: Mapping[str, Setting], folder: Mapping[str, Setti
     except UnicodeDecodeError as error:
         raise InputError(path, "is not written in UTF-8", "save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise InputError(path, f"is no TOML ({error})", _remedy(text, str(error))) from error
+        raise InputError(path, f"is not valid TOML ({error})", _remedy(text, str(error))) from error
     except RecursionError as error:
-        raise InputError(path, "is no TOML (nested too deeply)", _REMEDY) from error
+        raise InputError(path, "is not valid TOML (nested too deeply)", _REMEDY) from error
     _check_names(values, [*settings, "folders"], path, "")
     return {
         name: _folders(value, folder, path) if name == "folders" else _value(name, value, settings[name], path)
@@ -66,7 +66,7 @@ def text_of(
     for name, setting in settings.items():
         lines += ["", _comment(setting)]
         if name == "status_token" and values[name]:
-            lines.append("# status_token = '...'  # it is set, and a secret: write it here yourself")
+            lines.append("# status_token = '...'  # it is set, but secret: write it here yourself")
         else:
             lines.append(f"{name} = {_toml(values[name])}")
     example = {"acquisition": "ACQ"} | {name: one.default for name, one in folder.items() if name != "acquisition"}
@@ -84,12 +84,12 @@ def _comment(setting: Setting) -> str:
 
 def _folders(value: Any, folder: Mapping[str, Setting], path: Path) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise InputError(path, "folders is no list of tables", "write [[folders]] and acquisition = '...' below it")
+        raise InputError(path, "folders is not a list of tables", "write [[folders]] and acquisition = '...' below it")
     found = []
     for table in value:
         _check_names(table, folder, path, "folders.")
         if not isinstance(table.get("acquisition"), str) or not table["acquisition"]:
-            raise InputError(path, "a folder without its acquisition path", "write acquisition = '/path/to/folder'")
+            raise InputError(path, "a folder without an acquisition path", "write acquisition = '/path/to/folder'")
         found.append({name: _value(f"folders.{name}", one, folder[name], path) for name, one in table.items()})
     return found
 

@@ -171,7 +171,7 @@ class FolderWatcher:
         files = list(scan(self.folder, self._skipped.__setitem__, inodes.__setitem__))
         for path, error in self._skipped.items():
             if path not in before and not isinstance(error, FileNotFoundError):
-                self._warn(f"{path}: cannot be read ({error.strerror}); its files wait, the rest goes on")
+                self._warn(f"{path}: cannot be read ({error.strerror}); its files wait, the others are corrected")
         self._look_for_deaf_folders(inodes | {self.folder: there.st_ino})
         return files
 
@@ -185,7 +185,7 @@ class FolderWatcher:
         elif unobserved == self._unobserved and not self._partly_deaf:  # one that was just made gets its watch
             self._partly_deaf = True
             cause = "no watch left for it: raise fs.inotify.max_user_watches"
-            self._warn(f"{unobserved}: the system does not tell of new files ({cause}); looking every rescan")
+            self._warn(f"{unobserved}: the system does not report new files ({cause}); they are found by rescans")
         self._unobserved = unobserved
 
     def _observe(self) -> bool:
@@ -194,7 +194,7 @@ class FolderWatcher:
             return False
         reason = self.events.start()
         if reason and reason != self._deafness:
-            self._warn(f"{self.folder}: the system does not tell of new files ({reason}); looking every rescan")
+            self._warn(f"{self.folder}: the system does not report new files ({reason}); they are found by rescans")
         self._deafness = reason
         return reason is None
 

@@ -86,7 +86,7 @@ class Live:
             elif event.kind == "backlog":
                 self._backlog.add(event.queued)
                 if event.queued >= LEAST_BACKLOG:
-                    self._print(f"{event.folder}: {event.queued} files are there to be corrected")
+                    self._print(f"{event.folder}: {event.queued} files to correct")
             elif event.kind == "quarantined":
                 self._quarantined += 1
                 self._print(f"quarantined: {event.text}")

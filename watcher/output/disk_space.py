@@ -132,7 +132,7 @@ def missing_room(out: Path, least_mb: float, lock: FolderLock | None = None) -> 
     if free >= least_mb * MEGABYTE:
         return None
     cause = f"only {free / MEGABYTE:.0f} MB free, waiting for {least_mb:g} MB"
-    return OutputError(out, cause, "make room", ErrorCode.DISK_FULL)
+    return OutputError(out, cause, "free some space", ErrorCode.DISK_FULL)
 
 
 def _capacity(out: Path) -> float:

@@ -58,7 +58,7 @@ class FolderLock:
                 return None  # where it cannot be read the write itself will tell
             return OutputError(self._out, f"another defocus-watch writes there now ({holder})", "stop one of the two")
         if _device(self._out) != self._device:  # an unmounted share leaves an empty folder
-            return OutputError(self._out, "the output folder has gone", "bring it back or start defocus-watch again")
+            return OutputError(self._out, "the output folder is gone", "restore it, or start defocus-watch again")
         try:
             self._lock.release()
             self._take()
@@ -81,7 +81,7 @@ class FolderLock:
             os.replace(written, self._folder / WHO)
             self._device = _device(self._out)
         except Timeout as error:
-            who = _holder(self._folder) or "which one cannot be told"
+            who = _holder(self._folder) or "process unknown"
             remedy = "stop it first, or choose another folder with -o"
             raise InputError(self._out, f"another defocus-watch writes there ({who})", remedy) from error
         except OSError as error:

@@ -68,8 +68,8 @@ def command_line(folders: Sequence[Path], paths: Mapping[str, Path | None], give
     """
     for name in SECRETS:
         if given.get(name):
-            cause = "would stand in the service's text, which other users can read"
-            remedy = f"write {name} = '...' into the file of --config, and let only the service's user read it"
+            cause = "would appear in the text of the service, which other users can read"
+            remedy = f"write {name} = '...' into the settings file (--config), and let only the service's user read it"
             raise InputError(f"--{name.replace('_', '-')}", cause, remedy)
     arguments = [str(one.absolute()) for one in folders]
     arguments += [f"--{name}={path.absolute()}" for name, path in paths.items() if path is not None]
@@ -97,7 +97,9 @@ def instructions(
     program, folder = program or str(Path(sys.executable).with_name("defocus-watch")), folder or os.getcwd()
     for text in (program, folder):
         if _LINES.search(text) or (platform != "win32" and text.endswith("\\")):
-            raise InputError(text, "has a name that no service can be given", "rename it or work in another folder")
+            raise InputError(
+                text, "has a name that cannot be written into a service", "rename it or work in another folder"
+            )
     if platform == "win32":
         return _windows(program, arguments, folder)
     return _launchd(program, arguments, folder) if platform == "darwin" else _systemd(program, arguments, folder)

@@ -197,7 +197,7 @@ class BoundedHandler(BaseHTTPRequestHandler):
         data = b""
         while not (end := _END.search(data)) or end.start() > HEAD:
             if len(data) > HEAD:
-                raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too large a head")
+                raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers too large")
             _check_start(data)
             try:
                 more = self._receive(65536)
@@ -236,7 +236,7 @@ def _check_start(data: bytes) -> None:
     """Raise BadRequest as soon as what has come cannot become a request: it is not waited for."""
     line, found, _ = data.partition(b"\n")
     if len(line) > LINE:
-        raise BadRequest(HTTPStatus.REQUEST_URI_TOO_LONG, "too long an address")
+        raise BadRequest(HTTPStatus.REQUEST_URI_TOO_LONG, "address too long")
     if found:
         _request_line(line.removesuffix(b"\r"))
     elif line and not re.match(_TOKEN, line):
@@ -263,7 +263,7 @@ def parse_head(head: bytes) -> Request:
     if b"\n" in head.replace(b"\r\n", b"") or b"\r" in head.replace(b"\r\n", b""):
         raise BadRequest(HTTPStatus.BAD_REQUEST, "lines end in CR LF")
     if len(first) > LINE:
-        raise BadRequest(HTTPStatus.REQUEST_URI_TOO_LONG, "too long an address")
+        raise BadRequest(HTTPStatus.REQUEST_URI_TOO_LONG, "address too long")
     method, target, version = _request_line(first)
     if len(lines) > LINES:
         raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header lines")
@@ -271,7 +271,7 @@ def parse_head(head: bytes) -> Request:
     for line in lines:
         found = _FIELD.fullmatch(line)
         if found is None:
-            raise BadRequest(HTTPStatus.BAD_REQUEST, "a header line that is none")
+            raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed header line")
         name, value = found[1].decode().lower(), found[2].decode("latin-1").strip()
         if name in fields and name in _ONCE:
             raise BadRequest(HTTPStatus.BAD_REQUEST, f"{name} twice")
@@ -280,12 +280,12 @@ def parse_head(head: bytes) -> Request:
         raise BadRequest(HTTPStatus.BAD_REQUEST, "no Host")
     length = fields.get("content-length", "0")
     if not re.fullmatch(r"[0-9]{1,18}", length) or ("content-length" in fields and "transfer-encoding" in fields):
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "no length of a body that has one meaning")
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "ambiguous length of the body")
     authority = fields.get("host", "")
     if not target.startswith("/"):
         scheme, mark, rest = target.partition("://")
         if scheme.lower() not in ("http", "https") or not mark:
-            raise BadRequest(HTTPStatus.BAD_REQUEST, "an address that is none")
+            raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed address")
         authority = re.split(r"[/?#]", rest, maxsplit=1)[0]  # which is said again in Host, and goes before
         target = rest[len(authority) :]
         target = target if target.startswith("/") else f"/{target}"

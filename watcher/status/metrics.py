@@ -26,12 +26,12 @@ def metrics(state: State) -> str:
         return [(_labels(folder=_folder(one)), value(one)) for one in folders]
 
     folders = state.microscopes
-    family("up", "gauge", "1 when all is well, 0 when /healthz is red.", ("", not state.health.problems()))
-    family("queue_files", "gauge", "Files found and not yet taken.", ("", state.queued))
+    family("up", "gauge", "1 if healthy, 0 if /healthz reports a problem.", ("", not state.health.problems()))
+    family("queue_files", "gauge", "Files that wait for the engine.", ("", state.queued))
     if any(one.settings.channels is not None for one in folders):
         family("waiting_files", "gauge", "Files that wait for a partner.", *each(lambda one: one.waiting))
     outcomes = [(_labels(folder=_folder(one), outcome=kind), one.counts[kind]) for one in folders for kind in OUTCOMES]
-    family("files_total", "counter", "Files dealt with since the start.", *outcomes)
+    family("files_total", "counter", "Files processed since the start, by outcome.", *outcomes)
     reasons = [
         (_labels(folder=_folder(one), reason=kind), count)
         for one in folders
@@ -46,7 +46,7 @@ def metrics(state: State) -> str:
         *each(lambda one: one.before + one.counts["done"]),
     )
     family("read_bytes_total", "counter", "Bytes of the files that were corrected.", *each(lambda one: one.bytes))
-    family("latency_seconds", "histogram", "From the close of a file to its corrected file.")
+    family("latency_seconds", "histogram", "Time from the close of a file to its corrected copy.")
     for one in folders:
         lines.extend(_histogram("latency_seconds", one.latency, folder=_folder(one)))
     family("stage_seconds", "histogram", "Time of each stage of a file.")
@@ -71,12 +71,12 @@ def metrics(state: State) -> str:
     family(
         "drifted", "gauge", "1 when the last files are blurred beyond --drift-px.", *each(lambda one: one.drift.drifted)
     )
-    family("disk_free_bytes", "gauge", "Room on the disk of each output folder.", *each(lambda one: one.free()))
+    family("disk_free_bytes", "gauge", "Free space on the disk of each output folder.", *each(lambda one: one.free()))
     names = [
         (_labels(folder=_folder(one), name=one.microscope.name, output=str(one.settings.out)), 1) for one in folders
     ]
-    family("folder_info", "gauge", "What is watched, and where its corrected files go.", *names)
-    family("backend_info", "gauge", "What runs the model.", (_labels(backend=state.backend, model=state.model), 1))
+    family("folder_info", "gauge", "Watched folder, its name and its output folder.", *names)
+    family("backend_info", "gauge", "Backend and model.", (_labels(backend=state.backend, model=state.model), 1))
     return "\n".join(lines) + "\n"
 
 

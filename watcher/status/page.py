@@ -57,7 +57,7 @@ class StatusPage:
         host, _, port = config.status.rpartition(":")
         host = host.strip("[]") or "127.0.0.1"
         if not port.isdecimal() or int(port) > 65535:
-            raise config.refused("status", f"is {config.status!r}: no port in it", _REMEDY)
+            raise config.refused("status", f"is {config.status!r}, without a port", _REMEDY)
         if not is_loopback(host) and not config.status_token:
             cause = f"is {config.status!r}: can be reached from other machines"
             raise config.refused("status", cause, "add --status-token")

@@ -65,7 +65,7 @@ class Server(BoundedServer):
             relative = state.microscopes[folder].points[-1].file if newest else ""
         pair = state.pair(folder, relative) if relative else None
         if pair is None:
-            raise InputError(relative or "pictures", "nothing like that has been corrected here", "choose another file")
+            raise InputError(relative or "pictures", "no such file has been corrected here", "choose another file")
         return self._previews.pair(*pair, side)
 
     def state_json(self) -> tuple[str, bytes]:
@@ -84,7 +84,7 @@ def serve(host: str, port: int, token: str, state: State) -> Server:
         return Server(host, port, token, state)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"status {host}:{port}", f"cannot be listened at ({reason})", "choose another port") from error
+        raise InputError(f"status {host}:{port}", f"cannot be used ({reason})", "choose another port") from error
 
 
 class Handler(BoundedHandler):
@@ -162,7 +162,7 @@ class Handler(BoundedHandler):
         try:
             after = float(query.get("after", "0"))
         except ValueError:
-            raise BadRequest(HTTPStatus.BAD_REQUEST, "after is a time") from None
+            raise BadRequest(HTTPStatus.BAD_REQUEST, "after must be a time") from None
         self._json(HTTPStatus.OK, self.server.state.points(folder or 0, after))
 
     def _folder(self, request: Request) -> tuple[int | None, dict[str, str]]:

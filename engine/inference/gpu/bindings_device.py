@@ -30,7 +30,9 @@ def call(function: Callable[..., tuple], *arguments: Any) -> Any:
     name = getattr(code, "name", str(code))
     if int(code) == int(driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY):
         raise OutOfMemoryError("GPU", "out of device memory", "use a smaller --tile, or free the GPU's memory")
-    raise BackendError("GPU", f"{function.__name__} failed with {name}", "restart defocus; if it stays, the machine")
+    raise BackendError(
+        "GPU", f"{function.__name__} failed with {name}", "restart defocus; if that does not help, restart the machine"
+    )
 
 
 class _Event:

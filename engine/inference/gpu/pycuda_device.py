@@ -22,7 +22,9 @@ def ours() -> Iterator[None]:
         remedy = "use a smaller --tile, or free the GPU's memory"
         raise OutOfMemoryError("GPU", "out of device memory", remedy) from error
     except driver.Error as error:
-        raise BackendError("GPU", first_line(error), "restart defocus; if it stays, the machine") from error
+        raise BackendError(
+            "GPU", first_line(error), "restart defocus; if that does not help, restart the machine"
+        ) from error
 
 
 class _Event:

@@ -57,7 +57,7 @@ def run(*arguments, **environment):
             "bug",
             1,
             "unexpected error (ZeroDivisionError: division by zero); please report it, "
-            "run with DEFOCUS_TRACEBACK=1 to see it whole",
+            "run with DEFOCUS_TRACEBACK=1 to see the traceback",
         ),
         ("usage", 2, "Invalid value: no such thing (--help shows the options)"),
     ],

@@ -95,7 +95,7 @@ def test_outputs_may_not_lie_inside_an_input_folder(folder, tmp_path):
 
 def test_outputs_may_not_meet(folder, tmp_path):
     write(tmp_path / "other" / "b.tif")
-    with pytest.raises(InputError, match=r"b\.tif and .*b\.tif: would both become .*b\.tif; run them into different"):
+    with pytest.raises(InputError, match=r"b\.tif and .*b\.tif: would both be written to .*b\.tif; use different"):
         find([folder, tmp_path / "other"], tmp_path / "out")
 
 
@@ -105,7 +105,7 @@ def test_an_output_may_not_replace_an_input(folder, tmp_path):
         ([f"{folder}/*.tif"], folder),
         ([folder / "well 1" / "c.tif", write(folder / "c.tif")], folder),
     ):
-        with pytest.raises(InputError, match=r"an output would replace it|would both become"):
+        with pytest.raises(InputError, match=r"an output would replace it|would both be written to"):
             find(inputs, out)
 
 
@@ -169,7 +169,7 @@ def test_a_skipped_file_that_other_options_made_says_overwrite(tmp_path, tiny_mo
     assert "1 done" in program(*options, *first).stderr
     done = program(*options, *then)
     assert "0 done, 1 skipped" in done.stderr
-    remedy = f"1 of the skipped files was made with another {named}; --overwrite makes everything anew"
+    remedy = f"1 of the skipped files was made with another {named}; --overwrite corrects everything again"
     assert ("--overwrite" in done.stderr) is (named is not None)
     assert named is None or done.stderr.splitlines()[-1] == f"defocus-run: {remedy}"
     assert "--overwrite" not in program(*options, *then, "--overwrite").stderr

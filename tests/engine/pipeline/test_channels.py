@@ -101,7 +101,7 @@ def test_which_files_belong_together(case):
         ("*_w1*", "has no {channel}"),
         ("{channel}_{channel}", "has more than one {channel}"),
         ("*_w{chanel}*", "{chanel} is unknown; use {channel}"),
-        ("*_w{channel*", "a brace without its other one"),
+        ("*_w{channel*", "has an unmatched brace"),
         ("*_w{channel=1}*", "does not name two channels or more, each once; write {channel=1,2}"),
         ("*_w{channel=1,1}*", "does not name two channels"),
         ("*_w{channel=1,}*", "does not name two channels"),
@@ -122,7 +122,9 @@ def test_the_model_must_take_them():
 
     Pattern.parse("*{channel=1,2}").check(card(2))
     Pattern.parse("*{channel}").check(card(3))
-    with pytest.raises(InputError, match="takes one channel, so every file goes alone; leave --channels out"):
+    with pytest.raises(
+        InputError, match="takes one channel, so each file is corrected on its own; leave --channels out"
+    ):
         Pattern.parse("*{channel}").check(card(1))
     with pytest.raises(InputError, match='names 2 channels, the model "m" takes 3'):
         Pattern.parse("*{channel=1,2}").check(card(3))
@@ -227,7 +229,7 @@ def test_defocus_run_takes_channels_together(plate, tiny_model_2c):
 
 def test_defocus_run_refuses_what_makes_no_sense(plate, tiny_model, tiny_model_2c):
     for model, pattern, says in (
-        (tiny_model, "*_w{channel}*", 'the model "tiny" takes one channel, so every file goes alone'),
+        (tiny_model, "*_w{channel}*", 'the model "tiny" takes one channel, so each file is corrected on its own'),
         (tiny_model_2c, "*_w{chanel}*", "{chanel} is unknown"),
         (tiny_model_2c, "*_w{channel=1,2,3}*", "names 3 channels"),
     ):

@@ -77,7 +77,7 @@ def test_without_a_description_of_a_job_it_says_in_one_line_where_that_goes(fold
     done = run(folder, tiny_model, DASK_CONFIG=str(folder / "none"))
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "does not say what a job is; write jobqueue.slurm.cores" in done.stderr
+    assert "does not describe a job; write jobqueue.slurm.cores" in done.stderr
 
 
 def test_its_credentials_leave_no_traceback_whenever_dask_lets_go_of_them(tmp_path, monkeypatch):

@@ -61,18 +61,21 @@ def test_every_key_is_a_flag_and_the_other_way_round():
         ("settle = " + "9" * 400, "settle is 9{30}; use 86400 or less"),
         ("keep_days = 1e12", "use 36500 or less"),
         ("priority = 'high'", 'priority is "high"; use low or normal'),
-        ("x = " + "[" * 5000 + "]" * 5000, "is no TOML .nested too deeply.; see defocus-watch --print-config"),
-        ("[[folders]]\nacquisition = ''", "a folder without its acquisition path"),
+        ("x = " + "[" * 5000 + "]" * 5000, "is not valid TOML .nested too deeply.; see defocus-watch --print-config"),
+        ("[[folders]]\nacquisition = ''", "a folder without an acquisition path"),
         ("retries = true", "retries is True"),
         ("keep_doubtful = 'no'", 'keep_doubtful is "no"; use original or corrected'),
         ("order = 'random'", 'order is "random"; use oldest or newest'),
         ("include = '*.tif'", "include is"),
-        ("folders = 'x'", "is no list of tables"),
-        ("[[folders]]\noutput = 'x'", "a folder without its acquisition path"),
+        ("folders = 'x'", "is not a list of tables"),
+        ("[[folders]]\noutput = 'x'", "a folder without an acquisition path"),
         ("[[folders]]\nacquisitoin = 'x'", 'did you mean "folders.acquisition"'),
-        ("settle = ", "is no TOML .*; see defocus-watch --print-config"),
-        (r"[[folders]]" "\n" r'acquisition = "C:\acq"', r"is no TOML .*; write paths with / or in single quotes"),
-        (r'model = "C:\Users\me\my.onnx"', r"is no TOML .*; write paths with / or in single quotes"),
+        ("settle = ", "is not valid TOML .*; see defocus-watch --print-config"),
+        (
+            r"[[folders]]" "\n" r'acquisition = "C:\acq"',
+            r"is not valid TOML .*; write paths with / or in single quotes",
+        ),
+        (r'model = "C:\Users\me\my.onnx"', r"is not valid TOML .*; write paths with / or in single quotes"),
         (r'model = "D:\temp\my.onnx"', "write paths with / or in single quotes"),
         (r'model = "D:\temp"', r"model is 'D:\\temp', with a control character in it; write paths with /"),
         (
@@ -116,7 +119,7 @@ def test_flags_go_before_the_file_and_secrets_are_not_printed(tmp_path):
     assert "rescan = 7.0" in done.stdout
     assert 'acquisition = "/acq"' in done.stdout
     assert "hush" not in done.stdout
-    assert "# status_token = '...'  # it is set, and a secret" in done.stdout
+    assert "# status_token = '...'  # it is set, but secret" in done.stdout
     path.write_text(done.stdout)
     assert Config.load(path).settle == 1
     missing = command("--config", tmp_path / "no.toml")

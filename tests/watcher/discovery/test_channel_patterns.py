@@ -116,7 +116,11 @@ def test_three_channels_for_a_model_of_two_must_be_named_and_a_new_pattern_takes
 @pytest.mark.parametrize(
     ("pattern", "channels", "says"),
     [
-        ("*_w{channel}*", 1, 'the model "tiny" takes one channel, so every file goes alone; leave --channels out'),
+        (
+            "*_w{channel}*",
+            1,
+            'the model "tiny" takes one channel, so each file is corrected on its own; leave --channels out',
+        ),
         ("*_w{channel=1,2,3}*", 2, "names 3 channels"),
         ("*_w1*", 2, "has no {channel}"),
     ],
@@ -149,7 +153,7 @@ def test_sighup_takes_a_new_pattern_and_keeps_the_old_if_the_model_cannot(tmp_pa
         write_tiff(acquisition / "a_w2.tif", 2)
         wait_for(lambda: daemon.said().count("does its name fit the pattern") == 2)
         pattern("*_w{channel=1,2,3}*").reload()
-        wait_for(lambda: "going on with the settings from before" in daemon.said())
+        wait_for(lambda: "keeping the previous settings" in daemon.said())
         pattern(PAIRS).reload()
         wait_for(lambda: outputs(out) == ["a_w1.tif", "a_w2.tif"])
         wait_for(lambda: states(out) == {"a_w1.tif": "done", "a_w2.tif": "done"})

@@ -51,7 +51,7 @@ def test_a_backlog_says_how_many_and_soon_how_long():
         now[0] += 6.0 if number else 300.0  # the first one waited
         live.show(WatchEvent("done" if number % 2 else "skipped", f"{number}.tif", latency=now[0]))
     told = [line for line in text.getvalue().splitlines() if ".tif" not in line]
-    assert told == ["one: 100 files are there to be corrected", "99 files left, about 10 min"]
+    assert told == ["one: 100 files to correct", "99 files left, about 10 min"]
 
 
 def test_a_few_files_are_no_backlog():

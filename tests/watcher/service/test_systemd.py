@@ -105,7 +105,7 @@ def test_powershell_reads_its_task():
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
 @pytest.mark.parametrize("folder", ["/tmp/x\nExecStartPre=/bin/touch /tmp/owned", "/tmp/\x1b[2J"])
 def test_the_name_of_a_folder_adds_no_lines(platform, folder):
-    with pytest.raises(InputError, match="has a name that no service can be given"):
+    with pytest.raises(InputError, match="has a name that cannot be written into a service"):
         instructions(["/acq"], platform, "/x/defocus-watch", folder)
     with pytest.raises(InputError):
         instructions(["/acq"], "linux", "/x/defocus-watch", "/tmp/x\\")  # would take the next line in

@@ -285,7 +285,7 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
 
         # It ends: numbers that nobody vouches for are grey.
         lab_.process.terminate()
-        expect(page.locator("#state")).to_contain_text("the daemon does not answer since", timeout=PATIENCE)
+        expect(page.locator("#state")).to_contain_text("the daemon has not answered since", timeout=PATIENCE)
         assert "dead" in page.locator("body").get_attribute("class")
         assert page.title() == "no answer: defocus"
         lab_.process.wait(30)

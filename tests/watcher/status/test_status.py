@@ -156,14 +156,14 @@ def test_the_page_needs_nothing_from_elsewhere(quiet):
 @pytest.mark.parametrize("text", ["here", "127.0.0.1:", "127.0.0.1:99999"])
 def test_an_address_that_makes_no_sense(tmp_path, text):
     config = Config(folders=(Folder(str(tmp_path)),), status=text)
-    with pytest.raises(InputError, match="no port in it"):
+    with pytest.raises(InputError, match="without a port"):
         StatusPage.of(config, config.settings(), Health())
 
 
 def test_a_port_that_is_taken_is_one_line(quiet, tmp_path):
     _, port = quiet
     config = Config(folders=(Folder(str(tmp_path)),), status=str(port))
-    with pytest.raises(InputError, match="cannot be listened at") as caught:
+    with pytest.raises(InputError, match="cannot be used") as caught:
         StatusPage.of(config, config.settings(), Health())
     assert "\n" not in str(caught.value)
 

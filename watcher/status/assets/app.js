@@ -8,8 +8,8 @@ const REASONS = {
   missing: "not found", permission: "no permission", unreadable: "cannot be read", not_tiff: "not a TIFF", empty: "empty",
   truncated: "truncated", incomplete: "incomplete", damaged: "damaged", changed: "changed while being read",
   unsupported: "not supported", not_finite: "NaN or infinity among the pixels", no_partner: "partner missing",
-  disk_full: "disk full", occupied: "something else is in its place", unwritable: "cannot be written", memory: "out of memory",
-  model: "does not suit the model", backend: "the backend failed", input: "cannot be used", internal: "unexpected error", "": "from before",
+  disk_full: "disk full", occupied: "another file has the output's name", unwritable: "cannot be written", memory: "out of memory",
+  model: "does not suit the model", backend: "the backend failed", input: "cannot be used", internal: "unexpected error", "": "reason not recorded",
 };
 let csrf = "", tag = "", state = null, scopes = [], news = "", timer = 0, lost = "";
 
@@ -40,9 +40,9 @@ async function retry(body, button) {
     const answer = await fetch("api/retry", {
       method: "POST", headers: { "Content-Type": "application/json", "X-Defocus": csrf }, body: JSON.stringify(body),
     });
-    button.textContent = answer.ok ? "will be tried" : "could not be asked for";
+    button.textContent = answer.ok ? "will be tried again" : "the request failed";
   } catch (error) {
-    button.textContent = "could not be asked for";
+    button.textContent = "the request failed";
   }
 }
 
@@ -80,9 +80,9 @@ class Scope {
     const rows = [
       ["corrected", whole(folder.total)], ["since the start", whole(folder.done)], ["per minute", String(folder.rate_per_min)],
       ["latency, median", seconds(folder.latency_p50_s)], ["latency, 95 %", seconds(folder.latency_p95_s)],
-      ["quarantined", whole(folder.failed)], ["tried again", whole(folder.retried)],
+      ["quarantined", whole(folder.failed)], ["retries", whole(folder.retried)],
     ];
-    if (known(folder.waiting)) rows.push(["wait for a partner", whole(folder.waiting)]);
+    if (known(folder.waiting)) rows.push(["waiting for a partner", whole(folder.waiting)]);
     list(this.find(".numbers"), rows, true);
     this.plottitle();
     this.failures(folder.failures, folder.failed);
@@ -362,7 +362,7 @@ async function look() {
     document.body.classList.add("dead");
     document.title = "no answer: defocus";
     at("state").className = "bad";
-    write(at("state"), "the daemon does not answer since " + lost);
+    write(at("state"), "the daemon has not answered since " + lost);
     speak("The daemon does not answer");
   }
   if (!document.hidden) timer = setTimeout(look, 1000);
