@@ -260,7 +260,9 @@ def main() -> None:
     missing = [arrival.frame.name for arrival in arrivals if arrival.latency is None]
     if missing:
         sys.exit(f"demo: no corrected file for {', '.join(missing)}; defocus-watch said why above")
-    print(f"corrected files: {out}\npicture: {options.picture}")
+    command = [str(Path(sys.executable).with_name("defocus")), "report", str(out), "--inputs", str(acquisition)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    print(f"corrected files: {out}\npicture: {options.picture}\nreport: {out / 'report.html'}")
 
 
 if __name__ == "__main__":

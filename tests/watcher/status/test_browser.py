@@ -37,6 +37,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-g
 QUICK = ("--settle", "0.1", "--rescan", "0.3", "--patience", "0.3", "--min-free-mb", "0")
 DRIFT_PX = 6.0
 PATIENCE = 60_000  # ms
+DEMO = Path(__file__).parents[3] / "demo" / "demo.py"
 
 
 @pytest.fixture(scope="module")
@@ -402,18 +403,18 @@ def test_the_page_answers_while_the_model_is_loaded(browser, folders, start, fau
 
 
 def test_the_report_of_a_run_is_a_page_of_one_file(browser, axe, tmp_path):
-    """As docs/guides/reports.md shows it: a drift, its most doubtful and most blurred files first."""
-    (tmp_path / "drawn").mkdir()
-    for number in range(4):
-        drawn(tmp_path / "drawn" / f"t{number:02d}.tif", 5.0 * number, number)
-    line = [sys.executable, "-m", "defocus.engine.cli.run", "drawn", "-o", "corrected", "--report", "report"]
+    """As docs/guides/reports.md shows it: the demo's drift, its most doubtful files first."""
+    subprocess.run([sys.executable, DEMO, "--draw", tmp_path / "raw"], check=True, timeout=300)
+    line = [sys.executable, "-m", "defocus.engine.cli.run", "raw", "-o", "corrected", "--report", "report"]
     done = subprocess.run([*line, "--backend", "cpu"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    page = browser.new_page(viewport={"width": 900, "height": 900})
+    page = browser.new_page(viewport={"width": 900, "height": 760})
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto((tmp_path / "report" / "report.html").as_uri())
-    assert page.locator("tbody tr").count() == 4
+    assert page.locator("tbody tr").count() == len(list((tmp_path / "raw").iterdir())) == 12
+    doubts = [float(text) for text in page.locator("tbody td:nth-child(5)").all_inner_texts()]
+    assert doubts == sorted(doubts, reverse=True)
     assert page.locator("img").evaluate_all("nodes => nodes.every(node => node.naturalWidth > 0)")
     assert not [url for url in asked[1:] if not url.startswith("data:")]
     page.evaluate(axe)
