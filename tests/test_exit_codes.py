@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from .helpers.commands_page import NO_SCRIPT
 from .test_docs import MODULES
 
 CASES = {
@@ -45,6 +46,12 @@ CASES = {
         1: ["missing", "empty --bbbc006 missing", "--train", "--bbbc006 missing -o out"],
         0: ["--version"],
     },
+    "defocus report": {
+        2: ["", "empty --nonsense", "empty more"],
+        1: ["missing", "empty", "a.tif", "acq --to a.tif"],
+        0: ["--version", "--help"],
+    },
+    "defocus install-shortcut": {2: ["more", "--nonsense"], 1: ["--to a.tif"], 0: ["--to empty", "--version"]},
     "defocus-export": {
         2: ["", "default", "none.ckpt", "default --fp16", "default --fp16-io --bioimageio out.zip"],
         1: ["none.ckpt -o out.onnx", "none.onnx --fp16 -o out.onnx", "bad.tif -o out.onnx"],
@@ -70,7 +77,7 @@ def test_a_line_ends_with_its_code(command, line, code, tmp_path, monkeypatch, c
     monkeypatch.delenv("DISPLAY", raising=False)  # there, defocus-watch without arguments asks for a folder
     monkeypatch.setattr(sys, "argv", [command, *line.split()])
     with pytest.raises(SystemExit) as ended:
-        importlib.import_module(MODULES[command]).main()
+        importlib.import_module((MODULES | NO_SCRIPT)[command]).main()
     assert ended.value.code == code
     told = capsys.readouterr().err
     assert "unexpected error" not in told

@@ -21,7 +21,7 @@ from defocus.engine.cli.options import Option
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "commands.md"
 _TABLE = r"(^## {command}\n.*?)(^\| {head} .*?\n)(?=\n|\Z)"
-_NO_SCRIPT = {  # only sub-commands
+NO_SCRIPT = {  # only sub-commands
     "defocus report": "defocus.engine.cli.report",
     "defocus install-shortcut": "defocus.watcher.desktop.cli",
 }
@@ -93,7 +93,7 @@ def commands() -> str:
 def page() -> str:
     """The page with every table as it should be."""
     text = PAGE.read_text(encoding="utf-8")
-    tables = {command: ("option", table(module)) for command, module in (modules() | _NO_SCRIPT).items()}
+    tables = {command: ("option", table(module)) for command, module in (modules() | NO_SCRIPT).items()}
     for command, (head, new) in {"defocus": ("command", commands()), **tables}.items():
         pattern = _TABLE.format(command=re.escape(command), head=head)
         text, count = re.subn(pattern, lambda found, new=new: found[1] + new, text, count=1, flags=re.M | re.S)

@@ -289,6 +289,7 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
         expect(page.locator("#state")).to_contain_text("the daemon has not answered since", timeout=PATIENCE)
         assert "dead" in page.locator("body").get_attribute("class")
         assert page.title() == "no answer: defocus"
+        accessible(page, axe)  # grey, but legible
         lab_.process.wait(30)
         # And begins again: the page finds it by itself, and what was there is told.
         with lab_:
@@ -385,7 +386,7 @@ def test_the_retry_button_has_a_file_corrected(browser, folders, start):
     assert tifffile.imread(out / "a.tif").shape == (64, 64)
 
 
-def test_the_page_answers_while_the_model_is_loaded(browser, folders, start, faults, tiny_model):  # noqa: F811
+def test_the_page_answers_while_the_model_is_loaded(browser, axe, folders, start, faults, tiny_model):  # noqa: F811
     """The disk of the model is slow, 5 s: whoever looks sees that it starts. It took under 2 s of processor time."""
     port = free_port()
     faults.begin(("open", 0, str(tiny_model)), seconds=5.0)
@@ -396,6 +397,8 @@ def test_the_page_answers_while_the_model_is_loaded(browser, folders, start, fau
     page = browser.new_page()
     page.goto(f"http://127.0.0.1:{port}/")
     expect(page.locator("#state")).to_have_text("starting: the model is being loaded")
+    page.evaluate(axe)
+    assert page.evaluate("axe.run()")["violations"] == []
     assert "watching " not in watching.said()
     faults.end()
     expect(page.locator("#state")).to_have_text("watching", timeout=PATIENCE)
