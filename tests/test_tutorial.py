@@ -74,7 +74,7 @@ def test_the_tutorial_works_as_it_stands(tmp_path, port):
                 said[text] = run(["sh", "-c", text], tmp_path, environment)
         drawn = sorted(path.name for path in (tmp_path / "drift").iterdir())
         assert len(drawn) == 12
-        assert "copied" in said["defocus-watch drift --once"]
+        assert "10 corrected, 2 kept, " in said["defocus-watch drift --once"].splitlines()[-1]
         for index, name in enumerate(drawn):
             before = (tifffile.imread(tmp_path / "drift" / name)).tobytes()
             after = (tifffile.imread(tmp_path / "drift_corrected" / name)).tobytes()
