@@ -32,6 +32,7 @@ from .output.lock import FolderLock
 from .queue import ArrivalQueue
 from .tracker import Stage
 
+LEAST_BACKLOG = 10  # files that are there at the start; fewer are done before anybody has read of them
 AHEAD = 1  # files read before their turn: more would keep the newest file waiting
 Report = Callable[[WatchEvent], None]
 
@@ -270,7 +271,8 @@ class _Finder(threading.Thread):
     def _beat(self, reachable: bool) -> None:
         if reachable and not self._looked:
             self._looked = True
-            if backlog := self.processor.tracker.counts()["pending"]:
+            backlog = self.processor.tracker.counts()["pending"]
+            if backlog >= LEAST_BACKLOG:
                 self._report(WatchEvent("backlog", queued=backlog, folder=self.processor.settings.acquisition))
         self.processor.guard.paused()  # whether there is room again does not wait for the next file
         if reachable:

@@ -25,7 +25,8 @@ class WatchEvent:
     latency : float
         s from the close of the file to its corrected file.
     queued : int
-        Files found and not yet taken; with "backlog", the files that were there at the start and are to be corrected.
+        Files found and not yet taken; with "backlog", the files, if they are many, that were there at the
+        start and are to be corrected.
     waiting : int
         With "waiting", which comes when it changes: files of the folder that wait for a partner (see `partners`).
     outcome : Outcome or None

@@ -115,5 +115,5 @@ def test_an_output_share_that_is_unmounted_is_not_filled_beneath(share, tmp_path
 def test_once_does_not_wait_for_an_output_that_has_gone(tmp_path):
     never_taken = FolderLock(tmp_path / "out")  # as if the folder that was taken had lain on another file system
     guard = OutputGuard(tmp_path / "out", once=True, lock=never_taken)
-    with pytest.raises(OutputError, match="the output folder is gone; bring it back"):
+    with pytest.raises(OutputError, match="the output folder is gone; restore it"):
         guard.available()

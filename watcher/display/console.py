@@ -19,7 +19,6 @@ from ..events import WatchEvent
 from ..tally import duration
 
 RATE_WINDOW = 30.0  # s over which the rate is taken
-LEAST_BACKLOG = 10  # files that are there at the start; fewer are done before anybody has read of them
 PACE = 4  # files after which the pace of a backlog is known
 _LONGEST_NAME = 40
 
@@ -85,8 +84,7 @@ class Live:
                     self._print(f"{event.relative}: {_logged(event)} in {_seconds(event):.2f} s")
             elif event.kind == "backlog":
                 self._backlog.add(event.queued)
-                if event.queued >= LEAST_BACKLOG:
-                    self._print(f"{event.folder}: {event.queued} files to correct")
+                self._print(f"{event.folder}: {event.queued} files to correct")
             elif event.kind == "quarantined":
                 self._quarantined += 1
                 self._print(f"quarantined: {event.text}")
@@ -100,7 +98,7 @@ class Live:
                 self._print(event.text)
             if event.kind in ("done", "skipped", "quarantined"):
                 rest = self._backlog.file_finished(self._clock())
-                if rest is not None and self._backlog.left >= LEAST_BACKLOG:
+                if rest is not None:
                     self._print(f"{self._backlog.left} files left, about {duration(rest)}")
             if self._status is not None:
                 self._status.update(self.line())

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from defocus.engine.pipeline.jobs import Job, Outcome
 from defocus.engine.quality.report import PlaneReport
-from defocus.watcher.display.console import LEAST_BACKLOG, Live
+from defocus.watcher.display.console import Live
 from defocus.watcher.events import WatchEvent
 from defocus.watcher.tally import duration
 
@@ -45,22 +45,13 @@ def test_a_backlog_says_how_many_and_soon_how_long():
     out, text = console(terminal=False)
     now = [0.0]
     live = Live(out, lambda: now[0])
-    for folder, count in (("one", 100), ("two", 3)):
+    for folder, count in (("one", 100), ("two", 13)):
         live.show(WatchEvent("backlog", queued=count, folder=Path(folder)))
     for number in range(20):
         now[0] += 6.0 if number else 300.0  # the first one waited
         live.show(WatchEvent("done" if number % 2 else "skipped", f"{number}.tif", latency=now[0]))
     told = [line for line in text.getvalue().splitlines() if ".tif" not in line]
-    assert told == ["one: 100 files to correct", "99 files left, about 10 min"]
-
-
-def test_a_few_files_are_no_backlog():
-    out, text = console(terminal=False)
-    live = Live(out, lambda: 0.0)
-    live.show(WatchEvent("backlog", queued=LEAST_BACKLOG - 1, folder=Path("one")))
-    for number in range(LEAST_BACKLOG):
-        live.show(WatchEvent("skipped", f"{number}.tif"))
-    assert text.getvalue() == ""
+    assert told == ["one: 100 files to correct", "two: 13 files to correct", "109 files left, about 11 min"]
 
 
 def test_a_long_name_keeps_its_end():
