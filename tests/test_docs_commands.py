@@ -46,7 +46,7 @@ for line in json.load(sys.stdin):
 
 
 @dataclass(frozen=True)
-class Line:
+class CommandLine:
     """One command line of a page; `whole` if it stands in a block, not as a mention in the text."""
 
     page: str
@@ -54,7 +54,7 @@ class Line:
     whole: bool
 
 
-def lines_of(page: Path) -> list[Line]:
+def lines_of(page: Path) -> list[CommandLine]:
     name = page.relative_to(ROOT).as_posix()
     text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
     found, language = [], None
@@ -67,7 +67,7 @@ def lines_of(page: Path) -> list[Line]:
             found += [(code, False) for code in re.findall(r"`([^`]+)`", line)]
     starts = re.compile(rf"({'|'.join(MODULES)}|python (-m )?(benchmarks|demo)[./]|pytest |make )")
     return [
-        Line(name, tuple(shlex.split(code.split(" > ")[0], comments=True)), whole)
+        CommandLine(name, tuple(shlex.split(code.split(" > ")[0], comments=True)), whole)
         for code, whole in found
         if starts.match(code)
     ]
@@ -77,7 +77,7 @@ LINES = list(dict.fromkeys(line for page in PAGES for line in lines_of(page)))
 OURS = [line for line in LINES if line.words[0] in MODULES]
 
 
-def ids(line: Line) -> str:
+def ids(line: CommandLine) -> str:
     return f"{line.page}: {' '.join(line.words)}"
 
 
@@ -135,7 +135,7 @@ def test_tests_and_targets_exist(line):
             assert f"def {test}" in (ROOT / path).read_text(encoding="utf-8")
 
 
-def cheap(line: Line) -> bool:
+def is_cheap(line: CommandLine) -> bool:
     """Whether it takes seconds: no training, no proofs of an export, no cluster."""
     name, *rest = line.words
     if name == "defocus-export":
@@ -147,7 +147,9 @@ def cheap(line: Line) -> bool:
     )
 
 
-RUN = [line for line in dict.fromkeys(Line("", line.words, True) for line in OURS if line.whole) if cheap(line)]
+RUN = [
+    line for line in dict.fromkeys(CommandLine("", line.words, True) for line in OURS if line.whole) if is_cheap(line)
+]
 
 
 @pytest.fixture

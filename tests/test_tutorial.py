@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 import tifffile
+
+from .helpers.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "tutorials" / "first_folder.md"
@@ -46,12 +47,9 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
     return done.stdout + done.stderr
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 600  # against hanging, not a bar
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        assert process.poll() is None, f"the watcher ended with {process.returncode}"
-        time.sleep(0.05)
+def written(path: Path, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, f"the watcher ended with {process.returncode}"
+    return path.exists()
 
 
 def test_the_tutorial_works_as_it_stands(tmp_path, port):
@@ -86,7 +84,7 @@ def test_the_tutorial_works_as_it_stands(tmp_path, port):
         live = sorted(path.name for path in (tmp_path / "live").iterdir())
         assert len(live) == 2
         for name in live:
-            wait_for(tmp_path / "live_corrected" / name, watcher)
+            wait_for(lambda name=name: written(tmp_path / "live_corrected" / name, watcher), 600)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
             assert page.status == 200
         watcher.send_signal(signal.SIGINT)

@@ -76,7 +76,7 @@ static int fault(const char *call, const char *path)
     int before = errno, milliseconds = 0, number = rule_for(call, path, &milliseconds);
     if (milliseconds > 0) {
         struct timespec pause = {milliseconds / 1000, milliseconds % 1000 * 1000000L};
-        nanosleep(&pause, NULL);
+        nanosleep(&pause, NULL); /* a share that hangs */
     }
     errno = before;
     return number;

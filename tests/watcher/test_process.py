@@ -77,7 +77,7 @@ def test_p2_no_partial_output_is_ever_seen(folders, start):
         watching = start(*QUICK).ready()
         for index in range(25):
             write_tiff(acquisition / f"{index % 5}.tif", index, (200, 260))  # names are written again and again
-            time.sleep(0.05)
+            time.sleep(0.05)  # some are written again before they were corrected, some after
         wait_for(lambda: len(outputs(out)) == 5)
         assert watching.stop() == 0
     finally:

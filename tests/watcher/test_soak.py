@@ -25,7 +25,7 @@ def test_sixty_kills_at_random_moments_lose_and_double_nothing(folders, start, t
             name = f"{index if round_ % 3 == 2 else 5 * round_ + index:03d}.tif"
             write_tiff(acquisition / name, 1000 * round_ + index, (96, 96))
         watching = start("--settle", "0.1", "--rescan", "0.2")
-        time.sleep(rng.uniform(0.3, 1.5))
+        time.sleep(rng.uniform(0.3, 1.5))  # any moment may be that of the kill
         watching.kill()
     last = start("--once", "--settle", "0.1", "--rescan", "0.2")
     assert last.process.wait(120) == 0, last.said()

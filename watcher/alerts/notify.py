@@ -21,6 +21,7 @@ from typing import Any
 from ...engine.errors import InputError, MissingExtraError, one_line
 from ...engine.quality.overview import overview
 from ...engine.quality.report import summary
+from ..clock import SYSTEM_CLOCK, Clock
 from ..configuration.config import Config
 from ..events import WatchEvent
 from ..tally import Tally
@@ -50,13 +51,14 @@ class Notifier:
         pause: float = PAUSE,
         quiet: float = QUIET,
         until_midnight: Callable[[], float] = lambda: _until_midnight(),
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._tellers, self._drift_px, self._say, self._pause = tellers, drift_px, say, pause
-        self._quiet, self._until_midnight = quiet, until_midnight
+        self._quiet, self._until_midnight, self._clock = quiet, until_midnight, clock
         self._drifts: dict[Path | None, Drift] = {}
         self._drifted: set[Path | None] = set()
         self._batches: dict[Path | None, Tally] = {}
-        self._day, self._midnight = Tally(), time.monotonic() + until_midnight()
+        self._day, self._midnight = Tally(), self._clock.monotonic() + until_midnight()
         self._told: dict[tuple[str, Path | None], float] = {}
         self._unsaid: dict[tuple[str, Path | None], int] = {}
         self._lock = threading.Lock()  # of all of these: events and the clock come from different threads
@@ -88,7 +90,7 @@ class Notifier:
         if not self._tellers or event.kind not in ("done", "quarantined"):
             return
         with self._lock:
-            now = time.monotonic()
+            now = self._clock.monotonic()
             self._day.add(event, now)
             self._batches.setdefault(event.folder, Tally()).add(event, now)
             if event.kind == "quarantined":
@@ -129,7 +131,7 @@ class Notifier:
     def _tick(self) -> None:
         """Tell of batches and days that have ended."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock.monotonic()
             self._end_batches(now - self._quiet)
             if now >= self._midnight:
                 if self._day.begun:
@@ -147,7 +149,7 @@ class Notifier:
 
     def _message(self, kind: str, text: str, event: WatchEvent | None = None) -> None:
         folder = event.folder if event is not None else None
-        key, now = (kind, folder), time.monotonic()
+        key, now = (kind, folder), self._clock.monotonic()
         if kind in ("failed", "drift") and key in self._told and now - self._told[key] < self._pause:
             self._unsaid[key] = self._unsaid.get(key, 0) + 1
             return
@@ -169,7 +171,9 @@ class Notifier:
     def _run(self) -> None:
         while True:
             try:
-                message = self._queue.get(timeout=max(0.01, min(self._quiet, 60.0, self._midnight - time.monotonic())))
+                message = self._queue.get(
+                    timeout=max(0.01, min(self._quiet, 60.0, self._midnight - self._clock.monotonic()))
+                )
             except queue.Empty:
                 self._tick()
                 continue

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -292,7 +291,6 @@ def test_ctrl_c_leaves_whole_files_only(tmp_path, tiny_model):
         assert process.stdout
         assert process.stderr
         process.stdout.readline()
-        time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         assert "Traceback" not in process.stderr.read()
@@ -316,11 +314,16 @@ def test_the_settings_arrive(folder, tmp_path, tiny_model):
     assert account["backend"].endswith("1 thread")
 
 
+def processor_time_of_children() -> float:
+    used = os.times()
+    return used.children_user + used.children_system
+
+
 def test_help_and_version_are_quick():
-    start = time.perf_counter()
+    start = processor_time_of_children()
     assert program("--version").stdout.startswith("defocus-run 0")
     assert "--per-stack" in program("--help", env={**os.environ, "COLUMNS": "200"}).stdout
-    assert time.perf_counter() - start < 5
+    assert processor_time_of_children() - start < 5
     code = (
         "import sys, defocus.engine.cli.run\n"
         "print([m for m in ('numpy', 'tifffile', 'onnxruntime') if m in sys.modules])"

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +26,8 @@ from defocus.engine.pipeline import on_dask
 from defocus.engine.pipeline.batch import Status, find
 from defocus.engine.pipeline.on_dask import Task, restore_on
 from defocus.engine.tiff.read import read_tiff
+
+from ...helpers.waiting import wait_for
 
 pytest.importorskip("distributed", reason='needs dask: pip install ".[dask]"')
 
@@ -65,8 +66,7 @@ def test_two_workers_one_killed_half_way_lose_and_double_nothing(folder, tiny_mo
         results = []
 
         def kill():
-            while len(results) < 8:
-                time.sleep(0.005)
+            wait_for(lambda: len(results) >= 8, 60)
             os.kill(pids[0], signal.SIGKILL)
 
         killer = threading.Thread(target=kill)

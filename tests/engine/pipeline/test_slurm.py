@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +21,8 @@ import tifffile
 
 from defocus.engine.errors import InputError
 from defocus.engine.pipeline import on_dask
+
+from ...helpers.waiting import wait_for
 
 pytest.importorskip("dask_jobqueue", reason='needs dask-jobqueue: pip install ".[dask,slurm]"')
 
@@ -138,15 +139,14 @@ def slurm(tmp_path) -> Iterator[dict[str, str]]:
 
 
 def _until_idle(environment: dict[str, str], daemons: list[subprocess.Popen[bytes]], folder: Path) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and all(daemon.poll() is None for daemon in daemons):
+    def idle() -> bool:
+        logs = "".join((folder / f"{name}.log").read_text()[-2000:] for name in ("slurmctld", "slurmd"))
+        assert all(daemon.poll() is None for daemon in daemons), f"SLURM did not come up: {logs}"
         line = ["sinfo", "--noheader", "--format=%T"]
         state = subprocess.run(line, env=os.environ | environment, capture_output=True, text=True, check=False).stdout
-        if state.strip() == "idle":
-            return
-        time.sleep(0.2)
-    logs = "".join((folder / f"{name}.log").read_text()[-2000:] for name in ("slurmctld", "slurmd"))
-    pytest.fail(f"SLURM did not come up: {logs}")
+        return state.strip() == "idle"
+
+    wait_for(idle, 30)
 
 
 @pytest.mark.slow
@@ -160,10 +160,7 @@ def test_files_go_through_jobs_that_slurm_started(folder, tiny_model, slurm):
     assert logs
     assert any("Start worker at" in log.read_text() for log in logs)
     # No job is left behind, and a second submission does nothing.
-    deadline = time.monotonic() + 20
-    while (left := _queue(slurm)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not left
+    wait_for(lambda: not _queue(slurm))
     assert "12 skipped" in run(folder, tiny_model, **JOBS, **slurm).stderr
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import time
 from typing import get_args
 
 import numpy as np
@@ -19,6 +18,8 @@ from defocus.training.fit.loss import balance_weights, content_loss  # noqa: E40
 from defocus.training.fit.recipe import Distance, Recipe  # noqa: E402
 from defocus.training.fit.restoration import LIMITS  # noqa: E402
 from defocus.training.networks.coarse_to_fine import CoarseToFine  # noqa: E402
+
+from ...helpers.waiting import wait_for  # noqa: E402
 
 HOLD_OUT = ("--hold-out", "field3*")
 FP32 = ("--precision", "fp32")
@@ -75,9 +76,7 @@ def test_a_killed_run_goes_on_as_if_unbroken(start, sharp, recipe_file, history,
     arguments = ("--simulate", sharp, *HOLD_OUT, "--recipe", recipe, *FP32, "-o")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     victim = start(*arguments, killed)
-    deadline = time.monotonic() + 120
-    while not (killed / "last.ckpt").exists() and victim.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: (killed / "last.ckpt").exists() or victim.poll() is not None, 120)
     victim.kill()
     victim.communicate()
     assert 1 <= len(history(killed)) < 5, "it was to be killed in the middle"

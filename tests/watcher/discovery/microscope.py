@@ -40,7 +40,7 @@ class Camera(SimpleCameraDevice):
         return np.uint16
 
     def snap(self, buffer: np.ndarray) -> Mapping:
-        time.sleep(self._exposure / 1000)
+        time.sleep(self._exposure / 1000)  # the camera exposes
         buffer[:] = 1000 + 100 * self._taken + np.random.default_rng(self._taken).integers(0, 50, SHAPE)
         self._taken += 1
         return {}

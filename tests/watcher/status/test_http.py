@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import threading
-import time
 from contextlib import suppress
 
 import pytest
@@ -109,10 +108,9 @@ def test_what_follows_a_request_is_no_request(quiet, method, fields, body):
         (b"\x00" * 100, 400),
     ],
 )
-def test_a_request_has_one_meaning_or_none(quiet, request_, expected):
-    start = time.monotonic()
+def test_a_request_has_one_meaning_or_none(quiet, monkeypatch, request_, expected):
+    monkeypatch.setattr(bounds, "REQUEST", 600.0)  # what cannot be a request is not waited for
     assert status(raw(quiet[1], request_)) == expected
-    assert time.monotonic() - start < bounds.REQUEST  # what cannot be a request is not waited for
 
 
 @pytest.mark.parametrize(
@@ -154,9 +152,9 @@ def test_a_client_that_waits_for_a_continue_gets_it(quiet):
 def test_a_slow_visitor_has_its_time_in_all(quiet, monkeypatch, start):
     """Byte after byte, each in time: the request is not."""
     monkeypatch.setattr(bounds, "REQUEST", 0.5)
-    with socket.create_connection(("127.0.0.1", quiet[1]), 10) as link:
+    with socket.create_connection(("127.0.0.1", quiet[1]), 30) as link:  # so long it would drip
         link.sendall(start.replace(b"CSRF", state(quiet[1])["csrf"].encode()))
-        begun, ended = time.monotonic(), threading.Event()
+        ended = threading.Event()
 
         def drip() -> None:
             while start and not ended.wait(0.1):
@@ -170,7 +168,6 @@ def test_a_slow_visitor_has_its_time_in_all(quiet, monkeypatch, start):
         answer = link.recv(1000)
         ended.set()
         dripping.join()
-    assert time.monotonic() - begun < 8
     assert answer.startswith(b"HTTP/1.1 408 ") if start else answer == b""
 
 
@@ -190,16 +187,15 @@ def test_the_oldest_idle_connection_makes_room(quiet):
     wait_for(lambda: not any("process_request_thread" in thread.name for thread in threading.enumerate()))
 
 
-def test_those_who_do_not_read_their_answers_make_room_too(quiet):
+def test_those_who_do_not_read_their_answers_make_room_too(quiet, monkeypatch):
+    monkeypatch.setattr(bounds, "REQUEST", 600.0)  # and not only when their time is over
     _, port = quiet
     links = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(CONNECTIONS)]
     try:
         for link in links:
             link.sendall(b"GET /app.js HTTP/1.1\r\n" + HOST + b"\r\n")
-        start = time.monotonic()
         for _ in range(3 * CONNECTIONS):
             assert state(port)["phase"] == "starting"
-        assert time.monotonic() - start < 10
     finally:
         for link in links:
             link.close()
