@@ -69,7 +69,7 @@ class Drawn:
         samples = pixels.shape[2] if pixels.ndim == 3 else 1
         short = lambda code, *numbers: (code, SHORT, len(numbers), self.pack(f"{len(numbers)}H", *numbers))  # noqa: E731
         long = lambda code, *numbers: (code, LONG, len(numbers), self.longs(*numbers))  # noqa: E731
-        made = [
+        made: list[Tag] = [
             long(256, pixels.shape[1]),
             long(257, pixels.shape[0]),
             short(258, *[8 * pixels.dtype.itemsize] * samples),
@@ -80,7 +80,8 @@ class Drawn:
             long(278, rows),
             long(279, *map(len, parts)),
         ]
-        entries: list[Tag] = [(replaced or {}).get(tag[0], tag) for tag in made]
+        swap: dict[int, Tag] = replaced or {}
+        entries: list[Tag] = [swap.get(tag[0], tag) for tag in made]
         at = self.directory([*entries, *(tags or [])])
         form = "Q" if self.big else "I"
         struct.pack_into(self.order + form, self.bytes, self._link, at)

@@ -1,9 +1,10 @@
 """An acquisition by pymmcore-plus with a camera and a focus drive in Python, no device library of Micro-Manager needed.
 
-    python microscope.py TARGET.ome.tif TIMES SECONDS
+    python microscope.py TARGET.ome.tif TIMES SECONDS [WRITER] [POSITIONS]
 
 A time series of two channels and three heights is driven by useq-schema and written by ome-writers as it comes: an
 OME-TIFF that grows by a page at a time, `SECONDS` between two times. The number in the pixels counts the pages.
+WRITER is "tifffile" or "sequence" for the older handlers of pymmcore-plus; POSITIONS are places along the focus.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import useq
@@ -81,8 +83,14 @@ class Wheel(StateDevice):
         self._at = int(position)
 
 
-def acquire(target: str, times: int, seconds: float) -> None:
+def acquire(target: str, times: int, seconds: float, writer: str = "", positions: int = 1) -> None:
     """Run the acquisition to its end; raises what its thread met."""
+    output: Any = target
+    if writer:
+        from pymmcore_plus.mda import handlers  # deprecated: imported by whoever asks for it
+
+        kinds = {"tifffile": handlers.OMETiffWriter, "sequence": handlers.ImageSequenceWriter}
+        output = kinds[writer](target)
     core = UniMMCore()
     for label, device in (("Camera", Camera()), ("Focus", Focus()), ("Wheel", Wheel())):
         core.loadPyDevice(label, device)
@@ -96,13 +104,15 @@ def acquire(target: str, times: int, seconds: float) -> None:
     core.setPixelSizeUm("20x", 0.65)
     core.updateSystemStateCache()
     sequence = useq.MDASequence(
-        axis_order="tcz",  # pyright: ignore[reportArgumentType]
+        axis_order="ptcz",  # pyright: ignore[reportArgumentType]
         channels=list(CHANNELS),  # pyright: ignore[reportArgumentType]
         z_plan=useq.ZRelativePositions(relative=list(HEIGHTS)),
+        stage_positions=[{"z": 10.0 * place, "name": f"place{place}"} for place in range(positions)],  # pyright: ignore[reportArgumentType]
         time_plan=useq.TIntervalLoops(interval=seconds, loops=times),  # pyright: ignore[reportArgumentType]
     )
-    core.mda.run(sequence, output=target)
+    core.mda.run(sequence, output=output)
 
 
 if __name__ == "__main__":
-    acquire(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    given = [*sys.argv[4:], *("", "1")[len(sys.argv[4:]) :]]
+    acquire(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), given[0], int(given[1]))
