@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from .installation import install_command, outdated
 
+_LONGEST = 8192  # characters
 _PLAIN = re.compile(r"[ -~]*")
 _JOINERS = "\u200c\u200d"  # of Persian and Indic names, and of emoji: they change no order and end no line
 
@@ -66,7 +67,13 @@ class DefocusError(Exception):
         super().__init__(self.thing, cause, remedy)
 
     def __str__(self) -> str:
-        return one_line(" ".join(f"{self.thing}: {self.cause}; {self.remedy}".split()))
+        thing, cause, remedy = (_cut(text) for text in (self.thing, self.cause, self.remedy))
+        return one_line(" ".join(f"{thing}: {cause}; {remedy}".split()))
+
+
+def _cut(text: str) -> str:
+    """Text that is no longer than two paths: what a file says of itself may have megabytes."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 4]}..."
 
 
 def printable(text: str) -> str:

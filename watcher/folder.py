@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..engine.errors import ChangedError, DefocusError, ErrorCode, InputError, OutputError, StoppedError
 from ..engine.files.companions import Companions
+from ..engine.files.folders import check_inside
 from ..engine.files.version import digest
 from ..engine.formats.dispatch import check_complete
 from ..engine.inference.engine import Engine
@@ -150,6 +151,7 @@ class FolderProcessor:
                 member.stat,
                 keep_sharp=self.settings.keep_sharp,
                 keep_doubtful=self.settings.keep_doubtful,
+                within=self.settings.out,
             )
             for member in members
         )
@@ -161,7 +163,7 @@ class FolderProcessor:
                 return self._leave_own(running)
             self._check_deaths(arrival)
             for member in job.each():
-                self._check_inside(member.target)
+                check_inside(self.settings.out, member.target)
             # An output may have been committed by a process that was killed before it wrote that down.
             new = all(self._state(member) is None for member in members if not member.recalled)
             done = new and is_done(job, self.card)
@@ -249,14 +251,6 @@ class FolderProcessor:
         if deaths >= max(self.settings.retries, 2):  # the first time others were being corrected beside it
             cause = f"defocus-watch was ended {deaths} times while it was correcting it (out of memory?)"
             raise DefocusError(arrival.path, cause, "lower --memory or free memory, then try again")
-
-    def _check_inside(self, target: Path) -> None:
-        """Raise InputError if a link in the output folder would lead an output out of it."""
-        out = self.settings.out.resolve()
-        parent = target.parent.resolve()
-        if parent != out and out not in parent.parents:
-            cause = f"its output would go through a link to {parent}"
-            raise InputError(target, cause, "remove the link from the output folder")
 
     def _row(self, arrival: Arrival) -> JournalEntry | None:
         """What the journal knew of a path when it was found."""

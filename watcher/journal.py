@@ -8,6 +8,7 @@ says in its own provenance what it was made from (see `daemon`).
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +18,14 @@ from pathlib import Path
 
 from ..engine.errors import DefocusError, OutputError
 from ..engine.files.atomic import make_private, output_error
+from ..engine.files.version import open_regular
 from ..engine.pipeline.steps import Stat
 from .journal_entry import FileState, JournalEntry, entries_of, journal_key, path_of
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
 _BESIDE = ("-journal", "-wal", "-shm")
 SCHEMA = 2  # 1 had no report
+_READ = 256  # MB that are read to see whether a file can be
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS files (
@@ -161,7 +164,7 @@ class Journal:
         limit = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
         with self._used() as connection:
             rows = connection.execute("SELECT relative FROM files WHERE updated < ?", (limit,)).fetchall()
-            gone = [row for row in rows if not os.path.lexists(acquisition / path_of(row[0]))]
+            gone = [row for row in rows if not _is_there(acquisition, row[0])]
             with connection:
                 connection.executemany("DELETE FROM files WHERE relative = ?", gone)
             if gone:
@@ -252,6 +255,11 @@ class Journal:
             if path.is_symlink():  # somebody wants us to write elsewhere
                 os.replace(path, path.with_name(f"{path.name}.link-{datetime.now(UTC):%Y%m%dT%H%M%S}"))
                 self.warning = f"{path}: was a link, which is not followed; beginning a new one"
+            elif path.is_file() and path.stat().st_nlink > 1:  # another name of it is not written to, either
+                copy = path.with_name(f"{path.name}.{os.getpid()}")
+                copy.unlink(missing_ok=True)
+                shutil.copyfile(path, copy)
+                os.replace(copy, path)
         try:
             return self._connect()
         except sqlite3.DatabaseError as error:
@@ -269,7 +277,10 @@ class Journal:
     def _check_readable(self) -> None:
         """Raise OutputError if the file cannot be read now: SQLite calls that damage, too."""
         try:
-            self.path.read_bytes()
+            with open_regular(self.path) as file:
+                for _ in range(_READ):
+                    if not file.read(1 << 20):
+                        break
         except OSError as error:
             raise output_error(self.path, error) from error
 
@@ -308,6 +319,10 @@ def _peek(out: Path, query: str, parameters: tuple) -> list[tuple]:
             return connection.execute(query, parameters).fetchall()
     except sqlite3.Error:
         return []  # busy or damaged: the daemon itself tells
+
+
+def _is_there(folder: Path, key: object) -> bool:
+    return isinstance(key, str) and os.path.lexists(folder / path_of(key))
 
 
 def _check_tables(connection: sqlite3.Connection) -> None:

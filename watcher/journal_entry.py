@@ -18,6 +18,7 @@ class FileState(StrEnum):
     QUARANTINED = "quarantined"
 
 
+LONGEST_REASON = 16384  # characters; our own have two paths at most
 _STATES = {state.value for state in FileState}
 _ESCAPED = re.compile(r"\\u(dc[0-9a-f]{2})|\\\\")
 
@@ -61,7 +62,11 @@ def entries_of(rows: Iterable[tuple]) -> list[JournalEntry]:
         texts, numbers = (relative, digest, model, state, reason, report), (size, mtime_ns, attempts)
         if state not in _STATES or not all(isinstance(text, str) for text in texts):
             continue
-        if all(isinstance(number, int) for number in numbers):
+        if (
+            not relative.startswith("/")
+            and ".." not in relative.split("/")
+            and all(isinstance(n, int) for n in numbers)
+        ):
             version = (relative, (size, mtime_ns), digest, model)
-            entries.append(JournalEntry(*version, FileState(state), attempts, reason, report))
+            entries.append(JournalEntry(*version, FileState(state), attempts, reason[:LONGEST_REASON], report))
     return entries

@@ -83,7 +83,7 @@ def run(
                 config = _checked(read_settings())  # only now: settings that cannot work would end the daemon
             except DefocusError as error:
                 _display(config).say(f"{error}; keeping the previous settings")
-            except (ValueError, ArithmeticError, RecursionError) as error:
+            except Exception as error:  # whatever stands in the file, the images go on
                 _display(config).say(f"settings: cannot be used ({first_line(error)}); keeping the previous ones")
     finally:
         tell_systemd("STOPPING=1")

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DefocusError, ErrorCode, InputError, OutputError, is_full
-from .folders import make_folders
+from .folders import check_inside, make_folders
 from .walk import walk
 
 PREFIX, SUFFIX = ".defocus-", ".part"
@@ -36,13 +36,20 @@ def temporary_of(target: Path, run: str = "") -> Path:
 
 
 @contextmanager
-def commit(target: Path, run: str = "", like: Path | None = None, begun: Path | None = None) -> Iterator[Path]:
+def commit(
+    target: Path,
+    run: str = "",
+    like: Path | None = None,
+    begun: Path | None = None,
+    within: Path | None = None,
+) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on leaving without an error it becomes `target` at once.
 
     `begun` is such a path, by `temporary_of`, at which a file has been begun.
     What is made there may be a file or a folder. A folder that takes the place of another one does so in two renames.
 
-    Folders that are missing are made, with no more rights than `like` and those above it have.
+    Folders that are missing are made, with no more rights than `like` and those above it have. No link leads it out of
+    `within`, if that is given.
 
     A reader of the folder sees the old file or the new one, never a part (promises P2, P3).
     After an exception the temporary is removed and `target` is as it was. After a kill it stays: `run` stands in its
@@ -52,12 +59,18 @@ def commit(target: Path, run: str = "", like: Path | None = None, begun: Path | 
     ------
     OutputError
         The folder cannot be written, or the disk is full.
+    InputError
+        A link would lead it out of `within`.
     """
     target = Path(target)
     temporary = begun or temporary_of(target, run)
     try:
+        if within is not None:
+            check_inside(within, target)
         make_folders(target.parent, target.parent if like is None else like)
         yield temporary
+        if within is not None:  # somebody may have put a link there meanwhile
+            check_inside(within, target)
         _sync(temporary)
         _replace(temporary, target)
         _sync_folder(target.parent)

@@ -1,5 +1,7 @@
 """Companion files: what belongs to an acquisition beside its TIFFs, copied so that the output opens as a dataset, too.
 
+Links are not followed: whoever made one would choose which file of the machine is copied.
+
 A copy is ours if `OUT/.defocus/companions.json` knows its content. Somebody else's file is never replaced.
 """
 
@@ -14,8 +16,10 @@ from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
+from ..errors import InputError
 from .atomic import commit, output_error
-from .version import open_regular
+from .folders import check_inside
+from .version import open_regular, read_own
 
 COMPANIONS = ("*.companion.ome", "NDTiff.index", "*.nd", "*.HTD", "metadata.txt", "*_metadata.txt", "comments.txt")
 COMPANIONS = (*COMPANIONS, "DisplaySettings.json", "display_and_comments.txt")  # what is copied unless the user says
@@ -52,11 +56,11 @@ class Companions:
     def _copy_one(self, relative: Path) -> Iterator[str]:
         source, target = self._folder / relative, self._out / relative
         try:
-            stat = os.stat(source)
+            stat = os.lstat(source)
             version = stat.st_size, stat.st_mtime_ns
             if (self._known.get(relative) == version and os.path.lexists(target)) or stat.st_size > _LARGEST:
                 return
-            with open_regular(source) as file:
+            with open_regular(source, follow=False) as file:
                 content = file.read(stat.st_size)
         except OSError:
             return  # it has gone, or is no file
@@ -69,7 +73,13 @@ class Companions:
         made = hashlib.sha256(content).hexdigest()
         record = self._record()
         try:
-            there = hashlib.sha256(target.read_bytes()).hexdigest() if os.path.lexists(target) else None
+            check_inside(self._out, target)
+            there = hashlib.sha256(read_own(target, _LARGEST)).hexdigest() if os.path.lexists(target) else None
+        except InputError as error:
+            if self._known.get(relative) != version:
+                self._known[relative] = version
+                yield str(error)
+            return
         except OSError:
             there = ""
         if there not in (None, made, record.get(relative.as_posix())):
@@ -86,14 +96,14 @@ class Companions:
 
     def _record(self) -> dict[str, str]:
         try:
-            found = json.loads((self._out / _RECORD).read_text("utf-8"))
-        except (OSError, ValueError):
+            found = json.loads(read_own(self._out / _RECORD, _LARGEST))
+        except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
     def _write(self, target: Path, content: bytes, source: Path, mode: int) -> None:
         try:
-            with commit(target, like=source.parent) as temporary:
+            with commit(target, like=source.parent, within=self._out) as temporary:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
                 with open(os.open(temporary, flags, 0o666 & mode), "wb") as file:
                     file.write(content)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..errors import InputError
+
 
 def make_folders(folder: Path, like: Path) -> None:
     """Create a folder and what is missing above it. Each gets the rights of `like`, or of what stands above that.
@@ -20,3 +22,11 @@ def make_folders(folder: Path, like: Path) -> None:
     except OSError:
         rights = 0o777
     folder.mkdir(mode=rights | 0o700, exist_ok=True)
+
+
+def check_inside(out: Path, target: Path) -> None:
+    """Raise InputError if a link below the output folder `out` would lead an output out of it."""
+    root, parent = out.resolve(), target.parent.resolve()
+    if parent != root and root not in parent.parents:
+        cause = f"its output would go through a link to {parent}"
+        raise InputError(target, cause, "remove the link from the output folder")

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,15 +26,18 @@ class NotRegularError(OSError):
 
 
 @contextmanager
-def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def open_regular(path: str | os.PathLike[str], follow: bool = True) -> Iterator[BinaryIO]:
     """Open a file for reading, once, and only if it is one: a pipe or a device under its name is never waited for.
 
     Raises
     ------
     OSError
-        It cannot be opened; IsADirectoryError for a folder, NotRegularError for what is neither.
+        It cannot be opened; IsADirectoryError for a folder, NotRegularError for what is neither, and for a link unless
+        links are to be followed.
     """
-    with open(path, "rb", opener=_opened) as file:
+    if not follow and os.path.islink(path):
+        raise NotRegularError(errno.ELOOP, "a link, which is not followed", os.fspath(path))
+    with open(path, "rb", opener=partial(_opened, follow=follow)) as file:
         mode = os.fstat(file.fileno()).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
@@ -42,8 +46,18 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         yield file
 
 
-def _opened(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+def _opened(path: str, flags: int, follow: bool) -> int:
+    kept = 0 if follow else getattr(os, "O_NOFOLLOW", 0)
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | kept)
+
+
+def read_own(path: Path, most: int) -> bytes:
+    """The content of a small file that we wrote. Raises OSError: for a link, a pipe and a larger file, too."""
+    with open_regular(path, follow=False) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), os.fspath(path))
+    return content
 
 
 def folder_version(folder: Path) -> tuple[int, int]:

@@ -31,6 +31,8 @@ class Job:
         Whether planes whose output is doubtful are written as they came.
     run : str
         Stands in the names of its temporaries, so that they can be found after a kill.
+    within : Path or None
+        A folder out of which no link may lead the output.
     """
 
     source: Path
@@ -38,6 +40,7 @@ class Job:
     stat: tuple[int, int] | None = None
     others: tuple[Job, ...] = ()
     run: str = field(default="", compare=False)
+    within: Path | None = field(default=None, compare=False)
     keep_sharp: bool | None = field(default=None, compare=False)
     keep_doubtful: bool = field(default=False, compare=False)
 

@@ -187,8 +187,8 @@ def _rows(one: ReportedFile) -> Iterator[dict[str, Any]]:
     for number, plane in enumerate(one.planes if isinstance(one.planes, list) else ()):
         report = plane_report(plane)
         yield base | {
-            "plane": number, "verdict": verdict_of(plane), "kept": int(report.copied), "focus_in": report.focus_in,
-            "focus_out": report.focus_out, "blur_px": report.blur_px,
+            "plane": number, "verdict": _cell(verdict_of(plane)), "kept": int(report.copied),
+            "focus_in": report.focus_in, "focus_out": report.focus_out, "blur_px": report.blur_px,
             "blur_um": _short(one.optics.blur_um(report.blur_px)), "fidelity": report.fidelity,
             "max_local_residual": report.max_local_residual, "doubt": _short(report.doubt),
         }  # fmt: skip

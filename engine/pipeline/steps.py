@@ -159,7 +159,7 @@ def write_stage(item: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcome
             account |= {**item.notes, **kept, "planes": summary(outcome.reports)}
             start = perf_counter()
             begun = item.output.path if item.output is not None else None
-            with commit(job.target, job.run, job.source.parent, begun) as temporary:
+            with commit(job.target, job.run, job.source.parent, begun, job.within) as temporary:
                 if isinstance(item.file, TiffFile):
                     write_tiff(item.file, item.restored, temporary, account)
                     check_same_bytes(item.file.bytes)

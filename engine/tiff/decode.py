@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ import tifffile
 from ..image.memmap import drop_resident_pages
 from .pages import ImagePage
 
+_HEADER = 1 << 16  # bytes in which an image says how large it is
+_MUCH = 1 << 22  # pixels of a strip or tile that are always let in
 WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
@@ -74,6 +78,7 @@ class Decoders:
         if not page.sparse[number]:
             start = int(page.offsets[number])
             data = self.bytes[start : start + int(page.counts[number])].tobytes()
+            _check_size(page, data)
         return decoder.decode(data, number, jpegtables=decoder.jpegtables)
 
     def read(self, page: ImagePage, out: np.ndarray) -> None:
@@ -91,3 +96,87 @@ class Decoders:
                     fill = self.of(page).nodata if found is None else found
                     part[...] = fill if found is None else found[tuple(map(slice, part.shape[:3]))][..., : out.shape[4]]
                 drop_resident_pages(out, self.bytes)
+
+
+def _check_size(page: ImagePage, data: bytes) -> None:
+    """Raise ValueError where a strip or tile holds an image of its own that is far larger than the tags say.
+
+    The decoders of images give such a one its memory, whatever is asked of them.
+    """
+    length, width = _size(page.compression, data[:_HEADER])
+    if length * width > max(_MUCH, 4 * prod(page.segment)):
+        raise ValueError(f"a strip or tile of {page.segment[2]} x {page.segment[1]} px holds {width} x {length} px")
+
+
+def _size(compression: int, data: bytes) -> tuple[int, int]:
+    """Length and width that a compressed image states; (0, 0) where it states none, or not where it should."""
+    try:
+        if compression in (6, 7, 33007, 34892):
+            return _size_of_jpeg(data)
+        if compression == 34887 and data.startswith(b"Lerc2 "):
+            (version,) = struct.unpack_from("<i", data, 6)
+            return struct.unpack_from("<II", data, 14 if version >= 3 else 10)
+        if compression == 34933:
+            width, length = struct.unpack_from(">II", data, 16)
+            return length, width
+        if compression in (33003, 33004, 33005, 34712):
+            width, length = struct.unpack_from(">II", data, data.index(b"\xff\x4f\xff\x51") + 8)
+            return length, width
+        if compression in (50001, 34927):
+            return _size_of_webp(data)
+        if compression in (50002, 52546):
+            return _size_of_jpegxl(data)
+        if compression in (22610, 34934):
+            return _size_of_jpegxr(data)
+    except (struct.error, ValueError, IndexError):
+        pass  # the decoder says what is wrong with it
+    return 0, 0
+
+
+def _size_of_jpeg(data: bytes) -> tuple[int, int]:
+    at = 2
+    while True:
+        at = data.index(b"\xff", at)
+        kind = data[at + 1]
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack_from(">HH", data, at + 5)
+        alone = kind in (0x00, 0x01, 0xFF) or 0xD0 <= kind <= 0xD8
+        at += 1 if kind == 0xFF else 2 if alone else 2 + struct.unpack_from(">H", data, at + 2)[0]
+
+
+def _size_of_webp(data: bytes) -> tuple[int, int]:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+    width, length = struct.unpack_from("<HH", data, 26)
+    return length & 0x3FFF, width & 0x3FFF
+
+
+def _size_of_jpegxl(data: bytes) -> tuple[int, int]:
+    bits = int.from_bytes(data[data.index(b"\xff\x0a") + 2 :][:12], "little")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        found, bits = bits & ((1 << count) - 1), bits >> count
+        return found
+
+    small = take(1)
+
+    def side() -> int:
+        return 8 * (1 + take(5)) if small else 1 + take((9, 13, 18, 30)[take(2)])
+
+    length, ratio = side(), take(3)
+    return length, side() if not ratio else 2 * length
+
+
+def _size_of_jpegxr(data: bytes) -> tuple[int, int]:
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    tags = {}
+    for number in range(count):
+        code, kind, _, value = struct.unpack_from("<HHII", data, at + 2 + 12 * number)
+        tags[code] = value & 0xFFFF if kind == 3 else value
+    return tags.get(0xBC81, 0), tags.get(0xBC80, 0)

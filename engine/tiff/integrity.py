@@ -12,7 +12,7 @@ import tifffile
 
 from ..errors import DefocusError, ErrorCode, InputError, shortage
 from ..files.version import NotRegularError, open_regular
-from .pages import WAIT, Structure, check_page, planes_below, structure
+from .pages import WAIT, Structure, check_claim, check_page, planes_below, structure
 
 _NOT_TIFF = "give a TIFF file"
 _TAIL = 1 << 16  # bytes
@@ -53,6 +53,7 @@ def check_structure(found: Structure, file: BinaryIO, path: Path) -> None:
         raise InputError(path, cause, WAIT, ErrorCode.TRUNCATED)
     for page in found.every:
         check_page(page, found.size, path)
+    check_claim(found, path)
     if all(page.sparse.all() for page in found.pages if len(page.offsets)):
         raise InputError(path, "not complete: its pixels are not written yet", WAIT, ErrorCode.INCOMPLETE)
 

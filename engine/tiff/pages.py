@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import ErrorCode, InputError
-from .directories import LSM, DamagedError, Directory, Form, below, chain, content, read_header, values, wide_offsets
+from .directories import LSM, DamagedError, Directory, Form, TagReader, below, chain, content, read_header, wide_offsets
 
 WAIT = "wait until it is complete, or write it again"
 LOSSLESS = {1, 5, 8, 32946, 32773, 34925, 50000, 34887}  # kept; all others would alter the result a second time
@@ -26,6 +26,7 @@ _DENSEST = 10**6
 _STORAGE = (254, 255, 256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 320, 322, 323, 338, 339, 347, 529, 530)
 _STORAGE = (*_STORAGE, 532, 32997, 32998, 33628, 34412, 42113, 50674)
 _SLACK = 16  # bytes between parts of a file
+_CLAIM = 1 << 30  # bytes of pixels up to which strips may share their bytes as they like
 _STK_PLANES = 33629
 _SINGLE = (256, 257, 259, 262, 277, 284, 317, 322, 323, 32997, 32998)
 
@@ -117,7 +118,7 @@ class ImagePage:
         row = -(-self.width * self.samples * (self.bits or max(self.numbers.get(258, (1,)))) // 8)
         return self.depth * self.length * row
 
-    @property
+    @cached_property
     def sparse(self) -> np.ndarray:
         """Which strips or tiles have no bytes: they are zeros, or not written yet."""
         return (self.offsets[: self.segments] == 0) | (self.counts[: self.segments] == 0)
@@ -152,15 +153,16 @@ def structure(file: BinaryIO, size: int, path: Path) -> Structure:
         if not directories:
             raise DamagedError("not complete: its header names no page yet", ErrorCode.INCOMPLETE)
         seen = {directory.offset for directory in directories}
+        reader = TagReader(file, form, size)
         lsm = LSM in directories[0].tags
         pages, others = [], []
         for number, directory in enumerate(directories):
-            page = _page(file, form, size, directory, f"page {number}", None, lsm)
+            page = _page(reader, directory, f"page {number}", None, lsm)
             pages.append(page)
             for parent in (page, *page.children):  # grows while it is gone through
                 for child in below(file, form, size, parent.directory, seen, images=True):
                     name = f"{page.name}, SubIFD {len(page.children)}"
-                    page.children.append(_page(file, form, size, child, name, page))
+                    page.children.append(_page(reader, child, name, page))
             others += below(file, form, size, directory, seen, images=False)
         if lsm:
             pages = _lsm(pages, size)
@@ -170,15 +172,7 @@ def structure(file: BinaryIO, size: int, path: Path) -> Structure:
         raise InputError(path, error.cause, remedy, error.code) from error
 
 
-def _page(
-    file: BinaryIO,
-    form: Form,
-    size: int,
-    directory: Directory,
-    name: str,
-    parent: ImagePage | None,
-    lsm: bool = False,
-) -> ImagePage:
+def _page(reader: TagReader, directory: Directory, name: str, parent: ImagePage | None, lsm: bool = False) -> ImagePage:
     numbers: dict[int, tuple[int, ...]] = {}
     storage: list[object] = []
     for code in _STORAGE:
@@ -186,27 +180,27 @@ def _page(
         if entry is None or entry.count > 1 << 16:
             continue
         if entry.inline and entry.kind in (1, 3, 4, 16) and entry.count:
-            numbers[code] = directory.inline(entry, form.order)
+            numbers[code] = directory.inline(entry, reader.form.order)
             if lsm and code == 258 and entry.count == 2 and len(set(numbers[code])) == 2:
                 # Two channels: LSM has an offset where TIFF has two numbers.
                 at = numbers[code][0] | numbers[code][1] << 16
-                bits = content(file, entry._replace(start=at, inline=False))
-                numbers[code] = struct.unpack(f"{form.order}HH", bits)
+                bits = reader.content(entry._replace(start=at, inline=False))
+                numbers[code] = struct.unpack(f"{reader.form.order}HH", bits)
             storage.append((code, numbers[code]))
         else:
-            raw = content(file, entry)
+            raw = reader.content(entry)
             if entry.kind in (3, 4, 16):
-                numbers[code] = tuple(values(file, form, entry).tolist())
+                numbers[code] = tuple(reader.values(entry).tolist())
             storage.append((code, raw))
     tiled = 322 in numbers
 
     def places(one: int, other: int) -> np.ndarray:
         entry = directory.tags.get(one if tiled and one in directory.tags else other)
-        return np.zeros(0, np.int64) if entry is None else values(file, form, entry).astype(np.int64)
+        return np.zeros(0, np.int64) if entry is None else reader.values(entry).astype(np.int64)
 
     page = ImagePage(directory, name, numbers, places(324, 273), places(325, 279), tuple(storage), parent)
     if not len(page.counts) and len(page.offsets):
-        return _counted(page, size)
+        return _counted(page, reader.size)
     return page
 
 
@@ -219,8 +213,9 @@ def _counted(page: ImagePage, size: int) -> ImagePage:
         counts = np.full(len(page.offsets), rows * row, np.int64)
         counts[-(-page.length // rows) - 1 :: -(-page.length // rows)] = last * row
     else:
-        after = np.unique([*page.offsets, page.directory.offset, size])
-        counts = np.array([after[after > offset][0] - offset if offset < size else 0 for offset in page.offsets])
+        after = np.unique(np.append(page.offsets, [page.directory.offset, size]))
+        ends = after[np.minimum(np.searchsorted(after, page.offsets, side="right"), len(after) - 1)]
+        counts = np.where(page.offsets < size, ends - page.offsets, 0)
     return ImagePage(page.directory, page.name, page.numbers, page.offsets, counts, page.storage, page.parent)
 
 
@@ -228,8 +223,8 @@ def _lsm(pages: list[ImagePage], size: int) -> list[ImagePage]:
     """Zeiss LSM says of compressed strips how long they were before: they end where something else begins."""
     if all(page.compression == 1 for page in pages):
         return pages
-    starts = np.unique([size, *(offset for page in pages for offset in page.offsets)])
-    starts = np.unique([*starts, *(page.directory.offset for page in pages)])
+    others = [size, *(page.directory.offset for page in pages)]
+    starts = np.unique(np.concatenate([others, *(page.offsets for page in pages)]))
     made = []
     for page in pages:
         ends = starts[np.minimum(np.searchsorted(starts, page.offsets, side="right"), len(starts) - 1)]
@@ -264,6 +259,31 @@ def check_page(page: ImagePage, size: int, path: Path) -> None:
         raise InputError(path, f"truncated: {name} has fewer bytes than pixels", WAIT, ErrorCode.TRUNCATED)
 
 
+def check_claim(found: Structure, path: Path) -> None:
+    """Raise InputError for pages that claim far more pixels than their bytes can hold, since many share the same ones.
+
+    A file of some kilobytes could keep the engine busy for days.
+    """
+    needed = capacity = 0.0
+    held: list[tuple[np.ndarray, np.ndarray]] = []
+    for page in found.every:
+        if len(page.offsets) == len(page.counts):
+            needed += page.nbytes * (1 - page.sparse.mean()) if page.segments else 0
+            density = DENSEST.get(page.compression, _DENSEST)
+            capacity = max(capacity, float(found.size * density))
+            held.append((page.offsets, page.counts * float(density)))
+    if needed <= _CLAIM:
+        return
+    offsets, rooms = (np.concatenate(arrays) for arrays in zip(*held, strict=True))
+    _, places = np.unique(offsets, return_inverse=True)
+    largest = np.zeros(int(places.max(initial=-1)) + 1)
+    np.maximum.at(largest, places, rooms)
+    capacity = min(capacity, float(largest.sum()))
+    if needed > 2 * capacity:
+        cause = f"damaged: it claims {needed / 1e9:.1f} GB of pixels, its bytes hold {capacity / 1e9:.3f} GB at most"
+        raise InputError(path, cause, WAIT, ErrorCode.DAMAGED)
+
+
 def planes_below(page: ImagePage, file: BinaryIO, size: int) -> tuple[int, int]:
     """How many planes lie under one directory, and how many it names: MetaMorph's STK, ImageJ beyond 4 GB.
 
@@ -277,7 +297,7 @@ def planes_below(page: ImagePage, file: BinaryIO, size: int) -> tuple[int, int]:
     elif 270 in tags and tags[270].nbytes < 1 << 24:
         text = content(file, tags[270])
         if text.startswith(b"ImageJ="):
-            found = re.search(rb"^images=(\d+)", text, re.MULTILINE)
+            found = re.search(rb"^images=(\d{1,18})", text, re.MULTILINE)
             named = int(found[1]) if found else 1
     if named <= 1 or not contiguous(page):
         return 1, named

@@ -26,6 +26,10 @@ _SLIDES = ("svs", "scn", "qpi", "bif", "philips", "avs")  # formats whose levels
 _DESCRIBED = ("ome", "imagej", "shaped", "lsm", "stk", "sis", "scanimage", "fluoview", "nih")
 _BESIDE = {"label", "macro", "thumbnail", "map", "overview", "label image", "macro image", "preview"}
 _TYPE = "convert it to 8 or 16 bits"
+_MOST_PLANES = 1 << 22  # that a description may speak of, those of other files of a dataset included
+_PLANE_COUNT = re.compile(rb"""PlaneCount\s*=\s*["']\s*(\d+)""")
+_PIXELS = re.compile(rb"<(?:\w{1,20}:)?Pixels\b[^>]*")
+_SIZES = re.compile(rb"""Size[ZCT]\s*=\s*["']\s*(\d+)""")
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ def _ramp(page: ImagePage) -> bool:
 def _series(found: Structure, file: BinaryIO, tif: tifffile.TiffFile) -> list[tuple[Plan, str]]:
     """The images that the description tells of, with their names; [] unless it tells of exactly this file's pages."""
     try:
-        if not any(getattr(tif, f"is_{kind}") for kind in (*_DESCRIBED, *_SLIDES)):
+        if not any(getattr(tif, f"is_{kind}") for kind in (*_DESCRIBED, *_SLIDES)) or _names_too_many(found, file):
             return []
         series = list(tif.series)
     except Exception:  # a description that is damaged says nothing
@@ -204,6 +208,18 @@ def _series(found: Structure, file: BinaryIO, tif: tifffile.TiffFile) -> list[tu
             return []
         plans.append((Plan(own, one.axes, tuple(one.shape), np.dtype("u1")), one.name))
     return plans if len(seen) == len(found.pages) else []
+
+
+def _names_too_many(found: Structure, file: BinaryIO) -> bool:
+    """Whether an OME-XML speaks of more planes than any dataset has: tifffile would make a list of them."""
+    entry = found.pages[0].directory.tags.get(270)
+    text = content(file, entry) if entry is not None else b""
+    if b"<!DOCTYPE" in text:
+        return True  # it may have entities: numbers that cannot be seen here
+    numbers = [int(digits[:9]) for digits in _PLANE_COUNT.findall(text)]
+    for pixels in _PIXELS.findall(text):
+        numbers.append(prod(int(digits[:9]) for digits in _SIZES.findall(pixels)))
+    return sum(numbers) > _MOST_PLANES
 
 
 def _holds(page: ImagePage, planes: int, size: int) -> bool:

@@ -6,6 +6,7 @@ A plane is read and averaged band by band, so that a picture of 256 Mpx takes as
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -50,12 +51,23 @@ def _plane(path: Path, side: int) -> np.ndarray:
             raise InputError(path, "too large for a preview", "look at it in a viewer")
         binned = _Binned(page.imagelength, page.imagewidth, side)
         if page.is_memmappable and page.planarconfig == 1:
-            shape = (page.imagedepth, page.imagelength, page.imagewidth, page.samplesperpixel)
-            dtype = np.dtype(page.dtype).newbyteorder(tif.byteorder)
-            binned.add(np.memmap(path, dtype, "r", page.dataoffsets[0], shape)[0], 0, 0)
+            _add_rows(page, np.dtype(page.dtype).newbyteorder(tif.byteorder), file, binned, path)
         else:
             _add_segments(page, binned, path)
         return binned.mean()
+
+
+def _add_rows(page: tifffile.TiffPage, dtype: np.dtype, file: BinaryIO, binned: _Binned, path: Path) -> None:
+    """Read, not mapped: a map of a file that somebody cuts short ends the process."""
+    file.seek(page.dataoffsets[0])
+    row = page.imagewidth * page.samplesperpixel
+    band = max(1, _BAND // max(1, row))
+    for top in range(0, page.imagelength, band):
+        count = min(band, page.imagelength - top) * row
+        raw = file.read(count * dtype.itemsize)
+        if len(raw) < count * dtype.itemsize:
+            raise InputError(path, "truncated while it was read", "look again in a moment")
+        binned.add(np.frombuffer(raw, dtype).reshape(-1, page.imagewidth, page.samplesperpixel), top, 0)
 
 
 def _add_segments(page: tifffile.TiffPage, binned: _Binned, path: Path) -> None:

@@ -49,6 +49,24 @@ def test_a_model_that_is_not_there_leaves_the_settings_from_before(daemon):
 
 
 @needs_sighup
+def test_no_folder_and_no_file_in_the_settings_ends_it(daemon):
+    """A path that is too long, one that leads to itself, and a pipe in the place of the file."""
+    (daemon.folder / "loop").symlink_to(daemon.folder / "loop")
+    before = daemon.settings("a").config.read_text()
+    for number, acquisition in enumerate(("x" * 5000, "loop"), 1):
+        daemon.config.write_text(before.replace(str(daemon.folder / "a"), str(daemon.folder / acquisition)))
+        daemon.reload()
+        wait_for(lambda number=number: daemon.said().count("keeping the previous settings") == number)
+        watching(daemon, 1 + number)
+    daemon.config.unlink()
+    os.mkfifo(daemon.config)
+    daemon.reload()
+    wait_for(lambda: "not a regular file" in daemon.said())
+    watching(daemon, 4)
+    corrects(daemon, "after.tif")
+
+
+@needs_sighup
 def test_a_reload_while_a_folder_is_away_waits_for_it(daemon):
     corrects(daemon, "before.tif")
     (daemon.folder / "a").rename(daemon.folder / "away")

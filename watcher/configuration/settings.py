@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...engine.errors import InputError
+from ...engine.errors import InputError, first_line
 from ...engine.files.companions import COMPANIONS
 from ...engine.files.patterns import is_wanted
 from ...engine.formats.names import output_path
@@ -104,7 +105,7 @@ class DaemonSettings:
 
 def default_out(acquisition: Path) -> Path:
     """`ACQ_corrected` beside ACQ."""
-    resolved = acquisition.resolve()
+    resolved = _resolved(acquisition)
     return resolved.with_name(f"{resolved.name}_corrected")
 
 
@@ -121,7 +122,7 @@ def check_folders(watched: Sequence[FolderSettings]) -> None:
         _check_acquisition(folder.acquisition)
     taken: dict[Path, FolderSettings] = {}
     for folder in watched:
-        other = taken.setdefault(folder.out.resolve(), folder)
+        other = taken.setdefault(_resolved(folder.out), folder)
         if other is not folder:
             _refuse_shared(other, folder)
     for folder in watched:
@@ -129,8 +130,15 @@ def check_folders(watched: Sequence[FolderSettings]) -> None:
             _check_apart(other.acquisition, folder.out)
 
 
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself, too long a path, one with NUL
+        raise InputError(path, f"is no path of a folder ({first_line(error)})", "check the path") from error
+
+
 def _check_acquisition(acquisition: Path) -> None:
-    if not acquisition.exists():
+    if not os.path.exists(acquisition):  # also where its path is too long, or no path at all
         raise InputError(acquisition, "no such folder", "give the folder that the microscope writes to")
     if not acquisition.is_dir():
         raise InputError(acquisition, "a file, not a folder", "give the folder that the microscope writes to")
@@ -142,14 +150,14 @@ def _check_acquisition(acquisition: Path) -> None:
 
 def _refuse_shared(folder: FolderSettings, other: FolderSettings) -> None:
     """Two folders with the same output: their files of one name would take each other's place."""
-    if folder.acquisition.resolve() == other.acquisition.resolve():
+    if _resolved(folder.acquisition) == _resolved(other.acquisition):
         raise InputError(other.acquisition, "is given twice", "give each folder once")
     cause = f"is the output folder of both {folder.acquisition} and {other.acquisition}"
     raise InputError(other.out, cause, "give each its own output, in [[folders]] of the settings file")
 
 
 def _check_apart(acquisition: Path, out: Path) -> None:
-    inside, outside = out.resolve(), acquisition.resolve()
+    inside, outside = _resolved(out), _resolved(acquisition)
     if inside == outside or outside in inside.parents:
         raise InputError(out, f"lies inside the acquisition folder {acquisition}", "choose another folder with -o")
     if inside in outside.parents:

@@ -13,7 +13,9 @@ from typing import Any
 
 from ...engine.cli.options import Option
 from ...engine.errors import InputError
+from ...engine.files.version import open_regular
 
+_LARGEST = 1 << 20  # bytes
 _REMEDY = "see defocus-watch --print-config for one that works"
 _BACKSLASH = "write paths with / or in single quotes: in double quotes TOML reads a backslash as an escape"
 
@@ -36,7 +38,10 @@ def read(path: Path, settings: Mapping[str, Setting], folder: Mapping[str, Setti
         Missing, no TOML, an unknown key (the nearest known one is named), a value of another kind or out of range.
     """
     try:
-        content = Path(path).read_bytes()
+        with open_regular(path) as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise InputError(path, "is larger than a megabyte", _REMEDY)
         wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = content.decode("utf-16" if wide else "utf-8-sig")
         values = tomllib.loads(text)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -121,7 +121,9 @@ class Live:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        self._console.print(one_line(text))
+        # The images go on, also if the disk of the log is full, or its reader has gone (where rich would leave).
+        with suppress(OSError, SystemExit):
+            self._console.print(one_line(text))
 
 
 def _known(event: WatchEvent) -> FileOverview:

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -52,5 +52,5 @@ class JsonLog:
 
     def _write(self, line: dict[str, object]) -> None:
         stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **line}
-        with self._lock:
+        with self._lock, suppress(OSError):  # the images go on, also if the disk of the log is full
             print(json.dumps(stamped), file=self._stream, flush=True)

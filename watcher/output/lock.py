@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +17,11 @@ from filelock import FileLock, Timeout
 from ...engine.errors import DefocusError, InputError, OutputError
 from ...engine.files.atomic import make_private, output_error
 from ...engine.files.folders import make_folders
+from ...engine.files.version import read_own
 from ..journal import FOLDER
 
 LOCK, WHO = "daemon.lock", "daemon.json"
+_LARGEST = 4096  # bytes of daemon.json
 
 
 class FolderLock:
@@ -50,13 +54,16 @@ class FolderLock:
     def why_lost(self) -> OutputError | None:
         """Why this process does not hold the folder any more; None if it does.
 
-        A folder that was removed, or lost its daemon.json, is taken again where that can be done.
+        A folder that was removed, or whose daemon.json is gone or no file of ours, is taken again where that can be
+        done.
         """
-        if (self._folder / WHO).exists():
-            holder = _holder(self._folder)
-            if holder is None or (holder.pid, holder.host) == (os.getpid(), platform.node()):
-                return None  # where it cannot be read the write itself will tell
+        holder = _holder(self._folder)
+        if holder is not None:
+            if (holder.pid, holder.host) == (os.getpid(), platform.node()):
+                return None
             return OutputError(self._out, f"another defocus-watch writes there now ({holder})", "stop one of the two")
+        if _is_unreadable(self._folder / WHO):
+            return None  # the write itself will tell
         if _device(self._out) != self._device:  # an unmounted share leaves an empty folder
             return OutputError(self._out, "the output folder is gone", "restore it, or start defocus-watch again")
         try:
@@ -103,9 +110,22 @@ class _Holder(NamedTuple):
 def _holder(folder: Path) -> _Holder | None:
     """Whoever took the folder last; None if that cannot be told."""
     try:
-        return _Holder(**json.loads((folder / WHO).read_text(encoding="utf-8")))
+        return _Holder(**json.loads(read_own(folder / WHO, _LARGEST)))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
+
+
+def _is_unreadable(path: Path) -> bool:
+    """Whether there may be a file of ours that cannot be read just now."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        read_own(path, _LARGEST)
+        return False
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return error.errno != errno.EFBIG
 
 
 def _device(out: Path) -> int | None:

@@ -13,12 +13,16 @@ from typing import Any
 
 from ...engine.quality.overview import FileOverview, overview
 from ..journal import FOLDER, NAME
-from ..journal_entry import FileState
+from ..journal_entry import LONGEST_REASON, FileState
 
 LATEST = 500  # files that are all shown
 # Of older ones, one every so many s for those of the last so many s.
 THINNED = ((3600.0 * 6, 60.0), (86400.0 * 7, 3600.0), (86400.0 * 1000, 86400.0))
 _BATCH = 500  # paths a query
+# Rows that are not of our making may hold megabytes; what is ours is smaller: two paths, 64 planes.
+_NAMED = "length(relative) < 32768"
+_REASON = f"substr(reason, 1, {LONGEST_REASON})"
+_REPORT = "CASE WHEN length(report) < 65536 THEN report ELSE '' END"
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,13 @@ def read_history(out: Path) -> FocusHistory:
     try:
         with closing(_connect(out, "ro")) as connection:
             done = FileState.DONE.value
-            rows = connection.execute("SELECT relative, updated FROM files WHERE state = ?", (done,)).fetchall()
+            query = f"SELECT relative, updated FROM files WHERE state = ? AND {_NAMED}"
+            rows = connection.execute(query, (done,)).fetchall()
             times = sorted((_time(updated), str(relative)) for relative, updated in rows)
             points = []
             for part in _batches(thin(times)):
                 marks = ", ".join("?" * len(part))
-                query = f"SELECT relative, report FROM files WHERE relative IN ({marks})"
+                query = f"SELECT relative, {_REPORT} FROM files WHERE relative IN ({marks})"
                 reports = dict(connection.execute(query, [relative for _, relative in part]).fetchall())
                 points += [Point(time, relative, _overview(reports.get(relative))) for time, relative in part]
             return FocusHistory(points, _failures(connection), len(times))
@@ -116,7 +121,7 @@ def _connect(out: Path, mode: str) -> sqlite3.Connection:
 
 
 def _failures(connection: sqlite3.Connection) -> list[Failure]:
-    query = "SELECT updated, relative, report, reason FROM files WHERE state = ?"
+    query = f"SELECT updated, relative, {_REPORT}, {_REASON} FROM files WHERE state = ? AND {_NAMED}"
     rows = connection.execute(query, (FileState.QUARANTINED.value,)).fetchall()
     found = [Failure(_time(updated), str(relative), _code(report), str(why)) for updated, relative, report, why in rows]
     return sorted(found, key=lambda failure: (-failure.time, failure.file))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from defocus.engine.errors import OutputError
+from defocus.engine.errors import InputError, OutputError
 from defocus.engine.files import atomic
 from defocus.engine.files.atomic import commit, sweep
 
@@ -144,3 +144,23 @@ with commit(pathlib.Path({str(tmp_path)!r}, "a.zarr")) as temporary:
     (left,) = tmp_path.iterdir()
     assert sweep(tmp_path) == [left]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_is_put_there_while_it_is_written_is_not_followed(tmp_path):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    for folder in (out / "a" / "b", elsewhere / "b"):
+        folder.mkdir(parents=True)
+
+    def write_while_linked() -> None:
+        with commit(out / "a" / "b" / "x.tif", within=out) as temporary:
+            temporary.write_bytes(b"whole")
+            (out / "a").rename(out / "was")
+            (out / "a").symlink_to(elsewhere)
+            temporary.write_bytes(b"theirs")
+
+    with pytest.raises(InputError, match="through a link"):
+        write_while_linked()
+    assert not list((elsewhere / "b").iterdir())
+    with pytest.raises(InputError, match="through a link"), commit(out / "a" / "c" / "x.tif", within=out):
+        pass
+    assert not (elsewhere / "c").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -77,3 +78,24 @@ def test_other_formats_are_named_with_a_way_to_tiffs(tmp_path):
     line = other_formats(tmp_path)
     assert line is not None
     assert "2 .oib, 1 .czi; export them in FluoView" in line
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_no_link_or_pipe_decides_what_is_read_or_where_it_goes(folders, tmp_path):
+    source, out = folders
+    secret, elsewhere = tmp_path / "secret", tmp_path / "elsewhere"
+    secret.write_text("secret")
+    elsewhere.mkdir()
+    (source / "comments.txt").symlink_to(secret)
+    (source / "DisplaySettings.json").symlink_to("/dev/zero")
+    os.mkfifo(source / "exp.companion.ome")
+    (source / "metadata.txt").write_text("fine")
+    os.mkfifo(out / "metadata.txt")
+    (source / "plate" / "metadata.txt").write_text("fine")
+    (out / "plate").symlink_to(elsewhere)
+    lines = copy(folders)
+    assert len(lines) == 2
+    assert any("through a link" in line for line in lines)
+    assert any("not replaced" in line for line in lines)
+    assert not list(elsewhere.iterdir())
+    assert sorted(path.name for path in out.iterdir()) == ["metadata.txt", "plate"]

@@ -164,6 +164,11 @@ def test_a_long_stack_says_what_its_planes_come_to(tmp_path):
     assert (row["plane"], row["kept"], row["blur_px"]) == (f"all {LISTED + 1}", 2, 3.0)
 
 
+def test_no_verdict_of_an_output_is_reckoned_by_a_spreadsheet():
+    (row,) = module._rows(ReportedFile("a.tif", "done", [{"verdict": "=cmd|' /C calc'!A0", "focus_in": "=1+1"}]))
+    assert (row["verdict"], row["focus_in"]) == ("'=cmd|' /C calc'!A0", None)
+
+
 def test_folders_that_give_no_report(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         list(of_outputs(tmp_path / "none"))

@@ -93,6 +93,17 @@ def test_bad_settings_are_one_line(tmp_path, text, says):
     assert "\n" not in str(caught.value)
 
 
+def test_a_settings_file_of_megabytes_is_one_short_line(tmp_path):
+    path = tmp_path / "defocus.toml"
+    path.write_text("model = '" + "x" * 2_000_000 + "'")
+    with pytest.raises(InputError, match="is larger than a megabyte"):
+        Config.load(path)
+    path.write_text("settle = '" + "x" * 1_000_000 + "'")
+    with pytest.raises(InputError) as caught:
+        Config.load(path)
+    assert len(str(caught.value)) < 10_000
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
 def test_a_file_is_read_however_windows_wrote_it(tmp_path, encoding):
     """PowerShell's `>` writes UTF-16, Notepad may put a mark before UTF-8; lines end in CR LF."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from rich.console import Console
 from defocus.engine.pipeline.jobs import Job, Outcome
 from defocus.engine.quality.report import PlaneReport
 from defocus.watcher.display.console import Live
+from defocus.watcher.display.json_log import JsonLog
 from defocus.watcher.events import WatchEvent
 from defocus.watcher.tally import duration
 
@@ -101,3 +104,19 @@ def test_a_terminal_shows_failures_above_the_line():
         live.show(WatchEvent("quarantined", "bad.tif", "bad.tif: truncated; write it again"))
     assert "quarantined: bad.tif: truncated" in text.getvalue()
     assert "a.tif: corrected" not in text.getvalue()
+
+
+@pytest.mark.parametrize("trouble", ["the reader has gone", "the disk is full"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_a_log_that_cannot_be_written_stops_no_image(trouble):
+    if trouble == "the disk is full":
+        stream = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)
+        stream = os.fdopen(writing, "w")
+    for display in (Live(Console(file=stream)), JsonLog(stream)):
+        display.show(WatchEvent("done", "a.tif", latency=0.5))
+        display.say("a line")
+    with suppress(OSError):
+        stream.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import tifffile
 
 from defocus.engine.errors import InputError
+from defocus.engine.tiff import preview
 from defocus.engine.tiff.preview import _plane, previews
 from defocus.watcher.status import previews as module
 from defocus.watcher.status.previews import MEMORY, SIDE, Previews
@@ -116,3 +118,17 @@ def test_a_pair_is_made_once_until_its_file_changes(tmp_path, monkeypatch):
     assert len(made) == 2
     with pytest.raises(InputError, match="no such file"):
         cache.pair(path, tmp_path / "none.tif")
+
+
+def test_a_file_that_is_cut_short_while_it_is_looked_at_ends_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((4000, 2000), np.uint16))
+    add = preview._Binned.add
+
+    def cut(binned, piece, top, left):
+        os.truncate(path, 1000)
+        add(binned, piece, top, left)
+
+    monkeypatch.setattr(preview._Binned, "add", cut)
+    with pytest.raises(InputError, match="truncated"):
+        previews(path, path)
