@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -353,3 +355,27 @@ def test_progress_within_a_file_is_told_where_it_is_asked_for(tmp_path, tiny_mod
     assert [one["share"] for one in told] == sorted(one["share"] for one in told)
     assert sum("status" in line for line in lines) == 2
     assert len(program(*command).stdout.splitlines()) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_progress_within_a_file_shows_on_a_terminal(tmp_path, tiny_model):
+    """The live line names the stack and tells how much of it is done."""
+    import pty
+
+    write(tmp_path / "in" / "stack.tif", shape=(300, 96, 96))
+    ours, theirs = pty.openpty()
+    command = [str(Path(sys.executable).with_name("defocus-run")), str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    command += ["--model", str(tiny_model), "--all-planes"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says so at the end
+            while piece := os.read(ours, 4096):
+                shown += piece
+    os.close(ours)
+    assert process.returncode == 0
+    shares = [int(share) for share in re.findall(r"stack\.tif +(\d+)%", shown.decode(errors="replace"))]
+    assert shares, shown[-2000:]
+    assert shares == sorted(shares)
+    assert any(0 < share < 100 for share in shares)
