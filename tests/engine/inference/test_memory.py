@@ -128,6 +128,18 @@ def test_a_slide_is_computed_at_most_1_35_times_within_the_default_memory(monkey
         assert prod(tiles[0].shape) * footprint.cut_bytes_per_pixel <= memory.MEMORY
 
 
+@pytest.mark.parametrize("name", ["cpu", "mnn"])
+def test_a_plane_of_2048_goes_whole_within_1_5_gb(monkeypatch, name):
+    """So it takes no longer than the whole plane in one call."""
+    if reason := backends.backend(name).unavailable_reason():
+        pytest.skip(reason)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
+    card = read_card(model_path())
+    footprint = backends.open_session(name, model_path(), card, 1).session.footprint
+    settings = settings_for(card, name, memory=1_500_000_000, footprint=footprint)
+    assert len(settings.tiles_for(2048, 2048, card.multiple)) == 1
+
+
 def test_a_plane_that_fits_only_as_a_tile_is_cut():
     """Larger tiles are for planes that are cut: a whole one takes what it always takes."""
     settings = Settings(None, 224, streams=2, max_pixels=4_000_000, larger_if_cut=1.2)
