@@ -67,8 +67,11 @@ class Decoders:
         """tifffile's page that decodes this one, too."""
         found = self._known.get(page.storage)
         if found is None:
-            self._tif.filehandle.seek(page.directory.offset)
-            found = self._known[page.storage] = tifffile.TiffPage(self._tif, index=1)
+            first = self._tif.pages.first
+            if first.offset != page.directory.offset:
+                self._tif.filehandle.seek(page.directory.offset)
+                first = tifffile.TiffPage(self._tif, index=1)
+            found = self._known[page.storage] = first
         return found
 
     def segment(self, page: ImagePage, number: int) -> tuple[np.ndarray | None, tuple[int, ...], tuple[int, ...]]:

@@ -79,15 +79,15 @@ class ImagePage:
         """Black is zero where nothing is said, as ImageJ and Bio-Formats take it; three samples are colours."""
         return self.number(262, 2 if self.samples >= 3 else 1)
 
-    @property
+    @cached_property
     def planar(self) -> bool:
         return self.number(284, 1) == 2 and self.samples > 1
 
-    @property
+    @cached_property
     def reduced(self) -> bool:
         return bool(self.number(254, 0) & 1) or self.number(255, 1) == 2
 
-    @property
+    @cached_property
     def tiled(self) -> bool:
         return 322 in self.numbers
 
@@ -99,20 +99,20 @@ class ImagePage:
         rows = self.numbers.get(278, ())
         return 1, min(rows[0] if len(rows) == 1 and rows[0] else self.length, self.length), self.width
 
-    @property
+    @cached_property
     def segments(self) -> int:
         """Strips or tiles that it must have."""
         sizes = zip((self.depth, self.length, self.width), self.segment, strict=True)
         return (self.samples if self.planar else 1) * prod(-(-whole // part) for whole, part in sizes)
 
-    @property
+    @cached_property
     def kind(self) -> tuple[object, ...]:
         """What planes of one image have in common."""
         codes = (254, 255, 256, 257, 258, 277, 338, 339, 32997)
         colours = (self.photometric, self.planar, self.numbers.get(320))
         return (*(self.numbers.get(code) for code in codes), *colours, self.parent is None)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Of its pixels, as they are packed."""
         row = -(-self.width * self.samples * (self.bits or max(self.numbers.get(258, (1,)))) // 8)
@@ -122,6 +122,20 @@ class ImagePage:
     def sparse(self) -> np.ndarray:
         """Which strips or tiles have no bytes: they are zeros, or not written yet."""
         return (self.offsets[: self.segments] == 0) | (self.counts[: self.segments] == 0)
+
+    @cached_property
+    def contiguous(self) -> bool:
+        """Whether its pixels lie in the file as in an array, in order and without gaps."""
+        depth, length, width = self.segment
+        whole = ((length, width) == (self.length, self.width) and depth == self.depth) or not self.tiled
+        if self.compression != 1 or not whole or self.number(317, 1) != 1 or self.number(266, 1) != 1:
+            return False
+        if self.bits not in (8, 16, 32, 64) or len(self.offsets) != self.segments or self.sparse.any():
+            return False
+        if self.segments == 1:
+            return True
+        ends = self.offsets + self.counts
+        return np.array_equal(self.offsets[1:], ends[:-1]) and int(self.counts.sum()) == self.nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +313,7 @@ def planes_below(page: ImagePage, file: BinaryIO, size: int) -> tuple[int, int]:
         if text.startswith(b"ImageJ="):
             found = re.search(rb"^images=(\d{1,18})", text, re.MULTILINE)
             named = int(found[1]) if found else 1
-    if named <= 1 or not contiguous(page):
+    if named <= 1 or not page.contiguous:
         return 1, named
     start = int(page.offsets[0])
     if start + named * page.nbytes <= size:
@@ -309,17 +323,3 @@ def planes_below(page: ImagePage, file: BinaryIO, size: int) -> tuple[int, int]:
         behind -= entry.nbytes if not entry.inline and entry.start > start else 0
     behind -= len(page.directory.raw) if page.directory.offset > start else 0
     return int(behind <= _SLACK), named
-
-
-def contiguous(page: ImagePage) -> bool:
-    """Whether its pixels lie in the file as in an array, in order and without gaps."""
-    depth, length, width = page.segment
-    whole = ((length, width) == (page.length, page.width) and depth == page.depth) or not page.tiled
-    if page.compression != 1 or not whole or page.number(317, 1) != 1 or page.number(266, 1) != 1:
-        return False
-    if page.bits not in (8, 16, 32, 64) or len(page.offsets) != page.segments or page.sparse.any():
-        return False
-    ends = page.offsets + page.counts
-    if not np.array_equal(page.offsets[1:], ends[:-1]):
-        return False
-    return page.segments == 1 or int(page.counts.sum()) == page.nbytes

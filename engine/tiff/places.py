@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ErrorCode, InputError
 from .directories import exclusive
-from .pages import ImagePage, contiguous
+from .pages import ImagePage
 
 if TYPE_CHECKING:
     from .read import TiffFile, TiffImage
@@ -112,7 +112,7 @@ class Survey:
 
     def in_place(self, page: ImagePage, nbytes: int) -> bool:
         """Whether the pixels of a plane are written over those of a page as they are."""
-        return contiguous(page) and nbytes == page.nbytes and bool(self.alone[page].all())
+        return page.contiguous and nbytes == page.nbytes and bool(self.alone[page].all())
 
     def overwritten(self, image: TiffImage) -> list[tuple[int, int]]:
         """The bytes [start, stop) that an image's pixels are written over, whether they change or not."""

@@ -19,7 +19,7 @@ from ..errors import ErrorCode, InputError
 from ..image.normalization import check_dtype
 from .decode import Decoders
 from .directories import content
-from .pages import LOSSLESS, ImagePage, Structure, contiguous, planes_below
+from .pages import LOSSLESS, ImagePage, Structure, planes_below
 
 _ALPHA = (1, 2)  # of ExtraSamples
 _SLIDES = ("svs", "scn", "qpi", "bif", "philips", "avs")  # formats whose levels only tifffile's series tell
@@ -223,7 +223,7 @@ def _names_too_many(found: Structure, file: BinaryIO) -> bool:
 
 
 def _holds(page: ImagePage, planes: int, size: int) -> bool:
-    return contiguous(page) and int(page.offsets[0]) + planes * page.nbytes <= size
+    return page.contiguous and int(page.offsets[0]) + planes * page.nbytes <= size
 
 
 def _levels(found: Structure, tif: tifffile.TiffFile, every: list[ImagePage]) -> dict[ImagePage, ImagePage]:

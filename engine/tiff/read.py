@@ -21,7 +21,7 @@ from ..image.memmap import Allocator, drop_resident_pages, in_memory, map_input
 from ..image.plane_statistics import PlaneStatistics
 from .decode import ArrayFile, Decoders
 from .integrity import check_complete, check_structure, errors_as_input_error, open_tiff
-from .pages import ImagePage, Structure, contiguous, structure
+from .pages import ImagePage, Structure, structure
 from .planes import Plan, corrected_samples, page_shape
 from .planes import plan as plan_images
 from .provenance import PROCESSING_SOFTWARE, PROVENANCE_TAG, read_provenance
@@ -170,7 +170,7 @@ def _check_memory(found: Structure, memory: int, path: Path) -> None:
     """Refuse what would have to be unpacked in one piece that memory cannot hold."""
     for page in found.every:
         size = prod(page.segment) * (1 if page.planar else page.samples) * -(-max(page.numbers.get(258, (1,))) // 8)
-        if memory and size > max(memory, _SMALL) and not contiguous(page):
+        if memory and size > max(memory, _SMALL) and not page.contiguous:
             cause = f"a strip or tile of {page.name} takes {size / 1e9:.1f} GB unpacked, more than --memory allows"
             raise InputError(path, cause, "save it in smaller strips or tiles, or raise --memory", ErrorCode.MEMORY)
 
@@ -182,7 +182,7 @@ def _needed(found: Structure) -> int:
         return page.depth * page.length * page.width * page.samples * -(-max(page.numbers.get(258, (1,))) // 8)
 
     native = np.dtype(f"{found.form.order}u2").isnative
-    return 2 * sum(unpacked(page) for page in found.every if not (native and contiguous(page)))
+    return 2 * sum(unpacked(page) for page in found.every if not (native and page.contiguous))
 
 
 def _bytes(file: Any, size: int, path: Path, place: Allocator) -> np.ndarray:
@@ -222,7 +222,7 @@ def _image(found: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, pl
             drop_resident_pages(raw, data)
     else:
         for one, plane in zip(plan.pages, planes, strict=True):
-            if contiguous(one) and plane.nbytes == one.nbytes:
+            if one.contiguous and plane.nbytes == one.nbytes:
                 start = int(one.offsets[0])
                 plane[...] = np.frombuffer(raw[start : start + one.nbytes], stored).reshape(plane.shape)
             else:
@@ -234,7 +234,7 @@ def _image(found: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, pl
 def _as_an_array(pages: tuple[ImagePage, ...]) -> bool:
     """Whether the pixels of pages lie one behind the other, in order and without gaps."""
     start, size = int(pages[0].offsets[0]) if len(pages[0].offsets) else 0, pages[0].nbytes
-    return all(contiguous(page) and page.offsets[0] == start + n * size for n, page in enumerate(pages))
+    return all(page.contiguous and page.offsets[0] == start + n * size for n, page in enumerate(pages))
 
 
 def _kept(plan: Plan, data: np.ndarray) -> int | None:
