@@ -248,3 +248,33 @@ def test_a_private_map_of_the_caller_keeps_what_was_written(tmp_path, tiny_model
     with Engine.load(tiny_model, backend="cpu") as engine:
         np.testing.assert_array_equal(engine(private), engine(image))
     np.testing.assert_array_equal(private, image)
+
+
+KEEPING = """
+import sys
+from pathlib import Path
+import numpy as np
+from defocus.engine.image.memmap import drop_resident_pages, on_disk
+from defocus.engine.quality.assess import keep_sharp_planes
+from defocus.engine.quality.report import PlaneReport
+
+def held():
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+before, after = (on_disk(Path(sys.argv[1]), (8000, 10000), np.dtype(np.uint16)) for _ in range(2))
+for top in range(0, 8000, 100):
+    before[top : top + 100] = top
+    drop_resident_pages(before)
+start = held()
+(report,) = keep_sharp_planes(before, after, "YX", [PlaneReport(focus_in=1.0)])
+print(held() - start, report.copied, int(after[7900, 0]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")
+def test_a_plane_is_kept_in_bands(tmp_path):
+    """Two planes of 160 MB lie on disk; copying one to the other holds a few bands of 8 MB."""
+    done = subprocess.run([sys.executable, "-c", KEEPING, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    more, copied, there = done.stdout.split()
+    assert (copied, there) == ("True", "7900")
+    assert int(more) < 80_000_000
