@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.tiff.read import read_tiff
+from defocus.engine.tiff.read import read_tiff, write_tiff
 
 from ...helpers.micromanager import write_stack
 from .test_tiff import FLAVOURS, MICROMETRE, counts, facts, rewrite
@@ -166,3 +166,41 @@ def test_page_n_is_page_n_under_an_index_of_another_order(tmp_path):
     rewrite(stack, out)
     with tifffile.TiffFile(out, is_mmstack=False) as tif:
         np.testing.assert_array_equal([page.asarray() for page in tif.pages], planes)
+
+
+@pytest.mark.parametrize(("largest", "limit"), [(4095, 4095), (4096, None)])
+def test_significant_bits_bound_the_output_unless_the_input_goes_beyond(largest, limit, tmp_path):
+    xml = OME_XML.format(size=2).replace('Type="uint16"', 'Type="uint16" SignificantBits="12"')
+    planes = counts(2, 20, 24) % 4000
+    planes[0, 3, 4] = largest
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=False, shaped=False) as tif:
+        for number, plane in enumerate(planes):
+            tif.write(plane, description=xml if number == 0 else None, metadata=None)
+    (image,) = read_tiff(path).images
+    assert image.limit == limit
+    np.testing.assert_array_equal(image.data, planes)
+
+
+def test_masks_and_bilevel_pages_are_copied(tmp_path):
+    grey, mask = counts(2, 20, 24), counts(20, 24) > 2000
+    path, out = tmp_path / "a.tif", tmp_path / "b.tif"
+    with tifffile.TiffWriter(path) as tif:
+        tif.write(grey[0], photometric="minisblack", metadata=None)
+        tif.write(mask, photometric="minisblack", subfiletype=1, metadata=None)
+        tif.write(mask.astype(np.uint8) * 255, photometric="minisblack", subfiletype=1, metadata=None)
+        tif.write(mask, photometric="minisblack", metadata=None)
+        tif.write(grey[1], photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        for number in (1, 2):
+            tif.pages[number].aspage().tags[254].overwrite(4)  # a transparency mask
+        tif.pages[1].aspage().tags[262].overwrite(4)
+    source = read_tiff(path)
+    assert [page.name for image in source.images for page in image.pages] == ["page 0", "page 4"]
+    write_tiff(source, [image.data // 2 for image in source.images], out, {"software": "defocus"})
+    with tifffile.TiffFile(path) as before, tifffile.TiffFile(out) as after:
+        assert len(after.pages) == 5
+        for number in (1, 2, 3):
+            np.testing.assert_array_equal(before.pages[number].asarray(), after.pages[number].asarray())
+        for number, plane in ((0, grey[0]), (4, grey[1])):
+            np.testing.assert_array_equal(after.pages[number].asarray(), plane // 2)
