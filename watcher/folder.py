@@ -151,6 +151,7 @@ class FolderProcessor:
                 member.stat,
                 keep_sharp=self.settings.keep_sharp,
                 keep_doubtful=self.settings.keep_doubtful,
+                live=True,
                 within=self.settings.out,
             )
             for member in members

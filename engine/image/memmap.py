@@ -48,8 +48,11 @@ class Allocator:
         """Whether an open input is to be mapped, not read."""
         return False
 
-    def check(self, nbytes: int) -> None:
-        """Raise InputError or OutputError if so many bytes in all can never, or not now, be placed."""
+    def check(self, nbytes: int, output: int = 0) -> None:
+        """Raise InputError or OutputError if so many bytes in all can never, or not now, be placed.
+
+        `output` are those of the output alone, which goes to the disk in any case.
+        """
 
 
 in_memory = Allocator()
@@ -58,8 +61,9 @@ in_memory = Allocator()
 class DiskAllocator(Allocator):
     """The place for what is too large: images of more than `room` bytes lie on the disk of `folder`; 0: none does."""
 
-    def __init__(self, folder: Path, room: int, like: Path | None = None) -> None:
+    def __init__(self, folder: Path, room: int, like: Path | None = None, map_inputs: bool = True) -> None:
         self._folder, self._room, self._like = folder, room, folder if like is None else like
+        self._map_inputs = map_inputs
 
     def __call__(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
         """An array on disk, or None for one that may be in memory. Raises OutputError if the disk has no room."""
@@ -73,22 +77,28 @@ class DiskAllocator(Allocator):
 
     def maps(self, file: BinaryIO, nbytes: int) -> bool:
         """Large inputs on a disk of this machine are mapped; those on a share, which may go at any time, are copied."""
-        return bool(self._room) and nbytes > self._room and is_local(file.fileno())
+        return self._map_inputs and 0 < self._room < nbytes and is_local(file.fileno())
 
-    def check(self, nbytes: int) -> None:
-        """Look at the disk before anything is reserved on it."""
-        if not self._room or nbytes <= self._room:
-            return
-        folder = next(folder for folder in (self._folder, *self._folder.absolute().parents) if folder.exists())
-        disk = shutil.disk_usage(folder)
-        need, elsewhere = f"{nbytes / 1e9:.1f} GB of the output's disk", "choose another output folder with -o"
-        if nbytes > disk.total:
-            cause = f"the pixels take {need}, which has {disk.total / 1e9:.1f} GB"
+    def check(self, nbytes: int, output: int = 0) -> None:
+        """Look at the disk before anything is begun on it."""
+        scratch = nbytes if self._room and nbytes > self._room else 0
+        needed, what = max(scratch, output), "pixels take" if scratch > output else "output takes"
+        folders = (self._folder, *self._folder.absolute().parents)
+        try:
+            disk = shutil.disk_usage(next(folder for folder in folders if os.path.exists(folder)))
+        except OSError:
+            return  # the write itself will tell
+        elsewhere = "choose another output folder with -o"
+        if needed > disk.total:
+            cause = f"the {what} {_size(needed)} of the output's disk, which has {_size(disk.total)}"
             raise InputError(self._folder, cause, elsewhere, ErrorCode.UNSUPPORTED)
-        if nbytes > disk.free:
-            free = f"{disk.free / 1e9:.1f} GB are free"
-            remedy = f"free some space or {elsewhere}"
-            raise OutputError(self._folder, f"the pixels take {need}, {free}", remedy, ErrorCode.DISK_FULL)
+        if needed > disk.free:
+            cause = f"the disk is full: the {what} {_size(needed)}, {_size(disk.free)} are free"
+            raise OutputError(self._folder, cause, f"free some space or {elsewhere}", ErrorCode.DISK_FULL)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.3g} MB"
 
 
 def on_disk(folder: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:

@@ -31,6 +31,9 @@ class Job:
         Whether planes whose output is doubtful are written as they came.
     run : str
         Stands in the names of its temporaries, so that they can be found after a kill.
+    live : bool
+        Others are writing in the folder of `source`: it is copied, however large, and never mapped, since a map of a
+        file that is cut short ends the process.
     within : Path or None
         A folder out of which no link may lead the output.
     """
@@ -40,6 +43,7 @@ class Job:
     stat: tuple[int, int] | None = None
     others: tuple[Job, ...] = ()
     run: str = field(default="", compare=False)
+    live: bool = field(default=False, compare=False)
     within: Path | None = field(default=None, compare=False)
     keep_sharp: bool | None = field(default=None, compare=False)
     keep_doubtful: bool = field(default=False, compare=False)

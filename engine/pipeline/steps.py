@@ -61,7 +61,8 @@ def read_stage(job: Job, memory: int = 0) -> PipelineItem:
         except DefocusError as error:
             return replace(parts[0], outcome=Outcome.of(job).failed(error), images=())
     outcome = Outcome(job)
-    place = DiskAllocator(job.target.parent, max(1, memory // (2 * _FILES)) if memory else 0, job.source.parent)
+    room = max(1, memory // (2 * _FILES)) if memory else 0
+    place = DiskAllocator(job.target.parent, room, job.source.parent, not job.live)
     try:
         with _naming(job.source, "reading"):
             if _same_file(job.source, job.target):

@@ -139,7 +139,7 @@ def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory, memory
         check_structure(found, file, path)
         _check_memory(found, memory, path)
         mapped = place.maps(file, found.size)
-        place.check(_needed(found) + (found.size if mapped else 2 * found.size))
+        place.check(_needed(found) + (found.size if mapped else 2 * found.size), found.size)
         raw = map_input(file, path, found.size) if mapped else _bytes(file, found.size, path, place)
         copy: Any = ArrayFile(raw)
         tif = open_tiff(copy)

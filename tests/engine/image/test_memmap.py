@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from defocus import Engine
-from defocus.engine.errors import ChangedError, OutputError, StoppedError
+from defocus.engine.errors import ChangedError, InputError, OutputError, StoppedError
 from defocus.engine.files import local_disk
 from defocus.engine.image import memmap
 from defocus.engine.image.memmap import DiskAllocator, drop_resident_pages, is_disk_backed, on_disk
@@ -278,3 +278,35 @@ def test_a_plane_is_kept_in_bands(tmp_path):
     more, copied, there = done.stdout.split()
     assert (copied, there) == ("True", "7900")
     assert int(more) < 80_000_000
+
+
+def test_the_input_of_a_folder_that_others_write_to_is_copied_not_mapped(tmp_path, engine, monkeypatch):
+    """A map of a file that is cut short ends the process."""
+    source = tmp_path / "a.tif"
+    tifffile.imwrite(source, np.random.default_rng(0).integers(100, 4000, (8, 100, 100), np.uint16), **GREY)
+    mapped: list[object] = []
+
+    def map_input(file, path, nbytes):
+        mapped.append(path)
+        return memmap.map_input(file, path, nbytes)
+
+    monkeypatch.setattr("defocus.engine.tiff.read.map_input", map_input)
+    for live in (True, False):
+        outcome = process(Job(source, tmp_path / f"{live}.tif", live=live), engine, memory=60_000)
+        assert outcome.error is None
+        assert bool(mapped) is not live
+    assert (tmp_path / "True.tif").read_bytes()[:80000] == (tmp_path / "False.tif").read_bytes()[:80000]
+
+
+@pytest.mark.parametrize(("total", "free", "kind"), [(10_000, 5000, InputError), (10**9, 100_000, OutputError)])
+def test_an_output_without_room_is_not_begun(tmp_path, engine, monkeypatch, total, free, kind):
+    source = tmp_path / "a.tif"
+    tifffile.imwrite(source, np.zeros((8, 100, 100), np.uint16), **GREY)
+    monkeypatch.setattr(
+        memmap.shutil, "disk_usage", lambda path: memmap.shutil._ntuple_diskusage(total, total - free, free)
+    )
+    outcome = process(Job(source, tmp_path / "out" / "a.tif"), engine)
+    assert isinstance(outcome.error, kind)
+    assert "the output takes 0.16" in str(outcome.error)
+    assert "infer" not in outcome.seconds
+    assert not (tmp_path / "out").exists()

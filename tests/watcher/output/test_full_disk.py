@@ -120,4 +120,4 @@ def test_a_file_larger_than_the_disk_is_quarantined_and_pauses_nothing(on_small_
         wait_for(lambda: "done" in watched.kinds())
         assert watched.health.problems() == []
     assert watched.kinds() == ["retry", "retry", "quarantined", "done"]
-    assert len(failures) == 3
+    assert failures == []  # its size was looked at before it was begun: nobody asks whether the folder is to blame
