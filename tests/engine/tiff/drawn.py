@@ -213,7 +213,7 @@ def draw_lsm(path: Path, planes: int = 3, channels: int = 1, lzw: bool = False, 
             replaced[279] = (279, LONG, channels, drawn.longs(*map(len, stored)))
             stored = [bytes(imagecodecs.lzw_encode(part)) for part in stored]
         if channels > 1:
-            replaced[262] = (262, SHORT, 1, drawn.pack("H", 1))
+            replaced[262] = (262, SHORT, 1, drawn.pack("H", 2))  # as these files say, of two channels as well
         if channels == 2:  # an offset where two numbers would have room
             replaced[258] = (258, SHORT, 2, drawn.longs(drawn.put(drawn.pack("HH", 8, 8))))
         drawn.page(np.moveaxis(pixels, 0, -1) if channels > 1 else pixels[0], tags, 1, stored, replaced)
