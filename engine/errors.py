@@ -117,7 +117,8 @@ def shortage(error: BaseException) -> tuple[str, str] | None:
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.EMFILE, errno.ENFILE):
         return "not enough file descriptors", "raise the limit (ulimit -n, LimitNOFILE= of a service)"
-    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+    unmapped = isinstance(error, ImportError) and "failed to map segment" in str(error)
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or unmapped:
         return "not enough memory", "use a smaller --tile or free memory"
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return "not enough threads", "raise the limit (ulimit -u, TasksMax= of a service)"

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .._version import __version__
-from ..errors import DefocusError, is_full, old_packages, one_line
+from ..errors import DefocusError, is_full, old_packages, one_line, shortage
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -103,6 +103,8 @@ def one_line_errors() -> Iterator[None]:
             raise
         if isinstance(error, OSError) and error.filename is None and is_full(error):
             _leave("output cannot be written: the disk is full; free some space or send it elsewhere", FAILED)
+        if lack := shortage(error):
+            _leave("; ".join(lack), FAILED)
         _leave(
             f"unexpected error ({type(error).__name__}: {error}); please report it, "
             "run with DEFOCUS_TRACEBACK=1 to see the traceback",

@@ -73,8 +73,9 @@ def run_concurrently(
                 item = read_stage(job, memory)
                 if not budget.take(nbytes=item.nbytes):
                     return
-                begun[0] += 1
-                engine.submit(requests_of(item), token).add_done_callback(partial(restored, item))
+                restoration = engine.submit(requests_of(item), token)
+                begun[0] += 1  # not before: where no thread can be had, nothing would come of it
+                restoration.add_done_callback(partial(restored, item))
                 del item  # while it waits for the next job, its pixels may go
             results.put((None, None))
         except BaseException as error:  # of the jobs themselves: the caller's own
@@ -85,7 +86,10 @@ def run_concurrently(
             discard(item)
             results.put((item.nbytes, None))
         else:
-            writers.submit(write, item, restoration)
+            try:
+                writers.submit(write, item, restoration)
+            except RuntimeError as error:  # no thread can be had
+                results.put((item.nbytes, error))
 
     def write(item: PipelineItem, restoration: Any) -> None:
         try:

@@ -213,7 +213,7 @@ def _naming(path: Path, doing: str) -> Iterator[None]:
         yield
     except DefocusError:
         raise
-    except (MemoryError, OSError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
         if lack := shortage(error):
             code = ErrorCode.MEMORY if "memory" in lack[0] else ErrorCode.SHORTAGE
             raise DefocusError(path, f"{lack[0]} for {doing} it", lack[1], code) from error

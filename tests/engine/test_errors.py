@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 
 import numpy as np
 import pytest
 import tifffile
 
+from defocus.engine.cli import _app
 from defocus.engine.errors import ErrorCode, InputError, MissingExtraError, OutOfMemoryError
 from defocus.engine.tiff.integrity import check_complete
 
@@ -41,3 +43,18 @@ def test_what_is_wrong_with_a_file_is_told_by_code_whatever_its_name(tmp_path, c
     with pytest.raises(InputError) as caught:
         check_complete(path)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("can't start new thread"), "not enough threads; raise the limit"),
+        (MemoryError(), "not enough memory; use a smaller --tile"),
+        (ImportError("libx.so: failed to map segment from shared object"), "not enough memory; use"),
+        (OSError(errno.EMFILE, "Too many open files"), "not enough file descriptors; raise the limit"),
+    ],
+)
+def test_a_shortage_is_told_as_that(error, says, capsys):
+    with pytest.raises(SystemExit), _app.one_line_errors():
+        raise error
+    assert says in capsys.readouterr().err

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 
+from ...engine.errors import shortage
 from ...engine.formats.names import is_store
 from ..clock import SYSTEM_CLOCK, Clock
 from .completeness import suffix_matches
@@ -67,6 +68,11 @@ class FileEvents(FileSystemEventHandler):
         except RecursionError:
             _end(observer)
             return "its folders are nested too deep"
+        except RuntimeError as error:
+            _end(observer)
+            if (lack := shortage(error)) is None:
+                raise
+            return lack[0]
         self._observer = observer
         return None
 
