@@ -62,11 +62,11 @@ class Watching:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 class Configured:
@@ -100,7 +100,7 @@ class Configured:
     def ends(self) -> None:
         """It ends well when it is asked to."""
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(20) == 0
+        assert self.process.wait(60) == 0
 
     def __enter__(self) -> Configured:
         with open(self._log, "w") as file:

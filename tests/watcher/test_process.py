@@ -93,7 +93,7 @@ def test_p3_kill_in_the_middle_of_50_files_loses_and_doubles_nothing(folders, st
     while len(outputs(out)) < 45:
         watching = start(*QUICK)
         have = len(outputs(out))
-        wait_for(lambda have=have: len(outputs(out)) >= min(have + 10, 50), 30)
+        wait_for(lambda have=have: len(outputs(out)) >= min(have + 10, 50))
         watching.kill()
         kills += 1
     assert kills >= 3
@@ -136,7 +136,7 @@ def test_it_stops_cleanly_in_the_middle(folders, start, number):
     for index in range(30):
         write_tiff(acquisition / f"{index:02d}.tif", index, (256, 256))
     watching = start(*QUICK)
-    wait_for(lambda: len(outputs(out)) >= 2, 30)
+    wait_for(lambda: len(outputs(out)) >= 2)
     assert watching.stop(number) == 0
     assert all(whole(out / name) for name in outputs(out))
     assert list(out.rglob(f"{PREFIX}*")) == []

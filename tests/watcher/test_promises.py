@@ -79,7 +79,7 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
         wait_for(lambda: outputs(out) == ["a.tif"])
         assert health.problems() == []
         stop.set()
-        thread.join(10)
+        thread.join(60)
         free[0] = 10
         write_tiff(acquisition / "b.tif")
         with pytest.raises(OutputError, match="only 10 MB free"):
@@ -148,7 +148,7 @@ def test_dry_run_tells_and_changes_nothing(folders, start):
     write_tiff(acquisition / "b_w2.tif")
     (acquisition / "bad.tif").write_bytes(b"II*\0broken")
     done = start("--dry-run", "--exclude", "*_w2*")
-    assert done.process.wait(30) == 0
+    assert done.process.wait(60) == 0
     said = done.said()
     assert "a.tif: correct" in said
     assert "b_w2.tif: ignored" in said
@@ -226,7 +226,7 @@ def test_systemd_is_told_of_start_life_and_end(folders, tiny_model, tmp_path):
             process.send_signal(signal.SIGTERM)
             while "STOPPING=1" not in seen:
                 seen.add(link.recv(100).decode())
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()
@@ -247,7 +247,7 @@ def test_a_daemon_that_hangs_pings_no_more(monkeypatch, tmp_path):
     wait_for(lambda: asked.count(True) > 5)
     assert len(sent) == before
     stop.set()
-    thread.join(5)
+    thread.join(60)
     assert tell_systemd("READY=1", {}) is False
 
 

@@ -135,7 +135,7 @@ def slurm(tmp_path) -> Iterator[dict[str, str]]:
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
-            daemon.wait(20)
+            daemon.wait(60)
 
 
 def _until_idle(environment: dict[str, str], daemons: list[subprocess.Popen[bytes]], folder: Path) -> None:
@@ -146,7 +146,7 @@ def _until_idle(environment: dict[str, str], daemons: list[subprocess.Popen[byte
         state = subprocess.run(line, env=os.environ | environment, capture_output=True, text=True, check=False).stdout
         return state.strip() == "idle"
 
-    wait_for(idle, 30)
+    wait_for(idle)
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_a_desktop_starts_the_program_wherever_it_lies(tmp_path, folder):
     entry.write_text(text.replace("Terminal=true", "Terminal=false"), encoding="utf-8")  # there is no terminal here
     done = subprocess.run(["gio", "launch", entry], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    wait_for(lambda: (tmp_path / "started").exists() and (tmp_path / "started").read_text() == "0\n", 30)
+    wait_for(lambda: (tmp_path / "started").exists() and (tmp_path / "started").read_text() == "0\n")
 
 
 def test_the_window_stays_open_after_a_failure(tmp_path):

@@ -180,7 +180,7 @@ def test_killed_at_random_moments_pairs_end_as_in_a_clean_run(folders, pairs, ex
             write_tiff(acquisition / name, 2 * number + channel, (96, 96))
     for kill in range(4):
         watching = pairs()
-        wait_for(lambda kill=kill: len(outputs(out)) > 5 * kill, 30)
+        wait_for(lambda kill=kill: len(outputs(out)) > 5 * kill)
         watching.kill()
     last = pairs("--once")
     assert last.process.wait(60) == 0, last.said()

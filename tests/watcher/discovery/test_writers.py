@@ -101,7 +101,7 @@ def test_an_acquisition_that_is_killed_leaves_what_it_has_or_a_reason(folders, s
     wait_for(lambda: path.exists() and path.stat().st_size > 200_000)
     process.kill()
     process.wait()
-    wait_for(lambda: states(out).get("a.ome.tif") in ("done", "quarantined"), 30)
+    wait_for(lambda: states(out).get("a.ome.tif") in ("done", "quarantined"))
     write_tiff(acquisition / "next.tif", 1)
     wait_for(lambda: states(out).get("next.tif") == "done")
     assert watching.stop() == 0

@@ -290,7 +290,7 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
         assert "dead" in page.locator("body").get_attribute("class")
         assert page.title() == "no answer: defocus"
         accessible(page, axe)  # grey, but legible
-        lab_.process.wait(30)
+        lab_.process.wait(60)
         # And begins again: the page finds it by itself, and what was there is told.
         with lab_:
             expect(page.locator("#state")).to_have_text("refocus Widefield 20x", timeout=PATIENCE)
