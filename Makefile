@@ -120,6 +120,7 @@ bench: .venv/.develop
 	$(BIN)/python -m benchmarks.speed.concurrency -o $(BENCH)/concurrency.md
 	$(BIN)/python -m benchmarks.speed.stream --files 30 -o $(BENCH)/stream.md
 	$(BIN)/python -m benchmarks.speed.page -o $(BENCH)/page.md
+	$(BIN)/python -m benchmarks.speed.priority --seconds 5 --repetitions 2 -o $(BENCH)/priority.md
 	$(BIN)/python -m benchmarks.speed.start --repetitions 3 -o $(BENCH)/start.md
 	$(BIN)/python -m benchmarks.speed.stack -n 40 --repetitions 2 -o $(BENCH)/stack.md
 	$(BIN)/python -m benchmarks.speed.memory --files 3 --side 10000 -o $(BENCH)/memory.md

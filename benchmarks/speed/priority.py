@@ -3,7 +3,7 @@
     python -m benchmarks.speed.priority [--seconds 10] [--repetitions 3] [--priority low] [-o docs/results/priority.md]
 
 One process a core counts in a loop. Its counts per second while the daemon corrects drawn files, which lie there in
-plenty, are held against those while no daemon runs; the two alternate.
+plenty, are held against those once the daemon is gone; the two alternate.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -42,21 +41,25 @@ def rate(counters: list[Synchronized[int]], seconds: float) -> float:
     return (sum(one.value for one in counters) - before) / (time.perf_counter() - start)
 
 
-def beside(counters: list[Synchronized[int]], seconds: float, command: list[str], out: Path) -> tuple[float, int]:
-    """The same while a daemon works, and how many files it wrote meanwhile."""
+def started(command: list[str], out: Path) -> subprocess.Popen[bytes]:
+    """A daemon that has written its first file."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.perf_counter() + PATIENCE
+    while not list(out.glob("*.tif")):
+        if process.poll() is not None or time.perf_counter() > until:
+            process.kill()
+            sys.exit("priority: defocus-watch wrote nothing")
+        time.sleep(0.05)
+    return process
+
+
+def processor_seconds(process: int) -> float:
+    """Of a process so far, as Linux tells it; 0 elsewhere."""
     try:
-        until = time.perf_counter() + PATIENCE
-        while not list(out.glob("*.tif")):
-            if process.poll() is not None or time.perf_counter() > until:
-                sys.exit("priority: defocus-watch wrote nothing")
-            time.sleep(0.05)
-        before = len(list(out.glob("*.tif")))
-        found = rate(counters, seconds)
-        return found, len(list(out.glob("*.tif"))) - before
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -69,27 +72,31 @@ def main() -> None:
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     counters = [multiprocessing.Value("q", lock=False) for _ in range(cores)]
-    busy = [multiprocessing.Process(target=count, args=(one,), daemon=True) for one in counters]
-    lost, written = [], []
+    lost, share = [], []
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder, "in"), FILES)
-        for process in busy:
-            process.start()
         for index in range(options.repetitions):
             out = Path(folder, f"out{index}")
             command = [str(Path(sys.executable).with_name("defocus-watch")), str(Path(folder, "in")), "-o", str(out)]
-            command += ["--priority", options.priority, "--model", options.model]
-            alone = rate(counters, options.seconds)
-            found, files = beside(counters, options.seconds, command, out)
-            lost.append(1 - found / alone)
-            written.append(files)
-        for process in busy:
-            process.terminate()
+            # Started while the cores are free: beside busy ones that alone would take a minute.
+            daemon = started([*command, "--priority", options.priority, "--model", options.model], out)
+            try:
+                busy = [multiprocessing.Process(target=count, args=(one,), daemon=True) for one in counters]
+                for process in busy:
+                    process.start()
+                before = processor_seconds(daemon.pid)
+                beside = rate(counters, options.seconds)
+                share.append((processor_seconds(daemon.pid) - before) / (cores * options.seconds))
+            finally:
+                daemon.kill()
+                daemon.wait()
+            lost.append(1 - beside / rate(counters, options.seconds))
+            for process in busy:
+                process.terminate()
+                process.join()
     what = f"what {cores} busy processes lose, --priority {options.priority}"
     bar = Bar(what, MOST_LOST, median(lost), "", False, spread(lost))
-    note = (
-        f"The daemon wrote {median(written):g} files in {options.seconds:g} s meanwhile (520 x 696, {options.model})."
-    )
+    note = f"The daemon took {median(share):.1%} of the time of the {cores} cores meanwhile ({options.model} model)."
     publish("Beside a busy program", [table(BARS, [bar.cells()]), note], options.output)
 
 
