@@ -22,6 +22,8 @@ DEFAULT = "default"
 # What a card may ask for at most: beyond it a tile would not fit into any memory.
 _MOST_CHANNELS, _MOST_MULTIPLE, _MOST_HALO = 64, 1024, 2048  # the last two in px
 
+_LONGEST_NAME = 200  # characters
+
 _EXPORT = "export it again with defocus-export, or use --model default"
 
 
@@ -200,7 +202,9 @@ def _sha256(file: BufferedReader) -> str:
 def _text(fields: dict[str, Any], key: str) -> str:
     value = fields[key]
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{key} is {value!r}")
+        raise ValueError(f"{key} is {value!r}"[:80])
+    if len(value) > _LONGEST_NAME:  # it stands in every log and on every page
+        raise ValueError(f"{key} has {len(value)} characters, more than {_LONGEST_NAME}")
     return value
 
 

@@ -153,6 +153,7 @@ def test_weights_in_another_file_are_refused(tiny_model, tmp_path):
         ({"halo": 10**9}, "halo is 10+, not between 0 and 2048"),
         ({"intensity": {"rule": "percentile", "low": 1, "high": 10**400}}, "its card makes no sense"),
         ({"pixel_size_um": [0.1, float("inf")]}, "pixel_size_um"),
+        ({"name": "n" * 900_000}, "name has 900000 characters, more than 200"),
     ],
 )
 def test_numbers_of_a_card_have_bounds(tiny_model, tmp_path, change, cause):
