@@ -125,20 +125,20 @@ def _end(observer: BaseObserver | None) -> None:
         observer.join(5)
 
 
-def first_unobserved(folder: Path, inodes: Mapping[Path, int]) -> Path | None:
+def first_unobserved(folder: Path, inodes: Mapping[str, int]) -> Path | None:
     """A folder of a tree that the system sends no events of, although it sends those of `folder`.
 
     The system's watches may run out in the middle of a tree, of which watchdog says nothing; Linux lists those of a
     process. None also where that cannot be told: elsewhere, or on file systems with inodes of their own for watches.
     """
     observed = _observed_inodes()
-    if inodes[folder] not in observed:
+    if inodes[os.fspath(folder)] not in observed:
         return None
     for path, inode in sorted(inodes.items()):
         with suppress(OSError):
             # A listing tells the inode under a mount, not its own.
             if inode not in observed and os.stat(path).st_ino not in observed:
-                return path
+                return Path(path)
     return None
 
 

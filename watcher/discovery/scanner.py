@@ -96,28 +96,29 @@ def arrivals(
 def scan(
     folder: Path,
     skipped: Callable[[Path, OSError], None] = lambda path, error: None,
-    entered: Callable[[Path, int], None] = lambda path, inode: None,
+    entered: Callable[[str, int], None] = lambda path, inode: None,
 ) -> Iterator[Path]:
     """The TIFF files below a folder, and those of formats that can be read; linked folders are not entered.
 
     `skipped` is told of a subfolder that has gone, or cannot be read; `entered` of those that were listed, with their
     inodes. Raises OSError if the folder itself cannot be listed.
     """
-    folders = [(folder, 0)]
+    # As text: in a tree of thousands of levels, a Path for each takes longer than the disk does.
+    folders = [(os.fspath(folder), 0)]
     while folders:
         current, inode = folders.pop()
         try:
             entries = list(os.scandir(current))
         except OSError as error:
-            if current == folder:
+            if current == os.fspath(folder):
                 raise
-            skipped(current, error)
+            skipped(Path(current), error)
             continue
         entered(current, inode)
         for entry in entries:
             if is_folder(entry) and not is_store(Path(entry.name)):
                 if not entry.name.startswith("."):
-                    folders.append((Path(entry.path), entry.inode()))
+                    folders.append((entry.path, entry.inode()))
             elif suffix_matches(entry.name) and (is_store(Path(entry.name)) or is_file(entry)):
                 yield Path(entry.path)
 
@@ -167,15 +168,15 @@ class FolderWatcher:
             self.events.stop()  # another folder is in its place; the observer sees the old one
         self._identity = there.st_dev, there.st_ino
         before, self._skipped = self._skipped, {}
-        inodes: dict[Path, int] = {}
+        inodes: dict[str, int] = {}
         files = list(scan(self.folder, self._skipped.__setitem__, inodes.__setitem__))
         for path, error in self._skipped.items():
             if path not in before and not isinstance(error, FileNotFoundError):
                 self._warn(f"{path}: cannot be read ({error.strerror}); its files wait, the others are corrected")
-        self._look_for_deaf_folders(inodes | {self.folder: there.st_ino})
+        self._look_for_deaf_folders(inodes | {os.fspath(self.folder): there.st_ino})
         return files
 
-    def _look_for_deaf_folders(self, inodes: dict[Path, int]) -> None:
+    def _look_for_deaf_folders(self, inodes: dict[str, int]) -> None:
         """Say once that subfolders send no events: the system's watches may run out below the folder, in silence."""
         if self._polling or not self.events.alive():
             return
