@@ -22,7 +22,7 @@ from .cpu_count import available_cores
 from .fallback import Fallback, reopening
 from .memory import MEMORY
 from .options import Settings, settings_for
-from .request_queue import CancelToken, RequestQueue, RestorationFuture
+from .request_queue import RequestQueue, RestorationFuture
 from .session_pool import SessionPool
 from .tasks import ImageRequest, ImageTask, TileTask
 from .tile_runner import Batch
@@ -169,7 +169,7 @@ class Engine:
         Of each, what a call would return or raise: a bad image does not stop the others.
 
         With `shared`, other threads may do the same meanwhile: it takes one stream, or waits for one, and what the
-        runtime refuses then is refused, without a fallback.
+        runtime refuses then, or needs all memory, is refused, without a fallback.
         """
         tasks: list[ImageTask | DefocusError] = [self._task(image) for image in images]
         while True:
@@ -191,8 +191,8 @@ class Engine:
             except BackendError as error:
                 if not shared and self._give_way(error):
                     continue
-                if len(images) > 1:  # whose fault it is shows when each goes alone
-                    return [self.restore_many([image], cancelled, shared)[0] for image in images]
+                if not shared and len(images) > 1:  # whose fault it is shows when each goes alone
+                    return [self.restore_many([image], cancelled)[0] for image in images]
                 failed: DefocusError = error
             except StoppedError as error:
                 failed = error
@@ -203,19 +203,31 @@ class Engine:
                 drop_frames(error)
         return [task.result if isinstance(task, ImageTask) else task for task in tasks]
 
-    def submit(self, images: Sequence[ImageRequest], token: CancelToken | None = None) -> RestorationFuture:
+    def submit(
+        self,
+        images: Sequence[ImageRequest],
+        stop: Callable[[], bool] = lambda: False,
+        abandoned: Callable[[], bool] = lambda: False,
+    ) -> RestorationFuture:
         """Restore images of one file beside those that others submit; may be called from any thread.
 
         What is submitted alone has the engine to itself; what waits together shares it, a stream each, and batches
         where the shapes are the same. Images on disk (`memmap.on_disk`) never share it.
 
+        Parameters
+        ----------
+        stop : function () -> bool
+            Once it says yes, images are not begun any more (the future is cancelled), and those on disk are left
+            between two tiles with `StoppedError`.
+        abandoned : function () -> bool
+            Once it says yes, all are left so.
+
         Returns
         -------
         Future of a list of arrays
-            Its exception is what a call would raise for the first image that failed. It is cancelled if `token` is
-            requested before it has begun.
+            Its exception is what a call would raise for the first image that failed.
         """
-        return self._requests.submit(images, token or CancelToken())
+        return self._requests.submit(images, stop, abandoned)
 
     def map(self, images: Iterable[np.ndarray], axes: str | None = None) -> Iterator[np.ndarray]:
         """Restore images as they come: lazy, in order, one in memory at a time.

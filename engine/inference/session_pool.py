@@ -10,9 +10,9 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, wait
-from contextlib import nullcontext
 from math import prod
 
+from ..errors import OutOfMemoryError
 from .backends import Session, StreamsSession
 from .options import Settings
 from .tile_runner import Batch, TileRunner
@@ -25,81 +25,56 @@ class SessionPool:
     """
 
     def __init__(self, session: Session, channels: int, threads: Executor) -> None:
-        self._wide, self._threads = TileRunner(session, channels), threads
-        self._narrow: list[TileRunner] | None = None  # not opened yet; empty: there are none
-        self._idle: queue.SimpleQueue[TileRunner] = queue.SimpleQueue()
-        self._opening, self._gathering = threading.Lock(), threading.Lock()
-
-    @property
-    def session(self) -> Session:
-        """The one on all threads."""
-        return self._wide.session
+        self.session, self._wide, self._threads = session, TileRunner(session, channels), threads
+        self._narrow: list[TileRunner] = []  # once opened: the wide one where there are none
+        self._idle: queue.SimpleQueue[TileRunner] = queue.SimpleQueue()  # of the narrow ones
+        self._lock = threading.Lock()
 
     def run(self, batches: Sequence[Batch], settings: Settings, shared: bool = False) -> None:
-        """Restore batches, one in each stream at once, or one after the other where there are no streams, or no memory
-        for all at once.
+        """Restore batches, side by side where there are streams and memory for all of them at once.
 
-        With `shared` each takes one stream, or all where it needs all memory, and other threads may do the same; else
-        nobody may meanwhile. Raises BackendError when the runtime fails; none of the batches is running any more then.
+        With `shared` they take one stream, and other threads may do the same meanwhile; else nobody else may. Raises
+        BackendError when the runtime fails, or what is to share needs all memory; no batch is running any more then.
         """
-        streams = settings.streams
-        crowded = any(settings.needs_all_memory(_pixels(batch)) for batch in batches)
-        if shared:
-            self._open_streams(streams)
+        pixels = max(len(batch) * prod(batch[0].tile.shape) for batch in batches)
+        crowded = settings.needs_all_memory(pixels)
+        if shared and crowded:
+            raise OutOfMemoryError(self.session.description, "a tile needs all memory", "run it alone")
+        wide = not shared and (crowded or len(batches) == 1 or settings.streams == 1)
+        self._prepare(wide, pixels, settings)
+        restore = self._wide.restore if wide else self._run_in_stream
+        if wide or shared:
             for batch in batches:
-                self._run_in_stream(batch, settings)
-        elif crowded or len(batches) == 1 or streams == 1 or not self._open_streams(streams):
-            for batch in batches:
-                self._run_alone(batch, settings)
-        else:
-            futures = [self._threads.submit(self._run_in_stream, batch, settings) for batch in batches]
-            wait(futures)
-            for future in futures:
-                future.result()
+                restore(batch)
+            return
+        futures = [self._threads.submit(restore, batch) for batch in batches]
+        wait(futures)
+        for future in futures:
+            future.result()
 
-    def _run_in_stream(self, batch: Batch, settings: Settings) -> None:
-        everything = bool(self._narrow) and settings.needs_all_memory(_pixels(batch))
-        with self._gathering if everything else nullcontext():  # of two that gather each would wait for the other's
-            runners = [self._idle.get() for _ in (self._narrow if everything and self._narrow else (0,))]
+    def _run_in_stream(self, batch: Batch) -> None:
+        runner = self._idle.get()
         try:
-            if everything:
-                self._run_alone(batch, settings)
-                return
-            if runners[0] is not self._wide:
-                self._make_room([self._wide], settings.streams * _pixels(batch), settings)
-            runners[0].restore(batch)
+            runner.restore(batch)
         finally:
-            for runner in runners:
-                self._idle.put(runner)
+            self._idle.put(runner)
 
-    def _run_alone(self, batch: Batch, settings: Settings) -> None:
-        self._make_room(self._narrow or [], _pixels(batch), settings)
-        self._wide.restore(batch)
-
-    def _make_room(self, idle: Sequence[TileRunner], pixels: int, settings: Settings) -> None:
-        """Let runners that nobody uses give back what they keep, if there is no memory for it beside so many pixels."""
-        with self._opening:
-            kept = sum(runner.kept_pixels for runner in idle)
-            if kept and kept + pixels > settings.max_pixels:
+    def _prepare(self, wide: bool, pixels: int, settings: Settings) -> None:
+        """Open the streams; what idle sessions keep they give back if there is no memory for it beside such batches."""
+        with self._lock:
+            if not wide and not self._narrow:
+                sessions = self.session.streams(settings.streams) if isinstance(self.session, StreamsSession) else ()
+                self._narrow = [TileRunner(session, self._wide.channels) for session in sessions] or [self._wide]
+                for runner in self._narrow:
+                    self._idle.put(runner)
+            busy = [self._wide] if wide else self._narrow
+            idle = [runner for runner in (self._wide, *self._narrow) if runner not in busy]
+            kept, needed = sum(runner.kept_pixels for runner in idle), pixels * (1 if wide else settings.streams)
+            if kept and kept + needed > settings.max_pixels:
                 for runner in idle:
                     runner.trim()
 
     def close(self) -> None:
         """Free all sessions; nothing can be run after."""
-        for runner in (self._wide, *(self._narrow or ())):
+        for runner in {self._wide, *self._narrow}:
             runner.session.close()
-
-    def _open_streams(self, count: int) -> bool:
-        """Open the narrow sessions, once; whether there are any to be had."""
-        with self._opening:
-            if self._narrow is None:
-                wide = self.session
-                sessions = wide.streams(count) if isinstance(wide, StreamsSession) else ()
-                self._narrow = [TileRunner(session, self._wide.channels) for session in sessions]
-                for runner in self._narrow or [self._wide]:
-                    self._idle.put(runner)
-            return bool(self._narrow)
-
-
-def _pixels(batch: Batch) -> int:
-    return len(batch) * prod(batch[0].tile.shape)

@@ -12,7 +12,7 @@ import pytest
 from defocus.engine.errors import BackendError, DefocusError, InputError
 from defocus.engine.image.memmap import on_disk
 from defocus.engine.inference.options import Settings
-from defocus.engine.inference.request_queue import CancelToken, RequestQueue
+from defocus.engine.inference.request_queue import RequestQueue
 from defocus.engine.inference.tasks import ImageRequest
 
 
@@ -63,8 +63,8 @@ def queue(engine: Engine, executor: ManualExecutor, batch: int = 1, streams: int
     return RequestQueue(engine.restore, lambda: Settings(1024, 224, batch=batch, streams=streams), executor)
 
 
-def submit(requests: RequestQueue, names: str, token: CancelToken | None = None) -> list[Future]:
-    return [requests.submit(image(name), token or CancelToken()) for name in names]
+def submit(requests: RequestQueue, names: str, stop: Callable[[], bool] = lambda: False) -> list[Future]:
+    return [requests.submit(image(name), stop, lambda: False) for name in names]
 
 
 def test_a_lone_one_has_the_engine_to_itself_and_those_that_wait_share_it(engine, executor):
@@ -81,7 +81,7 @@ def test_a_lone_one_has_the_engine_to_itself_and_those_that_wait_share_it(engine
 def test_with_one_stream_images_of_one_shape_share_batches(engine, executor):
     requests = queue(engine, executor, batch=2, streams=1)
     submit(requests, "abc")
-    requests.submit(image("d", (9, 9)), CancelToken())
+    requests.submit(image("d", (9, 9)), lambda: False, lambda: False)
     submit(requests, "ef")
     while executor.calls:
         assert len(executor.calls) == 1
@@ -92,7 +92,9 @@ def test_with_one_stream_images_of_one_shape_share_batches(engine, executor):
 def test_a_large_image_shares_the_engine_with_nobody(engine, executor, tmp_path):
     requests = queue(engine, executor)
     submit(requests, "abc")
-    requests.submit([ImageRequest(on_disk(tmp_path, (8, 8), np.dtype(np.uint16)), name="l")], CancelToken())
+    requests.submit(
+        [ImageRequest(on_disk(tmp_path, (8, 8), np.dtype(np.uint16)), name="l")], lambda: False, lambda: False
+    )
     submit(requests, "de")
     executor.finish()  # a
     executor.finish()  # b; a stream is free, but c runs
@@ -126,7 +128,7 @@ def test_an_error_is_the_futures(engine, executor):
 
 def test_nothing_is_begun_after_a_request_to_stop(engine, executor):
     stop = [False]
-    futures = submit(queue(engine, executor), "abc", CancelToken(lambda: stop[0]))
+    futures = submit(queue(engine, executor), "abc", lambda: stop[0])
     executor.finish()
     stop[0] = True
     while executor.calls:
