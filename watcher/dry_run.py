@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..engine.errors import DefocusError, InputError
-from ..engine.formats.dispatch import check_complete
 from ..engine.model.card import Card
-from ..engine.pipeline.batch import OWN_OUTPUT, is_done, own_output
+from ..engine.pipeline.batch import OWN_OUTPUT, is_done
 from ..engine.pipeline.channel_groups import without
 from ..engine.pipeline.channel_pattern import gather
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.steps import stat_of
 from .configuration.settings import FolderSettings
+from .discovery.completeness import inspect
 from .discovery.scanner import scan
 from .journal import Journal
 from .journal_entry import JournalEntry, journal_key
@@ -71,19 +71,15 @@ def _known(job: Job, settings: FolderSettings, quarantined: dict[str, JournalEnt
 def _verdicts(job: Job, card: Card) -> dict[Path, str]:
     """What would become of a job's files."""
     sources = [one.source for one in job.each()]
-    if any(own_output(source) for source in sources):
+    found = {source: inspect(source) for source in sources}
+    if any(one.own_output for one in found.values()):
         return dict.fromkeys(sources, f"ignored: {OWN_OUTPUT}")
     try:
         if is_done(job, card):
             return dict.fromkeys(sources, "done")
     except DefocusError as error:
         return dict.fromkeys(sources, f"quarantined: {error}")
-    problems: dict[Path, DefocusError] = {}
-    for source in sources:
-        try:
-            check_complete(source)
-        except InputError as error:
-            problems[source] = error
+    problems = {source: one.damage for source, one in found.items() if one.damage is not None}
     if problems:
         first = next(iter(problems.values()))
         return {source: f"quarantined: {problems.get(source) or without(source, first)}" for source in sources}

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +15,15 @@ from ..engine.errors import ChangedError, DefocusError, ErrorCode, InputError, O
 from ..engine.files.companions import Companions
 from ..engine.files.folders import check_inside
 from ..engine.files.version import digest
-from ..engine.formats.dispatch import check_complete
 from ..engine.inference.engine import Engine
-from ..engine.pipeline.batch import OWN_OUTPUTS, is_done, own_output
+from ..engine.pipeline.batch import OWN_OUTPUTS, is_done
 from ..engine.pipeline.jobs import Job, Outcome
 from ..engine.pipeline.steps import Stat, stat_of
 from ..engine.quality.report import summary
 from .clock import SYSTEM_CLOCK, Clock
 from .configuration.settings import FolderSettings
 from .discovery.arrival import Arrival
+from .discovery.completeness import Inspection, inspect
 from .events import WatchEvent
 from .journal import Journal
 from .journal_entry import FileState, JournalEntry, path_of
@@ -111,17 +111,16 @@ class FolderProcessor:
             path = self.settings.acquisition / relative
             if row.model != self._model or row.state is FileState.FAILED or self.tracker.on_its_way(path):
                 continue
-            problem = None
             try:
                 if stat_of(path) != row.stat or not self.settings.wants(relative, mtime_ns, self._clock.time()):
                     continue
-                if row.state is FileState.QUARANTINED:
-                    check_complete(path)
-            except InputError as error:
-                problem = error
             except OSError:
                 continue
-            arrivals.append(Arrival(path, relative, row.stat, 0.0, problem, recalled=True))
+            found = Inspection(row.stat, row.digest, row.reason == OWN_OUTPUTS)
+            if row.state is FileState.QUARANTINED:
+                found = inspect(path)
+            facts = (found.damage, found.digest, found.own_output)
+            arrivals.append(Arrival(path, relative, row.stat, 0.0, *facts, recalled=True))
         return arrivals
 
     def prune_journal(self) -> None:
@@ -143,7 +142,6 @@ class FolderProcessor:
     def job(self, arrival: Arrival, queued: int) -> Job | None:
         """The job that an arrival gives, which is running from now on; None if there is nothing to be done."""
         members = arrival.each()
-        running = RunningJob(members, tuple(_digest(member.path) for member in members), queued)
         first, *others = (
             Job(
                 member.path,
@@ -160,8 +158,8 @@ class FolderProcessor:
         try:
             if arrival.problem is not None:
                 raise arrival.problem
-            if any(own_output(member.path) for member in members):
-                return self._leave_own(running)
+            if any(member.own_output for member in members):
+                return self._leave_own(members, queued)
             self._check_deaths(arrival)
             for member in job.each():
                 check_inside(self.settings.out, member.target)
@@ -169,32 +167,30 @@ class FolderProcessor:
             new = all(self._state(member) is None for member in members if not member.recalled)
             done = new and is_done(job, self.card)
         except DefocusError as error:
-            for member, content in zip(members, running.digests, strict=True):
-                self._quarantine(member, content, error, queued)
+            for member in members:
+                self._quarantine(member, error, queued)
             return None
         if done:
-            for member, content in zip(members, running.digests, strict=True):
+            for member in members:
                 if member.recalled and self._state(member) is FileState.DONE:
                     self.tracker.drop(member)
                 else:
-                    self._record(member, content, FileState.DONE)
+                    self._record(member, FileState.DONE)
                     self._companions.add(member.relative)
                     self._tell(WatchEvent("skipped", member.name, queued=queued))
             return None
-        self.tracker.start(job, running)
+        self.tracker.start(job, RunningJob(members, queued))
         self.journal.begin((member.relative, member.stat) for member in members)
         log.debug("%s: begun", job.name)
         return job
 
-    def _leave_own(self, running: RunningJob) -> None:
+    def _leave_own(self, members: Sequence[Arrival], queued: int) -> None:
         """Outputs of defocus are never corrected again, whatever folder they lie in; told once a folder."""
-        for member, content in zip(running.arrivals, running.digests, strict=True):
-            version = (member.name, member.stat, content, self._model)
-            self.journal.record(JournalEntry(*version, FileState.DONE, reason=OWN_OUTPUTS))
-            self.tracker.drop(member)
+        for member in members:
+            self._record(member, FileState.DONE, reason=OWN_OUTPUTS)
             if member.path.parent not in self._own_told:
                 self._own_told.add(member.path.parent)
-                self._tell(WatchEvent("warning", text=f"{member.path.parent}: {OWN_OUTPUTS}", queued=running.queued))
+                self._tell(WatchEvent("warning", text=f"{member.path.parent}: {OWN_OUTPUTS}", queued=queued))
 
     def copy_companions(self, last: bool = False) -> None:
         """Copy the files that belong to what has been corrected; to be called often, it looks at every rescan."""
@@ -221,20 +217,20 @@ class FolderProcessor:
             left = self.guard.is_to_blame(max(arrival.stat[0] for arrival in running.arrivals), outcome.error)
         # Files that belong together are given up together.
         attempts = 1 + max(self._failures(arrival) for arrival in running.arrivals)
-        for arrival, content, result in zip(running.arrivals, running.digests, outcome.each(), strict=True):
+        for arrival, result in zip(running.arrivals, outcome.each(), strict=True):
             if left:  # nothing is written down: the next rescan finds it again
                 self.journal.leave([(arrival.relative, arrival.stat)])
                 self.tracker.drop(arrival)
             elif result.error is None:
                 self.guard.worked()
                 latency = self._clock.monotonic() - arrival.seen
-                self._record(arrival, content, FileState.DONE, report=json.dumps(summary(result.reports)))
+                self._record(arrival, FileState.DONE, report=json.dumps(summary(result.reports)))
                 self._companions.add(arrival.relative)
                 self._tell(WatchEvent("done", arrival.name, latency=latency, queued=running.queued, outcome=result))
             elif attempts >= self._most_attempts(result.error) or _hopeless(result):
-                self._quarantine(arrival, content, result.error, running.queued, attempts)
+                self._quarantine(arrival, result.error, running.queued, attempts)
             else:
-                self._record(arrival, content, FileState.FAILED, attempts, result.error)
+                self._record(arrival, FileState.FAILED, attempts, result.error)
                 self._fail("retry", arrival, result.error, running.queued)
 
     def leave_unfinished(self) -> None:
@@ -273,8 +269,8 @@ class FolderProcessor:
         row = self._row(arrival)
         return row.state if row and (row.stat, row.model) == (arrival.stat, self._model) else None
 
-    def _quarantine(self, arrival: Arrival, content: str, error: DefocusError, queued: int, attempts: int = 1) -> None:
-        self._record(arrival, content, FileState.QUARANTINED, attempts, error)
+    def _quarantine(self, arrival: Arrival, error: DefocusError, queued: int, attempts: int = 1) -> None:
+        self._record(arrival, FileState.QUARANTINED, attempts, error)
         self._fail("quarantined", arrival, error, queued)
 
     def _fail(self, kind: str, arrival: Arrival, error: DefocusError, queued: int) -> None:
@@ -283,16 +279,16 @@ class FolderProcessor:
     def _record(
         self,
         arrival: Arrival,
-        content: str,
         state: FileState,
         attempts: int = 1,
         error: DefocusError | None = None,
         report: str = "",
+        reason: str = "",
     ) -> None:
         if error is not None:
             report = json.dumps({"code": error.code.value})
-        version = (arrival.name, arrival.stat, content, self._model)
-        self.journal.record(JournalEntry(*version, state, attempts, str(error or ""), report))
+        version = (arrival.name, arrival.stat, arrival.digest, self._model)
+        self.journal.record(JournalEntry(*version, state, attempts, str(error or reason), report))
         self.tracker.drop(arrival)
 
     def _tell(self, event: WatchEvent) -> None:
@@ -303,10 +299,3 @@ def _hopeless(outcome: Outcome) -> bool:
     """Whether a file was read whole and its pixels cannot be used (NaN): trying again cannot help."""
     error = outcome.error
     return isinstance(error, InputError) and bool(outcome.shape) and not isinstance(error.__cause__, OSError)
-
-
-def _digest(path: Path) -> str:
-    try:
-        return digest(path)
-    except OSError:
-        return ""

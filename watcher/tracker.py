@@ -43,10 +43,9 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class RunningJob:
-    """The files of a job with their digests, and how many files were queued behind it when it began."""
+    """The files of a job, and how many files were queued behind it when it began."""
 
     arrivals: tuple[Arrival, ...]
-    digests: tuple[str, ...]
     queued: int
 
 

@@ -83,10 +83,16 @@ def digest(path: Path) -> str:
         listed = sorted((os.fspath(one), os.stat(one).st_size, os.stat(one).st_mtime_ns) for one in files)
         return hashlib.sha256(os.fsencode(repr(listed))).hexdigest()[:32]
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        found = hashlib.sha256(str(size).encode())
+        return digest_of(file)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """The same of an open file. Raises OSError."""
+    size = os.fstat(file.fileno()).st_size
+    found = hashlib.sha256(str(size).encode())
+    file.seek(0)
+    found.update(file.read(SAMPLE))
+    if size > SAMPLE:
+        file.seek(max(SAMPLE, size - SAMPLE))
         found.update(file.read(SAMPLE))
-        if size > SAMPLE:
-            file.seek(max(SAMPLE, size - SAMPLE))
-            found.update(file.read(SAMPLE))
     return found.hexdigest()[:32]

@@ -85,8 +85,3 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
 
         return provenance_of_zarr(path)
     return provenance.read_provenance(path) if not is_other(path) else None
-
-
-def is_blank(path: Path) -> bool:
-    """Whether the pixels of a whole file may not be written yet; see `tiff.integrity.ends_in_zeros`."""
-    return not is_other(path) and integrity.ends_in_zeros(path)

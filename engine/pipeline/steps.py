@@ -190,8 +190,13 @@ def provenance(engine: Engine, source: Path, version: Stat) -> dict[str, Any]:
 def stat_of(path: Path) -> Stat:
     """Size in bytes and modification time in ns: the version of a file, or of a Zarr, which is a folder."""
     stat = os.stat(path)
-    folder = is_store(path) and S_ISDIR(stat.st_mode)
-    size, mtime_ns = folder_version(path) if folder else (stat.st_size, stat.st_mtime_ns)
+    if is_store(path) and S_ISDIR(stat.st_mode):
+        return version_of(*folder_version(path))
+    return version_of(stat.st_size, stat.st_mtime_ns)
+
+
+def version_of(size: int, mtime_ns: int) -> Stat:
+    """The version of a file of that size and time."""
     # Times of nonsense, as broken shares give them, lie beyond what a database holds (after 2262).
     return size, min(max(mtime_ns, -(2**63)), 2**63 - 1)
 

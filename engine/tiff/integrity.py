@@ -68,19 +68,17 @@ def unfinished(found: Structure, file: BinaryIO) -> str:
     return f"its description names {named} planes, {there} are there" if there < named else ""
 
 
-def ends_in_zeros(path: str | os.PathLike[str]) -> bool:
+def ends_in_zeros(found: Structure, file: BinaryIO) -> bool:
     """Whether the last strip or tile of a whole, uncompressed TIFF holds nothing but zeros.
 
-    So does a file that was given its final size before its pixels came. Raises InputError.
+    So does a file that was given its final size before its pixels came. Raises OSError.
     """
-    path = Path(path)
-    with errors_as_input_error(path), open_regular(path) as file:
-        page = structure(file, os.fstat(file.fileno()).st_size, path).pages[-1]
-        if page.compression != 1 or not len(page.offsets) or page.sparse[-1:].all():
-            return False
-        offset, count = int(page.offsets[-1]), int(page.counts[-1])
-        file.seek(offset + max(0, count - _TAIL))
-        return not any(file.read(min(count, _TAIL)))
+    page = found.pages[-1]
+    if page.compression != 1 or not len(page.offsets) or page.sparse[-1:].all():
+        return False
+    offset, count = int(page.offsets[-1]), int(page.counts[-1])
+    file.seek(offset + max(0, count - _TAIL))
+    return not any(file.read(min(count, _TAIL)))
 
 
 def open_tiff(source: str | os.PathLike[str] | BinaryIO, described: bool = True) -> tifffile.TiffFile:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..files.version import open_regular
-from .directories import DamagedError, content, read_directory, read_header
+from .directories import DamagedError, Directory, content, read_directory, read_header
 from .integrity import errors_as_input_error
 
 # In the range 65000..65535 that TIFF 6.0 leaves to organisations. Not to be taken: 65330 to 65335 (Nikon, Leica),
@@ -43,11 +43,16 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             first = read_directory(file, form, size, pointer, "page 0")
         except (DamagedError, struct.error) as error:
             raise DamagedError(str(error) or "truncated") from error
-        for code in (PROVENANCE_TAG, _BEFORE):
-            tag = first.tags.get(code) if first is not None else None
-            if tag is not None and tag.nbytes <= _MOST and (record := _record(content(file, tag))) is not None:
-                return record
-        return _trailing(file, size)
+        return recorded(file, size, first)
+
+
+def recorded(file: BinaryIO, size: int, first: Directory | None) -> dict[str, Any] | None:
+    """The same of an open file of so many bytes and its first directory. Raises OSError."""
+    for code in (PROVENANCE_TAG, _BEFORE):
+        tag = first.tags.get(code) if first is not None else None
+        if tag is not None and tag.nbytes <= _MOST and (record := _record(content(file, tag))) is not None:
+            return record
+    return _trailing(file, size)
 
 
 def cut_short(path: str | os.PathLike[str]) -> bool:
@@ -87,6 +92,6 @@ def _record(text: bytes) -> dict[str, Any] | None:
     """Ours, or None: somebody else may use the tag."""
     try:
         record = json.loads(text.rstrip(b"\0"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -22,6 +22,10 @@ class Arrival:
         The version that was found complete.
     seen : float
         Monotonic time at which its writer closed it, or it last changed as far as we know.
+    digest : str
+        See `version.digest`; "" if it could not be read.
+    own_output : bool
+        Whether defocus made it.
     recalled : bool
         It has not come now: it was dealt with before, and comes along for the sake of its partner (see `partners`).
     others : tuple of Arrival
@@ -33,6 +37,8 @@ class Arrival:
     stat: Stat
     seen: float
     problem: InputError | None = None
+    digest: str = ""
+    own_output: bool = False
     recalled: bool = False
     others: tuple[Arrival, ...] = ()
 

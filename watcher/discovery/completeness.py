@@ -7,16 +7,26 @@ compared with "now": files are copied with old times, and clocks of shares run d
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from ...engine.errors import InputError
-from ...engine.formats.dispatch import check_complete, is_blank
-from ...engine.formats.names import is_store, readable
-from ...engine.pipeline.batch import SUFFIXES
-from ...engine.pipeline.steps import Stat, stat_of
-from ...engine.tiff.integrity import UnfinishedError
+from ...engine.files.version import digest, digest_of, open_regular
+from ...engine.formats.dispatch import check_complete
+from ...engine.formats.names import is_other, is_store, readable
+from ...engine.pipeline.batch import SUFFIXES, own_output
+from ...engine.pipeline.steps import Stat, stat_of, version_of
+from ...engine.tiff.integrity import (
+    UnfinishedError,
+    check_structure,
+    ends_in_zeros,
+    errors_as_input_error,
+    unfinished,
+)
+from ...engine.tiff.pages import WAIT, structure
+from ...engine.tiff.provenance import recorded
 
 
 class Completeness(Enum):
@@ -26,6 +36,61 @@ class Completeness(Enum):
     COMPLETE = "complete"
     BAD = "bad"
     GONE = "gone"
+
+
+@dataclass
+class Inspection:
+    """What a look into a file finds.
+
+    Attributes
+    ----------
+    stat : (size in bytes, mtime in ns)
+        Of the file that was opened.
+    digest : str
+        See `version.digest`; "" if it could not be read.
+    own_output : bool
+        Whether defocus made it.
+    empty_end : bool
+        Whether it ends in zeros, as a file does that was given its final size before its pixels came.
+    problem : InputError or None
+        Why it is not whole.
+    """
+
+    stat: Stat = (0, 0)
+    digest: str = ""
+    own_output: bool = False
+    empty_end: bool = False
+    problem: InputError | None = None
+
+    @property
+    def damage(self) -> InputError | None:
+        """The problem, unless it only says that more is to come: such a file is used as it is in the end."""
+        return None if isinstance(self.problem, UnfinishedError) else self.problem
+
+
+def inspect(path: Path) -> Inspection:
+    """Whatever is to be known of a file before it is taken; a TIFF is opened once for all of it."""
+    found = Inspection()
+    try:
+        if is_other(path):
+            with suppress(OSError):
+                found.digest = digest(path)
+            found.own_output = own_output(path)
+            check_complete(path, finished=True)
+            return found
+        with errors_as_input_error(path), open_regular(path) as file:
+            status = os.fstat(file.fileno())
+            found.stat = version_of(status.st_size, status.st_mtime_ns)
+            found.digest = digest_of(file)
+            tiff = structure(file, status.st_size, path)
+            check_structure(tiff, file, path)
+            found.own_output = recorded(file, tiff.size, tiff.pages[0].directory) is not None
+            found.empty_end = ends_in_zeros(tiff, file)
+            if cause := unfinished(tiff, file):
+                raise UnfinishedError(path, f"not complete: {cause}", WAIT)
+    except InputError as problem:  # also one that another program holds open without sharing, as on Windows
+        found.problem = problem
+    return found
 
 
 @dataclass
@@ -42,8 +107,8 @@ class PendingFile:
         Monotonic time of what made us look: the close of the file, or its last change.
     closed : bool
         The system said that its writer closed it (or that it was moved here whole): no need to wait.
-    problem : InputError or None
-        Why it was not taken when last looked into.
+    found : Inspection
+        What it held when last looked into.
     not_before : float
         Monotonic time before which it is not looked into again.
     """
@@ -52,7 +117,7 @@ class PendingFile:
     since: float
     seen: float
     closed: bool = False
-    problem: InputError | None = None
+    found: Inspection = field(default_factory=Inspection)
     not_before: float = 0.0
 
     def due(self, settle: float) -> float:
@@ -62,7 +127,7 @@ class PendingFile:
     def changed(self, stat: Stat, now: float) -> None:
         """It has another size or time than before: the waiting starts anew."""
         self.stat, self.since, self.seen = stat, now, now
-        self.closed, self.problem, self.not_before = False, None, 0.0
+        self.closed, self.found, self.not_before = False, Inspection(), 0.0
 
     def retry(self, now: float, settle: float) -> None:
         """Its structure was not whole: look again later, as its writer may only be pausing."""
@@ -90,23 +155,19 @@ def look(path: Path, waiting: PendingFile, now: float, settle: float, patience: 
         return Completeness.WAITING
     if not waiting.closed and now - waiting.since < settle:
         return Completeness.WAITING
-    long = max(patience, settle)
-    try:
-        check_complete(path, finished=True)
-        # Given its final size before its pixels came, and its writer is slow? Unless the system said that it is closed,
-        # pixels that end in zeros are believed only after our whole patience.
-        if not waiting.closed and now - waiting.since < long and is_blank(path):
-            waiting.retry(now, settle)
-            return Completeness.WAITING
-    except InputError as problem:
-        # Also a file that another program holds open without sharing, as cameras' software on Windows does.
-        waiting.problem, waiting.closed = problem, False
-        if now - waiting.since >= long:
-            # One that only says that there is more to come is taken as it is: its acquisition was stopped.
-            return Completeness.COMPLETE if isinstance(problem, UnfinishedError) else Completeness.BAD
+    waiting.found = found = inspect(path)
+    if found.stat not in (stat, Inspection.stat):
+        waiting.changed(found.stat, now)
+        return Completeness.WAITING
+    # Given its final size before its pixels came, and its writer is slow? Unless the system said that it is closed,
+    # pixels that end in zeros are believed only after our whole patience.
+    if found.problem is None and (waiting.closed or not found.empty_end):
+        return Completeness.COMPLETE
+    if now - waiting.since < max(patience, settle):
+        waiting.closed = False
         waiting.retry(now, settle)
         return Completeness.WAITING
-    return Completeness.COMPLETE
+    return Completeness.COMPLETE if found.damage is None else Completeness.BAD
 
 
 def suffix_matches(name: str) -> bool:

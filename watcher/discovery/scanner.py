@@ -245,8 +245,9 @@ def _ready(folder: Path, tracker: FileTracker, timing: ScanTiming, now: float) -
         if state is Completeness.GONE:
             tracker.discard_pending(path)
             continue
-        problem = pending.problem if state is Completeness.BAD else None
-        ready.append(Arrival(path, path.relative_to(folder), pending.stat, pending.seen, problem))
+        found = pending.found
+        facts = (found.damage, found.digest, found.own_output)
+        ready.append(Arrival(path, path.relative_to(folder), pending.stat, pending.seen, *facts))
     for arrival in sorted(ready, key=lambda arrival: (arrival.stat[1], arrival.relative)):
         yield arrival
         tracker.discard_pending(arrival.path)
