@@ -1,11 +1,13 @@
-"""`defocus-run` of another commit against the present one, turn about: processor time, wall time, and the pixels.
+"""`defocus-run` of other commits against the present one, turn about: processor time, wall time, and the pixels.
 
-    python -m benchmarks.speed.concurrency [--commit 3f57640] [-n 60] [--repetitions 5] [-o docs/results/concurrency.md]
+    python -m benchmarks.speed.concurrency [-n 60] [--repetitions 5] [-o docs/results/concurrency.md]
+
+`--commit` names others than those before the concurrency was written anew and before it was made simpler.
 
 Both read the same drawn files (520 x 696, 16-bit, LZW), with a tiny network, where reading and writing take the time,
-and with the default one. Wall time is that between the first and the last file done, processor time that of the whole
-process less that of one file, so that the start counts in neither. Every output of both is compared pixel by pixel,
-and as bytes where the two commits write the same provenance.
+and with the present default one. Wall time is that between the first and the last file done, processor time that of the
+whole process less that of one file, so that the start counts in neither. Every output of both is compared pixel by
+pixel, and as bytes where the two commits write the same provenance.
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ import tifffile
 from benchmarks.report import publish, spread, table, write_files
 from benchmarks.speed.checkouts import checkout, command, environment
 from benchmarks.speed.tiny import write_tiny
+from defocus.engine.model.card import model_path
 
 LEAST = 0.98
-COMMIT = "3f57640"
+COMMITS = ("3f57640", "a119d14")  # before the concurrency was written anew, and before it was made simpler
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def same(first: Path, second: Path) -> tuple[int, int, int]:
 
 
 def compare(trees: tuple[Path, Path], scratch: Path, files: list[Path], model: str, repetitions: int) -> list[object]:
-    """A row of the table: present over other, the larger the faster the present one."""
+    """The row of a network: other over present, the larger the faster the present one."""
     starts = [run(tree, scratch, files[:1], scratch / f"one-{n}", model).processor for n, tree in enumerate(trees)]
     walls, processors, agreement = [], [], (0, 0, 0)
     for repetition in range(repetitions):
@@ -78,15 +81,14 @@ def compare(trees: tuple[Path, Path], scratch: Path, files: list[Path], model: s
         processors.append((times[0].processor - starts[0]) / (times[1].processor - starts[1]))
     for number in (0, 1):
         shutil.rmtree(scratch / f"one-{number}")
-    name = "default" if model == "default" else "tiny"
     count, pixels, whole = agreement
     ratios = [f"{median(values):.3f} ({spread(values)})" for values in (walls, processors)]
-    return [name, *ratios, f"{pixels} of {count}", f"{whole} of {count}"]
+    return [*ratios, f"{pixels} of {count}", f"{whole} of {count}"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commit", default=COMMIT)
+    parser.add_argument("--commit", nargs="+", default=COMMITS)
     parser.add_argument("-n", type=int, default=60, help="files for the default network; five times as many for tiny")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("-o", type=Path)
@@ -95,17 +97,17 @@ def main() -> None:
         scratch = Path(name)
         (scratch / "in").mkdir()
         files = write_files(scratch / "in", 5 * options.n)
-        tiny = str(write_tiny(scratch / "tiny.onnx"))
-        with checkout(options.commit, scratch / "other") as other, checkout(".", scratch) as present:
-            trees = (other, present)
-            rows = [
-                compare(trees, scratch, files[: options.n], "default", options.repetitions),
-                compare(trees, scratch, files, tiny, options.repetitions),
-            ]
-    head = ("network", "wall, old over new", "processor, old over new", "same pixels", "same bytes")
+        default, tiny = str(model_path()), str(write_tiny(scratch / "tiny.onnx"))
+        rows = []
+        for commit in options.commit:
+            with checkout(commit, scratch / commit) as other, checkout(".", scratch) as present:
+                trees = (other, present)
+                for network, model, some in (("default", default, files[: options.n]), ("tiny", tiny, files)):
+                    rows.append([commit, network, *compare(trees, scratch, some, model, options.repetitions)])
+    head = ("old", "network", "wall, old over new", "processor, old over new", "same pixels", "same bytes")
     parts = [
-        f"Commit {options.commit} against the present one, {options.repetitions} repetitions turn about; over 1 the "
-        f"present one is faster, {LEAST} is the least.",
+        f"Commits {' and '.join(options.commit)} against the present one, {options.repetitions} repetitions turn "
+        f"about; over 1 the present one is faster, {LEAST} is the least.",
         "Bytes differ where the provenance or the way of writing does.",
         table(head, rows),
     ]
