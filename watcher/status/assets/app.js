@@ -155,13 +155,14 @@ class Scope {
   }
   plot() {
     if (!this.now) return;
-    const svg = this.find(".plot"), width = svg.clientWidth, height = svg.clientHeight;
-    if (!width) return;
-    const left = 44, right = 8, top = 10, bottom = 34;
+    const svg = this.find(".plot"), left = 44, right = 8, top = 10, bottom = 34;
     const judged = this.points.filter((point) => known(point[BLUR]));
     const span = Number(this.find(".span").value), end = judged.length ? judged[judged.length - 1][TIME] : 0;
     const view = span ? judged.filter((point) => point[TIME] >= end - span) : judged.slice(-LATEST);
     this.view = view;
+    svg.classList.toggle("empty", !view.length);
+    const width = svg.clientWidth, height = svg.clientHeight;
+    if (!width) return;
     const scrub = this.find(".scrub");
     scrub.hidden = !view.length;
     svg.replaceChildren();
@@ -285,7 +286,7 @@ function mark(kind, x, y) {
 }
 function nice(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 4, 6, 8, 10].find((step) => step * power >= value) * power;
+  return [1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10].find((step) => step * power >= value) * power;
 }
 function list(box, rows, boxed) {
   const text = JSON.stringify(rows);
