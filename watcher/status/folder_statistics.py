@@ -109,7 +109,7 @@ class FolderStatistics:
     def free_lately(self) -> int | None:
         """The same, as it was in the last half minute, to 10 MB."""
         now = time.monotonic()
-        if now - self._free[0] >= FREE_AGE:
+        if self._free[1] is None or now - self._free[0] >= FREE_AGE:  # the page is older than the output folder
             free = self.free()
             self._free = now, None if free is None else free // 10**7 * 10**7
         return self._free[1]

@@ -168,6 +168,7 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
         expect(page.locator("#state")).to_have_text("watching", timeout=PATIENCE)
         assert page.locator(".scope h2 .name").all_inner_texts() == ["Widefield 20x", "raw"]
         assert page.locator(".nothing:visible").count() == 2
+        expect(page.locator("#machine")).not_to_contain_text("unknown", timeout=PATIENCE)  # free disk space
         assert page.locator(".plot").evaluate_all("nodes => nodes.map(node => node.clientHeight)") == [0, 0]
         accessible(page, axe)
         keep(page, "idle")
