@@ -62,7 +62,7 @@ def main() -> None:
         f"closing down; the least of {options.repetitions} runs, as the daemon's threads look up while they wait. A "
         "generator counts each time it goes on; a crossing is a call whose nearest caller of ours lies in another "
         "module, different ones are counted once each. One of the scans for extremes is of the restored plane. "
-        "The daemon looks into a file before it takes it, and reads it when its turn comes: it may have changed between. "
+        "The daemon looks into a file before it takes it, and reads it when its turn comes; it may have changed. "
         "`--once` looks through the folder twice, and asks the journal each time. What "
         "libraries do is not counted: before, tifffile read and wrote what our own code does now.",
         table(head, rows),
