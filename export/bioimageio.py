@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import imagecodecs
 import numpy as np
 
 from ..engine._version import __version__
@@ -64,6 +65,7 @@ def write_package(
         The model cannot be read, or the package not be written.
     """
     try:
+        import onnx  # noqa: F401  for `describe`
         from bioimageio.core import test_description
         from bioimageio.spec import ValidationContext, save_bioimageio_package
     except ImportError as error:
@@ -210,14 +212,12 @@ def _licence(card: Card) -> Any:
 
 def _cover(seen: np.ndarray, restored: np.ndarray, path: Path) -> None:
     """Left half defocused, right half restored; PNG, 2:1."""
-    from skimage.io import imsave
-
     side = min(COVER_SIDE, *seen.shape)
     both = []
     for plane in (seen, restored):
         low, high = np.percentile(plane, (0.5, 99.8))
         both.append(np.clip((plane[:side, :side] - low) / max(high - low, 1), 0, 1))
-    imsave(path, (255 * np.hstack(both)).astype(np.uint8), check_contrast=False)
+    path.write_bytes(imagecodecs.png_encode((255 * np.hstack(both)).astype(np.uint8)))
 
 
 def _documentation(card: Card) -> str:

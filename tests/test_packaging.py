@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+
+from defocus import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,6 +99,26 @@ def test_the_wheel_holds_the_rooms_and_the_model(wheel):
     assert not [line for line in base if "onnxruntime" in line or "torch" in line]
     for command in ("defocus =", "defocus-watch", "defocus-run", "defocus-export", "defocus-train"):
         assert command in scripts
+
+
+def test_the_conda_recipe_says_what_the_package_says():
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML: pip install pyyaml")
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {*project["dependencies"], next(one for one in project["optional-dependencies"]["cpu"] if "onnx" in one)}
+    listed = recipe["requirements"]["run"]
+    assert {one.replace(" ", "") for one in listed if not one.startswith("python ")} == needed
+    assert recipe["context"]["version"] == __version__
+    assert f">={recipe['context']['python_min']}" == project["requires-python"]
+    scripts = dict(line.split(" = ") for line in recipe["build"]["python"]["entry_points"])
+    assert scripts == project["scripts"]
+
+
+def test_rattler_build_takes_the_conda_recipe():
+    rattler_build = pytest.importorskip("rattler_build", reason="needs rattler-build: pip install py-rattler-build")
+    recipe = rattler_build.Stage0Recipe.from_file(ROOT / "conda" / "recipe.yaml")
+    (variant,) = recipe.render(rattler_build.VariantConfig())
+    assert (variant.recipe.package.name, variant.recipe.package.version) == ("defocus", __version__)
 
 
 USER_SCRIPT = """\

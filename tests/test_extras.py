@@ -1,0 +1,87 @@
+"""Each extra by itself, in an environment that pip makes from the built wheel: the example of its guide runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+import tifffile
+
+from .helpers.microscope_formats import stack, write_nd2
+
+pytestmark = pytest.mark.slow  # minutes each, and pip needs a network
+ROOT = Path(__file__).resolve().parent.parent
+READ = """
+import sys, npe2
+npe2.PluginManager.instance().discover()
+(layer,) = npe2.read(sys.argv[1:], stack=False, plugin_name="defocus")
+print(layer[1]["metadata"]["defocus"]["model"])
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    line = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    subprocess.run(line, check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+class Installed:
+    """An environment with the wheel and some extras."""
+
+    def __init__(self, folder: Path, wheel: Path, extras: str, *others: str) -> None:
+        self._folder, self._bin = folder, folder / "env" / ("Scripts" if os.name == "nt" else "bin")
+        venv.create(folder / "env", with_pip=True)
+        line = [self._bin / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*line, f"{wheel}[{extras}]", *others], check=True)
+
+    def run(self, program: str, *arguments: object) -> str:
+        """What a program of it prints; it must end well."""
+        line = [str(self._bin / program), *map(str, arguments)]
+        done = subprocess.run(line, cwd=self._folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    (tmp_path / "raw").mkdir()
+    tifffile.imwrite(tmp_path / "raw" / "a.tif", stack(128, 160))
+    return tmp_path / "raw"
+
+
+def test_cpu(wheel, tmp_path, raw):
+    installed = Installed(tmp_path, wheel, "cpu")
+    installed.run("defocus-run", raw, "-o", tmp_path / "out")
+    assert tifffile.imread(tmp_path / "out" / "a.tif").shape == (128, 160)
+
+
+def test_formats(wheel, tmp_path, raw):
+    write_nd2(raw / "b.nd2", stack(2, 2, 64, 80))
+    installed = Installed(tmp_path, wheel, "cpu,formats")
+    installed.run("defocus-run", raw, "-o", tmp_path / "out")
+    assert tifffile.imread(tmp_path / "out" / "b.nd2.ome.tif").shape == (2, 2, 64, 80)
+
+
+def test_napari(wheel, tmp_path, raw):
+    installed = Installed(tmp_path, wheel, "cpu,napari", "PySide6-Essentials")
+    installed.run("defocus-run", raw, "-o", tmp_path / "out")
+    assert installed.run("python", "-c", READ, tmp_path / "out" / "a.tif").split() == ["default"]
+
+
+def test_dask(wheel, tmp_path, raw):
+    installed = Installed(tmp_path, wheel, "cpu,dask")
+    installed.run("defocus-run", raw, "-o", tmp_path / "out", "--dask", "local:1")
+    assert (tmp_path / "out" / "a.tif").exists()
+
+
+def test_bioimageio(wheel, tmp_path):
+    installed = Installed(tmp_path, wheel, "cpu,bioimageio")
+    installed.run("defocus-export", "default", "--bioimageio", tmp_path / "model.zip")
+    assert (tmp_path / "model.zip").exists()
