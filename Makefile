@@ -15,9 +15,10 @@ demo: .venv/.demo
 test: .venv/.develop
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
-# Between two edits: no process is started, nothing sleeps, PyTorch is not loaded (tests/conftest.py sees to that).
+# Between two edits: no process is started, nothing sleeps, PyTorch is not loaded (tests/conftest.py sees to that), nor
+# are the plugins of pytest that napari and others bring along, which takes longer than many tests.
 test-quick: .venv/.develop
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m quick -n 2
+	OMP_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/pytest -p xdist -m quick -n 2
 
 # Fails below 90 % of the branches of engine/ and watcher/; the processes that tests start are followed.
 coverage: .venv/.develop

@@ -55,6 +55,16 @@ def quick_means_quick(request: pytest.FixtureRequest) -> None:
         sys.addaudithook(refuse)
 
 
+@pytest.fixture(autouse=True)
+def _disable_qt_warnings() -> None:
+    """In place of napari's, which imports all of its Qt in every run; tests/test_napari.py takes the real one."""
+
+
+@pytest.fixture(autouse=True)
+def _clean_themes() -> None:
+    """Likewise."""
+
+
 @cache
 def _text(source: Any) -> str:
     if isinstance(source, Path):

@@ -14,6 +14,8 @@ import tifffile
 pytest.importorskip("napari", reason='needs napari: pip install ".[napari]"')
 pytest.importorskip("qtpy.QtWidgets", reason="needs Qt: pip install PySide6-Essentials", exc_type=ImportError)
 
+from napari.utils._testsupport import _clean_themes, _disable_qt_warnings  # noqa: F401  tests/conftest.py has none
+
 from defocus import Engine
 from defocus.engine.cli.run import main as run_main
 from defocus.napari.reader import get_reader
