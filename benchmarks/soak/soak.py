@@ -267,7 +267,7 @@ def run(options: argparse.Namespace) -> int:
     port = free_port()
     command = [sys.executable, "-m", "defocus.watcher.cli", str(acquisition), "-o", str(out), "--log-json"]
     command += ["--model", options.model, "--backend", options.backend, "--status", str(port)]
-    command += ["--settle", "1", "--rescan", "2", "--patience", "15"]
+    command += ["--settle", "1", "--rescan", "2", "--patience", "15", "--all-planes"]  # the proof restores all, too
     daemon = Daemon(command, work / "log.jsonl", faults.environment if faults else {}, port)
     load = Load(acquisition, options.rate, tuple(options.shape), options.seed)
     seconds, stop = 60 * options.minutes, threading.Event()
