@@ -159,6 +159,7 @@ def _watch(
 
             with display.running():
                 quarantined = watch_folders(settings, engine, stop, report, health, begun, clock)
+    display.end()
     if quarantined:
         display.say(f"quarantined ({len(quarantined)}):")
         for entry in quarantined:

@@ -195,6 +195,7 @@ class _Shown:
         self._task = self._progress.add_task("restoring", total=total)
         self._done, self._shares, self._told = 0, dict[str, float](), 0.0
         self._asked, self._otherwise, self._different = asked, 0, dict[str, None]()
+        self._planes = self._doubtful = 0
 
     def within(self, name: object, share: float) -> None:
         """How much of a file is done; called from any thread."""
@@ -218,7 +219,8 @@ class _Shown:
                 counts[result.status.value] += 1
                 self._one(result)
         summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
-        self._console.print(f"{_app.program()}: {summary} in {perf_counter() - start:.1f} s")
+        doubtful = f"; {self._doubtful} of {self._planes} planes doubtful" if self._doubtful else ""
+        self._console.print(f"{_app.program()}: {summary} in {perf_counter() - start:.1f} s{doubtful}")
         if self._otherwise:
             options = ", ".join(self._different)
             files = f"{self._otherwise} of the skipped files {'was' if self._otherwise == 1 else 'were'}"
@@ -237,6 +239,9 @@ class _Shown:
         with self._lock:
             self._done += 1
             self._shares.pop(str(result.job.name), None)
+            reports = result.outcome.reports if result.outcome and not result.error else ()
+            self._planes += len(reports)
+            self._doubtful += sum(report.verdict == "doubtful" for report in reports)
             if self._json:
                 print(result.to_json(), flush=True)
             if result.error:

@@ -19,6 +19,10 @@ class Display(Protocol):
         """Show something that happened to a file or a folder."""
         ...
 
+    def end(self) -> None:
+        """Called when watching has ended: show what it comes to, if that is worth a line."""
+        ...
+
     def say(self, text: str) -> None:
         """Show a line that is about no file."""
         ...

@@ -57,7 +57,7 @@ class Live:
         self._lock = threading.Lock()
         self._status: Status | None = None
         self._done: deque[float] = deque(maxlen=1000)
-        self._count = self._quarantined = self._queued = 0
+        self._count = self._quarantined = self._queued = self._doubtful = self._planes = 0
         self._waiting: dict[Path | None, int] = {}
         self._last = ""
         self._backlog = Backlog()
@@ -79,6 +79,9 @@ class Live:
             if event.kind == "done":
                 self._count += 1
                 self._last = _described(event)
+                reports = event.outcome.reports if event.outcome else ()
+                self._planes += len(reports)
+                self._doubtful += sum(report.verdict == "doubtful" for report in reports)
                 self._done.append(self._clock())
                 if self._status is None:
                     self._print(f"{event.relative}: {_logged(event)} in {_seconds(event):.2f} s")
@@ -104,16 +107,25 @@ class Live:
                 self._status.update(self.line())
 
     def line(self) -> str:
-        """The live line: queue, done, rate, the last file, waiting for a partner, quarantined."""
+        """The live line: queue, done, rate, the last file, doubtful planes, waiting for a partner, quarantined."""
         now = self._clock()
         recent = [moment for moment in self._done if now - moment < RATE_WINDOW]
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
         text = f"queue {self._queued}  done {self._count}  {rate:.1f} files/s"
         if self._last:
             text += f"  last {self._last}"
+        if self._doubtful:
+            text += f"  doubtful planes {self._doubtful}"
         if waiting := sum(self._waiting.values()):
             text += f"  waiting for a partner {waiting}"
         return f"{text}  quarantined {self._quarantined}" if self._quarantined else text
+
+    def end(self) -> None:
+        """Print how many planes of all that was done are doubtful, if any are: the live line has gone."""
+        if self._doubtful:
+            self.say(
+                f"{self._doubtful} of {self._planes} planes doubtful: compare input and output before you use them"
+            )
 
     def say(self, text: str) -> None:
         """Print a line of its own."""

@@ -46,6 +46,9 @@ class JsonLog:
             line["planes"] = summary(event.outcome.reports)
         self._write(line)
 
+    def end(self) -> None:
+        """Nothing: each file's line has its planes."""
+
     def say(self, text: str) -> None:
         """Write a line that is about no file."""
         self._write({"event": "info", "text": text})

@@ -112,8 +112,10 @@ def test_of_a_doubtful_plane_the_original_is_written_if_asked_for(tmp_path, monk
     with pytest.raises(SystemExit) as leaving:
         run.main()
     assert leaving.value.code == 0
-    (report,) = json.loads(capsys.readouterr().out)["reports"]
+    said = capsys.readouterr()
+    (report,) = json.loads(said.out)["reports"]
     assert (report["verdict"], report["copied"]) == ("doubtful", choice == "original")
+    assert said.err.endswith(" s; 1 of 1 planes doubtful\n")
     assert np.array_equal(tifffile.imread(tmp_path / "out" / "a.tif"), plane) == (choice == "original")
     account = read_provenance(tmp_path / "out" / "a.tif")
     assert account is not None

@@ -71,6 +71,27 @@ def test_durations_in_words(seconds, words):
     assert duration(seconds) == words
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_doubtful_planes_are_counted(terminal):
+    out, text = console(terminal)
+    live = Live(out)
+    doubtful, fine = PlaneReport(0.02, 0.03, 0.90, 0.1, 8.0), PlaneReport(0.02, 0.03, 0.99, 0.1, 8.0)
+    job = Job(Path("a.tif"), Path("out/a.tif"))
+    with live.running():
+        for planes in ((fine, fine), (doubtful, fine, doubtful), (doubtful,)):
+            live.show(WatchEvent("done", "a.tif", latency=0.25, outcome=Outcome(job, reports=planes)))
+        assert live.line().endswith("  doubtful planes 3")
+    live.end()
+    assert "3 of 6 planes doubtful: compare input and output before you use them\n" in text.getvalue()
+
+
+def test_without_doubt_nothing_is_said_at_the_end():
+    out, text = console(terminal=False)
+    live = Live(out)
+    live.end()
+    assert text.getvalue() == ""
+
+
 def test_without_a_terminal_each_file_has_a_line():
     out, text = console(terminal=False)
     live = Live(out)
