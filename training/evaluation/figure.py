@@ -1,4 +1,4 @@
-"""The comparison figure (input, every method, truth, error maps, a line profile, for each distance) and the scatter."""
+"""The comparison figure (two distances; a field, a zoom, error maps, a line profile) and the scatter of all fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
+from .heldout import OPTICS
 from .methods import Method
 from .metrics import data_range, psnr
 from .scores import INPUT, Score, methods_in
@@ -18,48 +21,84 @@ from .suite import Case, Suite
 
 FORMATS = ("png", "pdf")
 ERROR_SHARE = 0.25  # of the truth's range is the end of the error map's scale
+SHOWN = ("rl", "care", "residual-4", "default")  # of many methods, so that the panels are large enough to be read
+SHOWN_UM = (16, 28)
+BAR_UM = 20
 
 
 def comparison(suite: Suite, field: str, methods: Sequence[Method], out: Path, side: int = 192) -> list[Path]:
-    """Draw one field: for each distance a row of images, a row of error maps and a profile. Returns the files.
+    """Draw one field at two distances: rows of images, of a zoom, of error maps and of a profile. Returns the files.
 
-    Shows the middle `side` x `side` pixels of the first channel; the profile runs along the row of the truth that
-    varies most.
+    Columns are the input, Richardson-Lucy, CARE, N = 4 as in the paper and the model in the package, as far as
+    `methods` has them (all of it if it has none), and the truth. Shows the middle `side` x `side` pixels of the first
+    channel; the zoom is the part of the truth that varies most, and so is the row of the profile.
     """
-    cases = [case for case in suite.cases if case.name == field and case.z_um]
-    columns = ["input", *(method.title for method in methods), "truth"]
+    chosen = [method for method in methods if method.name in SHOWN] or list(methods)
+    columns = ["input", *(method.title for method in chosen), "truth"]
+    cases = _cases(suite, field)
     figure, axes = plt.subplots(
-        3 * len(cases),
+        4 * len(cases),
         len(columns),
-        figsize=(1.9 * len(columns), 5.4 * len(cases)),
+        figsize=(2.0 * len(columns), 7.4 * len(cases)),
+        height_ratios=(1, 1, 1, 0.6) * len(cases),
         squeeze=False,
         layout="constrained",
     )
     for block, case in enumerate(cases):
         window = _window(case, side)
         truth = case.sharp[0][window]
-        images = [case.seen[0][window], *(method.restore(case)[0][window] for method in methods), truth]
+        images = [case.seen[0][window], *(method.restore(case)[0][window] for method in chosen), truth]
         row = int(np.argmax(truth.astype(np.float64).std(axis=1)))
+        top, left, width = _richest(truth)
         low, high = np.percentile(truth, (0.5, 99.8))
+        limit = ERROR_SHARE * data_range(truth)
         for column, (title, image) in enumerate(zip(columns, images, strict=True)):
             image = np.asarray(image, np.float32)
-            shown, error, profile = axes[3 * block : 3 * block + 3, column]
-            shown.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            shown, zoomed, error, profile = axes[4 * block : 4 * block + 4, column]
+            for axis, part in ((shown, image), (zoomed, image[top : top + width, left : left + width])):
+                axis.imshow(part, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
             figures = "" if title == "truth" else f"\n{psnr(truth, image):.2f} dB"
-            shown.set_title(_wrapped(title) + figures, fontsize=7)
-            limit = ERROR_SHARE * data_range(truth)
+            shown.set_title(_wrapped(title) + figures, fontsize=9)
+            shown.add_patch(Rectangle((left - 0.5, top - 0.5), width, width, fill=False, color="tab:orange"))
+            shown.axhline(row, color="tab:orange", linewidth=0.5)
             error.imshow(image - truth, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-            shown.axhline(row, color="tab:orange", linewidth=0.4)
-            profile.plot(truth[row], color="0.6", linewidth=0.8)
-            profile.plot(image[row], color="tab:orange", linewidth=0.8)
+            profile.plot(truth[row], color="0.6", linewidth=1)
+            profile.plot(image[row], color="tab:orange", linewidth=1)
             profile.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
-            for axis in (shown, error, profile):
+            for axis in (shown, zoomed, error, profile):
                 axis.set_xticks([])
                 axis.set_yticks([])
-            if column == 0:
-                for axis, label in zip((shown, error, profile), (f"{case.z_um} um", "error", "profile"), strict=True):
-                    axis.set_ylabel(label, fontsize=8)
+        labels = (f"{case.z_um:g} um", "zoom", f"error, ±{ERROR_SHARE:.0%}", "profile")
+        for axis, label in zip(axes[4 * block : 4 * block + 4, 0], labels, strict=True):
+            axis.set_ylabel(label, fontsize=9)
+        _scale_bar(axes[4 * block, 0], truth.shape)
     return _save(figure, out, f"figure_{field}")
+
+
+def _cases(suite: Suite, field: str) -> list[Case]:
+    """The field at the distances that are shown, or as near to them as it has them; none twice."""
+    cases = {case.z_um: case for case in suite.cases if case.name == field and case.z_um}
+    nearest = dict.fromkeys(min(cases, key=lambda z: abs(z - wanted)) for wanted in SHOWN_UM)
+    return [cases[z] for z in nearest]
+
+
+def _richest(truth: np.ndarray) -> tuple[int, int, int]:
+    """(top, left, width) of the third of a plane (Y, X) that varies most."""
+    width = min(truth.shape) // 3
+    places = [
+        (y, x)
+        for y in range(0, truth.shape[0] - width + 1, max(1, width // 2))
+        for x in range(0, truth.shape[1] - width + 1, max(1, width // 2))
+    ]
+    top, left = max(places, key=lambda at: float(truth[at[0] : at[0] + width, at[1] : at[1] + width].std()))
+    return top, left, width
+
+
+def _scale_bar(axis: Axes, shape: tuple[int, ...]) -> None:
+    length = BAR_UM / OPTICS.pixel_um
+    y, x = 0.92 * shape[0], 0.06 * shape[1]
+    axis.plot([x, x + length], [y, y], color="white", linewidth=3, solid_capstyle="butt")
+    axis.text(x, y - 0.02 * shape[0], f"{BAR_UM} um", color="white", fontsize=8, va="bottom")
 
 
 def scatter(scores: Sequence[Score], out: Path) -> list[Path]:

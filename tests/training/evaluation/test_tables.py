@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason='needs PyTorch: pip install ".[train
 pytest.importorskip("matplotlib", reason='needs Matplotlib: pip install ".[train]"')
 
 from defocus.engine.errors import InputError  # noqa: E402
-from defocus.training.evaluation import paper, scores, suite, tables  # noqa: E402
+from defocus.training.evaluation import figure, paper, scores, suite, tables  # noqa: E402
 from defocus.training.evaluation.cost import gflop, parameters, time_ratios  # noqa: E402
 from defocus.training.evaluation.figure import comparison, scatter  # noqa: E402
 from defocus.training.evaluation.methods import Method, available, classical  # noqa: E402
@@ -125,6 +125,18 @@ def test_figures_are_drawn(small, methods, rows, tmp_path):
     files = [*comparison(small, "drawn_1", methods, tmp_path, side=64), *scatter(rows, tmp_path)]
     assert [path.name for path in files] == ["figure_drawn_1.png", "figure_drawn_1.pdf", "scatter.png", "scatter.pdf"]
     assert all(path.stat().st_size > 5000 for path in files)
+
+
+def test_the_figure_has_the_chosen_methods_at_two_distances(small, methods, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figure, "_save", lambda made, out, name: drawn.append(made))
+    comparison(small, "drawn_1", methods, tmp_path, side=64)
+    axes = drawn[0].axes
+    titles = [axis.get_title().partition("\n")[0] for axis in axes[:4]]
+    assert titles == ["input", "ours", "Richardson-Lucy,", "truth"]  # not "smooth"
+    assert len(axes) == 2 * 4 * 4  # two distances: image, zoom, error, profile
+    assert [axis.get_ylabel() for axis in axes[::16]] == ["10 um", "22 um"]
+    assert "20 um" in [text.get_text() for text in axes[0].texts]
 
 
 def test_the_report_is_one_folder(small, methods, tmp_path):
