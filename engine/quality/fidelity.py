@@ -26,23 +26,17 @@ from ..image.bands import extremes
 from ..image.fourier import irfft2, power, rfft2
 from ..image.hot_pixels import HotPixels
 from .focus import SMALLEST, scaled, span, windows
+from .transfer import ABERRATIONS, PAD, RADII, SOFTNESS, disk, disks, gaussian, gaussians, padded_shape, rings
 
 REGION_PX = 32  # side of the place whose unexplained share is `max_local_residual`: about a nucleus at 20x
 
 _SIDE, _MOST = 768, 4  # windows of a large plane, px
-_PAD = 24  # binned px around a window, mirrored
-_RADII = np.concatenate([[0.0], np.geomspace(0.24, 24.0, 96)])  # disk radii that are tried, binned px
-_COARSE, _NEAR = 3, 6  # of these, every third at first, then those at most six away
-_SOFTNESS = (0.05, 0.15, 0.25, 0.4)  # Gaussian sigma over disk radius: within 1 % for NA 0.4 to 0.75
-# k; 0.2 waves at NA 0.5 are 1.1 at 10 um and 0.3 at 34 um
-_ABERRATIONS = (-1.0, -0.7, -0.5, -0.35, -0.25, -0.15, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
+_COARSE, _NEAR = 3, 6  # of the radii that are tried, every third at first, then those at most six away
 # An aberration must earn it away from the rims, over which comes light that looks like a little of one: it leaves less
 # than this of what was left without, which was more than `_ALL` of the structure.
 _WORTH, _ALL = 0.7, 0.002
-_SHARPER = _SOFTNESS[:2]  # of the aberrated ones: a Gaussian as wide would hide the aberration
+_SHARPER = SOFTNESS[:2]  # of the aberrated ones: a Gaussian as wide would hide the aberration
 _NARROWEST = 0.3  # squared, over the disk's: to look for radii by; k = -1 would be
-_DARKEST = 0.15  # contrast in focus below which the geometric limit tells too little of it to divide by
-_RINGS = 512  # a cycle per binned pixel
 _WEAKEST = 0.2  # structure over noise, variances of binned pixels, below which the share explained has no meaning
 
 
@@ -138,8 +132,8 @@ class _Pair(NamedTuple):
     def of(cls, seen: np.ndarray, restored: np.ndarray, scale: float) -> _Pair:
         before, after = _even(seen, scale), _even(restored, scale)
         binned, other = _bin(before), _bin(after)
-        padded = _padded(binned.shape)
-        ring = _grid(padded)[0]
+        padded = padded_shape(binned.shape)
+        ring = rings(padded)[0]
         first, second = rfft2(np.stack([_extend(binned, padded), _extend(other, padded)]))
         output = np.bincount(ring, power(second).ravel())
         cross = np.bincount(ring, (first.real * second.real + first.imag * second.imag).ravel())
@@ -148,16 +142,17 @@ class _Pair(NamedTuple):
     def residual(self, blur: _Blur) -> _Residual:
         """What the blurred output does not explain."""
         height, width = self.seen.shape
-        padded = _padded(self.seen.shape)
-        ring, frequency = _grid(padded)
+        padded = padded_shape(self.seen.shape)
+        ring, frequency = rings(padded)
         x = 2 * math.pi * blur.radius * frequency
-        transfer = (np.interp(x, *_disk(blur.aberration)) * _soft(x, blur.softness)).astype(np.float32)
-        blurred = irfft2(self.spectrum * transfer[ring].reshape(self.spectrum.shape), padded)
+        transfer = (np.interp(x, *disk(blur.aberration)) * gaussian(x, blur.softness)).astype(np.float32)
+        spectrum = np.multiply(self.spectrum, transfer[ring].reshape(self.spectrum.shape), dtype=np.complex64)
+        blurred = irfft2(spectrum, padded)
         # Light from outside the plane has come in over the rim, as far as the blur reaches.
         rim = int(min(max(2, blur.width), min(height, width) // 8))
         inner = (slice(rim, height - rim), slice(rim, width - rim))
         seen = self.seen[inner]
-        difference = seen - blurred[_PAD : _PAD + height, _PAD : _PAD + width][inner]
+        difference = seen - blurred[PAD : PAD + height, PAD : PAD + width][inner]
         return _Residual(seen - seen.mean(), difference - difference.mean(), self.noise[inner])
 
 
@@ -195,11 +190,11 @@ def _unexplained(residuals: list[_Residual]) -> float:
 
 def _fit(pairs: list[_Pair]) -> tuple[_Blur, _Blur | None]:
     """The blurs without and with aberration that leave least unexplained, over all windows; None if it is no better."""
-    plain = [_least(pairs, softness, 0.0, slice(None, None, _COARSE)) for softness in _SOFTNESS]
+    plain = [_least(pairs, softness, 0.0, slice(None, None, _COARSE)) for softness in SOFTNESS]
     least, best = min(plain)
-    least, best = min(_least(pairs, softness, 0.0, _around(best.disk, softness, 0.0)) for softness in _SOFTNESS)
+    least, best = min(_least(pairs, softness, 0.0, _around(best.disk, softness, 0.0)) for softness in SOFTNESS)
     aberrated = min(
-        _least(pairs, softness, k, _around(best.disk, softness, k)) for k in _ABERRATIONS for softness in _SHARPER
+        _least(pairs, softness, k, _around(best.disk, softness, k)) for k in ABERRATIONS for softness in _SHARPER
     )
     return best, aberrated[1] if aberrated[0] < least else None
 
@@ -207,17 +202,17 @@ def _fit(pairs: list[_Pair]) -> tuple[_Blur, _Blur | None]:
 def _around(disk: float, softness: float, aberration: float) -> slice:
     """Which radii make a blur about as wide as a disk."""
     radius = disk / math.sqrt(max(_squared_width(aberration), _NARROWEST) + 4 * softness**2)
-    at = int(np.searchsorted(_RADII, radius))
+    at = int(np.searchsorted(RADII, radius))
     return slice(max(at - _NEAR, 0), at + _NEAR + 1)
 
 
 def _least(pairs: list[_Pair], softness: float, aberration: float, among: slice) -> tuple[float, _Blur]:
     """Of the radii `among` all, the one that leaves least unexplained, and how much that is, less the input's power."""
-    radii = _RADII[among]
+    radii = RADII[among]
     left = np.zeros(len(radii))
     for pair in pairs:
-        shape = _padded(pair.seen.shape)
-        transfer = _tried(shape, aberration)[among] * _softened(shape, softness)[among]
+        shape = padded_shape(pair.seen.shape)
+        transfer = disks(shape, aberration)[among] * gaussians(shape, softness)[among]
         left += np.square(transfer) @ pair.output - 2 * transfer @ pair.cross
     at = int(left.argmin())
     return float(left[at]), _Blur(_between(radii, left, at), softness, aberration)
@@ -261,8 +256,8 @@ def _extend(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _mirrored(length: int, total: int) -> np.ndarray:
-    """Where `total` px come from, `length` of them a plane's and the others beyond its rims, `_PAD` before it."""
-    return np.pad(np.arange(length), (_PAD, total - length - _PAD), mode="reflect")
+    """Where `total` px come from, `length` of them a plane's and the others beyond its rims, `PAD` before it."""
+    return np.pad(np.arange(length), (PAD, total - length - PAD), mode="reflect")
 
 
 def _means(values: np.ndarray, side: int) -> np.ndarray:
@@ -281,68 +276,3 @@ def _sums(values: np.ndarray, length: int) -> np.ndarray:
         if done == length:
             return total
         values, width = values[:-width] + values[width:], 2 * width
-
-
-def _padded(shape: tuple[int, int]) -> tuple[int, int]:
-    return _fast(shape[0] + 2 * _PAD), _fast(shape[1] + 2 * _PAD)
-
-
-def _fast(length: int) -> int:
-    """The next even length with prime factors 2, 3 and 5."""
-    length += length % 2
-    while True:
-        rest = length
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return length
-        length += 2
-
-
-@lru_cache(maxsize=4)
-def _grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Ring of each sample of `rfft2` (flat; the redundant half counts as the other does), frequency of each ring."""
-    radius = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :]).ravel()
-    ring = (radius * _RINGS).astype(np.intp)
-    samples = np.bincount(ring)
-    return ring, np.where(samples, np.bincount(ring, radius) / np.maximum(samples, 1), 0.0)
-
-
-def _soft(x: np.ndarray, softness: float) -> np.ndarray:
-    """Transfer function of the Gaussian, x as in `_disk`."""
-    return np.exp(-0.5 * (softness * x) ** 2)
-
-
-@lru_cache(maxsize=4 * (len(_ABERRATIONS) + 1))
-def _tried(shape: tuple[int, int], aberration: float) -> np.ndarray:
-    """Transfer functions (radii, rings) on this grid of disks of all radii that are tried."""
-    return np.interp(2 * math.pi * _RADII[:, None] * _grid(shape)[1], *_disk(aberration))
-
-
-@lru_cache(maxsize=4 * len(_SOFTNESS))
-def _softened(shape: tuple[int, int], softness: float) -> np.ndarray:
-    """Transfer functions (radii, rings) of the Gaussians that soften them."""
-    return _soft(2 * math.pi * _RADII[:, None] * _grid(shape)[1], softness)
-
-
-@lru_cache(maxsize=len(_ABERRATIONS) + 1)
-def _disk(aberration: float) -> tuple[np.ndarray, np.ndarray]:
-    """(x, transfer function) of the geometric blur out of focus over that in focus, at most 1.
-
-    Each is the mean of J0(x d) over the pupil, where d is how far rays land. Without aberration this is 2 J1(x) / x.
-    """
-    x = np.linspace(0, 4 * math.pi * _RADII[-1], 2048)
-    pupil = np.sqrt((np.arange(128) + 0.5) / 128)  # equal areas
-    moved = aberration * (2 * pupil**3 - pupil)
-    blurred, focused = (np.interp(x[:, None] * np.abs(d), *_bessel()).mean(axis=1) for d in (pupil + moved, moved))
-    ratio = blurred * focused / np.maximum(np.square(focused), _DARKEST**2)
-    return x, ratio / np.maximum(np.abs(ratio), 1.0)
-
-
-@lru_cache(maxsize=1)
-def _bessel() -> tuple[np.ndarray, np.ndarray]:
-    """(x, J0(x)), from the integral J0(x) = 1 / pi int_0^pi cos(x sin t) dt."""
-    x = np.linspace(0, 12 * math.pi * _RADII[-1], 8192)
-    t = (np.arange(512) + 0.5) * (math.pi / 512)
-    return x, np.cos(x[:, None] * np.sin(t)).mean(axis=1)

@@ -126,6 +126,7 @@ def test_a_slide_is_computed_at_most_1_35_times_within_the_default_memory(monkey
     for side in ((20_000, 20_000), (19_000, 21_000), (25_000, 18_000)):
         tiles = settings.tiles_for(*side, card.multiple)
         assert computed_pixels(tiles) <= 1.35 * prod(side)
+        assert footprint.cut_bytes_per_pixel is not None
         assert prod(tiles[0].shape) * footprint.cut_bytes_per_pixel <= memory.MEMORY
 
 

@@ -126,7 +126,8 @@ def test_a_large_plane_is_judged_by_windows():
     seen, sharp = pair(16, (704, 704))
     (small,) = assess(seen, sharp, "YX")
     # Mirrored at its borders, as the optics continue it: a seam would be a residual.
-    (report,) = assess(*(np.pad(plane, (0, 2048 - 704), "symmetric") for plane in (seen, sharp)), "YX")
+    before, after = (np.pad(plane, (0, 2048 - 704), "symmetric") for plane in (seen, sharp))
+    (report,) = assess(before, after, "YX")
     assert report.fidelity == pytest.approx(small.fidelity, abs=0.005)
     assert report.blur_px == pytest.approx(small.blur_px, rel=0.05)
     assert report.focus_in == pytest.approx(small.focus_in, rel=0.15)

@@ -47,7 +47,7 @@ def _strips(data: bytes, count: int, length: int, width: int, compression: int) 
     return _file(parts, tags)
 
 
-def _one_strip(data: bytes, compression: int, description: bytes = b"") -> bytes:
+def _one_strip(data: bytes | bytearray, compression: int, description: bytes = b"") -> bytes:
     """64 x 64 px in one strip."""
     parts = [data, description]
 
