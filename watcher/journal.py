@@ -21,34 +21,12 @@ from ..engine.files.atomic import make_private, output_error
 from ..engine.files.version import open_regular
 from ..engine.pipeline.steps import Stat
 from .journal_entry import FileState, JournalEntry, entries_of, journal_key, path_of
+from .journal_schema import create_tables
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
 _BESIDE = ("-journal", "-wal", "-shm")
-SCHEMA = 2  # 1 had no report
 _READ = 256  # MB that are read to see whether a file can be
 
-_TABLE = """
-CREATE TABLE IF NOT EXISTS files (
-    relative TEXT PRIMARY KEY,  -- below the acquisition folder, with /; bytes that are no text escaped
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    digest TEXT NOT NULL,       -- of head and tail
-    model TEXT NOT NULL,        -- sha256 of the model file, and the pattern of channel files if there is one
-    state TEXT NOT NULL,        -- done, failed (to be tried again) or quarantined
-    attempts INTEGER NOT NULL,
-    reason TEXT NOT NULL,
-    updated TEXT NOT NULL,      -- UTC
-    report TEXT NOT NULL DEFAULT ''  -- JSON: the summary of the planes of a file that is done; else {"code": ErrorCode}
-) WITHOUT ROWID
-"""
-# A row here is a file that was being corrected; one that is found at a start was when its process died.
-_IN_PROGRESS = """
-CREATE TABLE IF NOT EXISTS in_progress (
-    relative TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    attempts INTEGER NOT NULL  -- how often this version was begun and no outcome came of it
-) WITHOUT ROWID
-"""
-_TABLES = {"files": 10, "in_progress": 4}  # with their numbers of columns
 _COLUMNS = "relative, size, mtime_ns, digest, model, state, attempts, reason, report"
 _KNOWN = f"SELECT {_COLUMNS} FROM files"
 _QUARANTINED = f"{_KNOWN} WHERE state = ? ORDER BY relative"
@@ -294,16 +272,7 @@ class Journal:
                 (verdict,) = cursor.fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, 1, SCHEMA):
-                raise sqlite3.DatabaseError(f"its format is {version}, this defocus writes {SCHEMA}")
-            with connection:
-                connection.execute(_TABLE)
-                connection.execute(_IN_PROGRESS)
-                if version == 1:
-                    connection.execute("ALTER TABLE files ADD COLUMN report TEXT NOT NULL DEFAULT ''")
-                connection.execute(f"PRAGMA user_version = {SCHEMA}")
-            _check_tables(connection)
+            create_tables(connection)
         except BaseException:
             connection.close()
             raise
@@ -323,13 +292,3 @@ def _peek(out: Path, query: str, parameters: tuple) -> list[tuple]:
 
 def _is_there(folder: Path, key: object) -> bool:
     return isinstance(key, str) and os.path.lexists(folder / path_of(key))
-
-
-def _check_tables(connection: sqlite3.Connection) -> None:
-    """Raise DatabaseError unless the tables are ours: a column more, a view or a trigger would stop every write."""
-    rows = connection.execute("SELECT type, name FROM sqlite_master WHERE type != 'index'").fetchall()
-    if sorted(rows) != sorted(("table", name) for name in _TABLES):
-        raise sqlite3.DatabaseError("it holds unknown tables, views or triggers")
-    for name, count in _TABLES.items():
-        if len(connection.execute(f"PRAGMA table_info({name})").fetchall()) != count:
-            raise sqlite3.DatabaseError(f"its table {name} has unknown columns")

@@ -6,7 +6,7 @@ Nothing is understood here but the frame: header, directories, entries. What a t
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import BinaryIO, Literal, NamedTuple
@@ -309,17 +309,3 @@ def changed_copy(
         kept.insert(number, made(code))
         codes.insert(number, code)
     return form.count.pack(len(kept)) + b"".join(kept) + link + bytes(extra)
-
-
-def exclusive(intervals: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
-    """Of each [start, stop), whether it shares no byte with any other one; empty ones share none."""
-    array = np.asarray(intervals, np.int64).reshape(-1, 2)
-    alone = np.ones(len(array), bool)
-    filled = np.flatnonzero(array[:, 1] > array[:, 0])
-    order = filled[np.argsort(array[filled, 0], kind="stable")]
-    starts, stops = array[order, 0], array[order, 1]
-    if len(order) > 1:
-        reach = np.maximum.accumulate(stops)
-        alone[order[1:]] &= starts[1:] >= reach[:-1]
-        alone[order[:-1]] &= starts[1:] >= stops[:-1]
-    return alone

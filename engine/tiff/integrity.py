@@ -8,14 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import tifffile
 
 from ..errors import DefocusError, ErrorCode, InputError, shortage
 from ..files.version import NotRegularError, open_regular
-from .pages import WAIT, Structure, check_claim, check_page, planes_below, structure
+from .pages import WAIT, ImagePage, Structure, planes_below, structure
 
 _NOT_TIFF = "give a TIFF file"
 _TAIL = 1 << 16  # bytes
+_DENSEST = {1: 1, 5: 2560, 8: 1032, 32946: 1032, 32773: 64}  # no compression makes pixels this many times smaller
+_DENSEST_OTHER = 10**6  # so many times at most with any other compression
+_CLAIM = 1 << 30  # bytes of pixels up to which strips may share their bytes as they like
+_SINGLE = (256, 257, 259, 262, 277, 284, 317, 322, 323, 32997, 32998)
 
 
 class UnfinishedError(InputError):
@@ -52,10 +57,59 @@ def check_structure(found: Structure, file: BinaryIO, path: Path) -> None:
         cause = f"truncated: its description names {named} planes, not all are there"
         raise InputError(path, cause, WAIT, ErrorCode.TRUNCATED)
     for page in found.every:
-        check_page(page, found.size, path)
-    check_claim(found, path)
+        _check_page(page, found.size, path)
+    _check_claim(found, path)
     if all(page.sparse.all() for page in found.pages if len(page.offsets)):
         raise InputError(path, "not complete: its pixels are not written yet", WAIT, ErrorCode.INCOMPLETE)
+
+
+def _check_page(page: ImagePage, size: int, path: Path) -> None:
+    """Raise InputError unless all strips or tiles that a page says it has lie in the file, and can hold its pixels."""
+    offsets, counts, name = page.offsets, page.counts, page.name
+    if page.width < 1 or page.length < 1:
+        raise InputError(path, f"{name} has no pixels", WAIT, ErrorCode.DAMAGED)
+    if any(len(page.numbers.get(code, ())) > 1 for code in _SINGLE):
+        raise InputError(path, f"damaged: {name} has several widths, lengths or compressions", WAIT, ErrorCode.DAMAGED)
+    if not page.compression == 6 and (len(offsets) != len(counts) or len(offsets) < page.segments):
+        raise InputError(path, f"truncated: {name} lacks strips or tiles", WAIT, ErrorCode.TRUNCATED)
+    if (offsets < 0).any() or (counts < 0).any():
+        raise InputError(path, f"damaged: {name} has strips or tiles beyond all files", WAIT, ErrorCode.DAMAGED)
+    if len(offsets) == len(counts):
+        beyond = int(np.max(np.where((offsets > 0) & (counts > 0), offsets + counts - size, 0), initial=0))
+        if beyond > 0:
+            cause = f"truncated: {name} ends {beyond} bytes beyond the end of the file"
+            raise InputError(path, cause, WAIT, ErrorCode.TRUNCATED)
+    if page.compression == 6 or not len(counts):
+        return
+    there = 1 - page.sparse.mean()
+    needed = page.nbytes * there / (3 if page.photometric == 6 else 1)
+    if sum(counts.tolist()) * _DENSEST.get(page.compression, _DENSEST_OTHER) < int(needed):
+        raise InputError(path, f"truncated: {name} has fewer bytes than pixels", WAIT, ErrorCode.TRUNCATED)
+
+
+def _check_claim(found: Structure, path: Path) -> None:
+    """Raise InputError for pages that claim far more pixels than their bytes can hold, since many share the same ones.
+
+    A file of some kilobytes could keep the engine busy for days.
+    """
+    needed = capacity = 0.0
+    held: list[tuple[np.ndarray, np.ndarray]] = []
+    for page in found.every:
+        if len(page.offsets) == len(page.counts):
+            needed += page.nbytes * (1 - page.sparse.mean()) if page.segments else 0
+            density = _DENSEST.get(page.compression, _DENSEST_OTHER)
+            capacity = max(capacity, float(found.size * density))
+            held.append((page.offsets, page.counts * float(density)))
+    if needed <= _CLAIM:
+        return
+    offsets, rooms = (np.concatenate(arrays) for arrays in zip(*held, strict=True))
+    _, places = np.unique(offsets, return_inverse=True)
+    largest = np.zeros(int(places.max(initial=-1)) + 1)
+    np.maximum.at(largest, places, rooms)
+    capacity = min(capacity, float(largest.sum()))
+    if needed > 2 * capacity:
+        cause = f"damaged: it claims {needed / 1e9:.1f} GB of pixels, its bytes hold {capacity / 1e9:.3f} GB at most"
+        raise InputError(path, cause, WAIT, ErrorCode.DAMAGED)
 
 
 def unfinished(found: Structure, file: BinaryIO) -> str:

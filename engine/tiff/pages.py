@@ -21,14 +21,10 @@ from .directories import LSM, DamagedError, Directory, Form, TagReader, below, c
 
 WAIT = "wait until it is complete, or write it again"
 LOSSLESS = {1, 5, 8, 32946, 32773, 34925, 50000, 34887}  # kept; all others would alter the result a second time
-DENSEST = {1: 1, 5: 2560, 8: 1032, 32946: 1032, 32773: 64}  # no compression makes pixels this many times smaller
-_DENSEST = 10**6
 _STORAGE = (254, 255, 256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 320, 322, 323, 338, 339, 347, 529, 530)
 _STORAGE = (*_STORAGE, 532, 32997, 32998, 33628, 34412, 42113, 50674)
 _SLACK = 16  # bytes between parts of a file
-_CLAIM = 1 << 30  # bytes of pixels up to which strips may share their bytes as they like
 _STK_PLANES = 33629
-_SINGLE = (256, 257, 259, 262, 277, 284, 317, 322, 323, 32997, 32998)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,55 +243,6 @@ def _lsm(pages: list[ImagePage], size: int) -> list[ImagePage]:
             ImagePage(page.directory, page.name, page.numbers, page.offsets, counts, page.storage, None, page.children)
         )
     return made
-
-
-def check_page(page: ImagePage, size: int, path: Path) -> None:
-    """Raise InputError unless all strips or tiles that a page says it has lie in the file, and can hold its pixels."""
-    offsets, counts, name = page.offsets, page.counts, page.name
-    if page.width < 1 or page.length < 1:
-        raise InputError(path, f"{name} has no pixels", WAIT, ErrorCode.DAMAGED)
-    if any(len(page.numbers.get(code, ())) > 1 for code in _SINGLE):
-        raise InputError(path, f"damaged: {name} has several widths, lengths or compressions", WAIT, ErrorCode.DAMAGED)
-    if not page.compression == 6 and (len(offsets) != len(counts) or len(offsets) < page.segments):
-        raise InputError(path, f"truncated: {name} lacks strips or tiles", WAIT, ErrorCode.TRUNCATED)
-    if (offsets < 0).any() or (counts < 0).any():
-        raise InputError(path, f"damaged: {name} has strips or tiles beyond all files", WAIT, ErrorCode.DAMAGED)
-    if len(offsets) == len(counts):
-        beyond = int(np.max(np.where((offsets > 0) & (counts > 0), offsets + counts - size, 0), initial=0))
-        if beyond > 0:
-            cause = f"truncated: {name} ends {beyond} bytes beyond the end of the file"
-            raise InputError(path, cause, WAIT, ErrorCode.TRUNCATED)
-    if page.compression == 6 or not len(counts):
-        return
-    there = 1 - page.sparse.mean()
-    needed = page.nbytes * there / (3 if page.photometric == 6 else 1)
-    if sum(counts.tolist()) * DENSEST.get(page.compression, _DENSEST) < int(needed):
-        raise InputError(path, f"truncated: {name} has fewer bytes than pixels", WAIT, ErrorCode.TRUNCATED)
-
-
-def check_claim(found: Structure, path: Path) -> None:
-    """Raise InputError for pages that claim far more pixels than their bytes can hold, since many share the same ones.
-
-    A file of some kilobytes could keep the engine busy for days.
-    """
-    needed = capacity = 0.0
-    held: list[tuple[np.ndarray, np.ndarray]] = []
-    for page in found.every:
-        if len(page.offsets) == len(page.counts):
-            needed += page.nbytes * (1 - page.sparse.mean()) if page.segments else 0
-            density = DENSEST.get(page.compression, _DENSEST)
-            capacity = max(capacity, float(found.size * density))
-            held.append((page.offsets, page.counts * float(density)))
-    if needed <= _CLAIM:
-        return
-    offsets, rooms = (np.concatenate(arrays) for arrays in zip(*held, strict=True))
-    _, places = np.unique(offsets, return_inverse=True)
-    largest = np.zeros(int(places.max(initial=-1)) + 1)
-    np.maximum.at(largest, places, rooms)
-    capacity = min(capacity, float(largest.sum()))
-    if needed > 2 * capacity:
-        cause = f"damaged: it claims {needed / 1e9:.1f} GB of pixels, its bytes hold {capacity / 1e9:.3f} GB at most"
-        raise InputError(path, cause, WAIT, ErrorCode.DAMAGED)
 
 
 def planes_below(page: ImagePage, file: BinaryIO, size: int) -> tuple[int, int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from ..errors import ErrorCode, InputError
-from .directories import exclusive
 from .pages import ImagePage
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Survey:
                 count = min(len(page.offsets), len(page.counts))
                 offsets = page.offsets[:count]
                 parts.append(np.stack([offsets, offsets + np.where(offsets, page.counts[:count], 0)], axis=1))
-        alone = exclusive(np.concatenate(parts))
+        alone = _exclusive(np.concatenate(parts))
         self.sure = {key for key, good in zip(keys, alone, strict=False) if good}
         at, self.alone = len(keys), dict[ImagePage, np.ndarray]()
         for page, part in zip(pages, parts[1:], strict=True):
@@ -123,3 +123,17 @@ class Survey:
             return [(start, start + image.data.nbytes)] if self.alone[page].all() else []
         starts = [int(page.offsets[0]) for page in image.pages if self.in_place(page, planes[0].nbytes)]
         return [(start, start + planes[0].nbytes) for start in starts]
+
+
+def _exclusive(intervals: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
+    """Of each [start, stop), whether it shares no byte with any other one; empty ones share none."""
+    array = np.asarray(intervals, np.int64).reshape(-1, 2)
+    alone = np.ones(len(array), bool)
+    filled = np.flatnonzero(array[:, 1] > array[:, 0])
+    order = filled[np.argsort(array[filled, 0], kind="stable")]
+    starts, stops = array[order, 0], array[order, 1]
+    if len(order) > 1:
+        reach = np.maximum.accumulate(stops)
+        alone[order[1:]] &= starts[1:] >= reach[:-1]
+        alone[order[:-1]] &= starts[1:] >= stops[:-1]
+    return alone
