@@ -25,7 +25,7 @@ from .journal_schema import create_tables
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
 _BESIDE = ("-journal", "-wal", "-shm")
-_READ = 256  # MB that are read to see whether a file can be
+_READ = 4096  # blocks of 64 KiB that are read to see whether a file can be
 
 _COLUMNS = "relative, size, mtime_ns, digest, model, state, attempts, reason, report"
 _KNOWN = f"SELECT {_COLUMNS} FROM files"
@@ -257,7 +257,7 @@ class Journal:
         try:
             with open_regular(self.path) as file:
                 for _ in range(_READ):
-                    if not file.read(1 << 20):
+                    if not file.read(1 << 16):
                         break
         except OSError as error:
             raise output_error(self.path, error) from error

@@ -13,15 +13,15 @@ import pytest
 from ..helpers.waiting import wait_for
 from .conftest import QUICK, command, free_port, listing, outputs, write_tiff
 
-EXPORT = "in NIS-Elements: File > Export ND Document to TIFF"
-LINE = f"holds no TIFF, but 2 .nd2, 1 .czi; export them {EXPORT}, or use bfconvert"
+EXPORT = "in cellSens or OlyVIA: Export > TIFF"
+LINE = f"holds no TIFF, but 2 .vsi, 1 .oib; export them {EXPORT}, or use bfconvert"
 
 
 @pytest.fixture
 def acquisition(folders) -> Path:
-    """A folder of other formats only."""
+    """A folder of formats only that no extra reads."""
     (folders[0] / "plate").mkdir()
-    for name in ("a.nd2", "plate/b.nd2", "c.czi", "notes.txt"):
+    for name in ("a.vsi", "plate/b.vsi", "c.oib", "notes.txt"):
         (folders[0] / name).write_bytes(b"not a TIFF")
     return folders[0]
 
@@ -60,7 +60,7 @@ def test_once_and_dry_run_name_other_formats_in_one_line(folders, acquisition, t
     for more in (("--dry-run",), ("--once", *QUICK)):
         done = command(acquisition, "-o", folders[1], "--model", tiny_model, "--backend", "cpu", *more)
         assert done.returncode == 0, done.stderr
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if ".nd2" in line]
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if ".vsi" in line]
         assert lines == [f"{acquisition}: {LINE}"]
     assert listing(acquisition) == before
     assert outputs(folders[1]) == []
@@ -70,7 +70,7 @@ def test_defocus_run_names_them_too(folders, acquisition, tiny_model):
     line = [sys.executable, "-m", "defocus.engine.cli.run", acquisition, "-o", folders[1], "--model", tiny_model]
     done = subprocess.run([*map(str, line), "--backend", "cpu"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert next(one for one in done.stderr.splitlines() if ".nd2" in one).endswith(f"{acquisition}: {LINE}")
+    assert next(one for one in done.stderr.splitlines() if ".vsi" in one).endswith(f"{acquisition}: {LINE}")
 
 
 def test_the_log_and_the_page_name_them_once_until_there_are_tiffs(folders, acquisition, start):
@@ -113,5 +113,5 @@ def test_a_terminal_shows_it_above_the_live_line(folders, acquisition, tiny_mode
         os.close(controller)
     assert process.wait(60) == 0
     text = said.decode(errors="replace")
-    assert text.count("holds no TIFF, but 2 .nd2, 1 .czi") == 1
+    assert text.count("holds no TIFF, but 2 .vsi, 1 .oib") == 1
     assert "queue 0" in text

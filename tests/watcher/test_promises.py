@@ -62,7 +62,7 @@ def test_p9_without_room_it_waits_and_goes_on_by_itself(folders, tiny_model, mon
     acquisition, out = folders
     write_tiff(acquisition / "a.tif")
     free = [10]
-    usage = type("Usage", (), {"free": property(lambda self: free[0] * disk_space.MEGABYTE)})
+    usage = type("Usage", (), {"free": property(lambda self: free[0] * disk_space.MEGABYTE), "total": 10**12})
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: usage())
     monkeypatch.setattr(disk_space, "PAUSE", 0.05)
     events, stop, health = [], threading.Event(), Health()

@@ -57,7 +57,7 @@ def test_the_token_is_not_written_into_a_service(tmp_path, by_environment):
     given = [] if by_environment else ["--status-token", "hush"]
     done = command(tmp_path, "--status", "0.0.0.0:8765", *given, "--install-service", env=environment)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "write status_token = '...' into the file of --config" in done.stderr
+    assert "write status_token = '...' into the settings file (--config)" in done.stderr
     assert "hush" not in done.stderr
     (tmp_path / "my.toml").write_text("status_token = 'hush'\n")
     done = command(tmp_path, "--config", tmp_path / "my.toml", *given, "--install-service", env=environment)
@@ -117,5 +117,5 @@ def test_the_name_of_a_folder_adds_no_lines(platform, folder):
 def test_no_secret_is_written_into_a_service(tmp_path):
     done = command(tmp_path, "--notify-url", "https://hooks.example/hush", "--install-service")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "write notify_url = '...' into the file of --config" in done.stderr
+    assert "write notify_url = '...' into the settings file (--config)" in done.stderr
     assert "hush" not in done.stderr
