@@ -236,7 +236,7 @@ def test_a_journal_that_fails_for_a_moment_stops_nothing(folders, begin, faults)
             wait_for(lambda count=count: watching.said().count("journal.sqlite: cannot be written") >= count)
             looked_at_again(faults, 1)
             assert watching.process.poll() is None, watching.said()
-        wait_for(lambda call=call: states(out).get(f"{call}.tif") == "done")
+        wait_for(lambda name=f"{call}.tif": states(out).get(name) == "done" and f"{name}: corrected" in watching.said())
     assert watching.said().count("journal.sqlite: cannot be written") == len(calls)  # once each
     assert [watching.said().count(f"{call}.tif: corrected in") for call in calls] == [1] * len(calls)  # not made again
     check_end(watching, sorted(["a.tif", *(f"{call}.tif" for call in calls)]), listing(acquisition))

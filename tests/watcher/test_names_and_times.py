@@ -158,6 +158,7 @@ def test_a_clock_that_is_set_back_and_forth(folders, begin, faults, tiny_model):
         wait_for(lambda: state(port)["done"] == len(names))
         assert abs(time.time() + shift - state(port)["folders"][0]["last"][0]) < 60  # it does see another time
     wait_for(lambda: states(out) == dict.fromkeys(names, "done"))
+    wait_for(lambda: all(f"{name}: corrected" in watching.said() for name in names))
     assert [watching.said().count(f"{name}: corrected") for name in names] == [1, 1, 1, 1]
     assert watching.stop() == 0
     check_all(acquisition, out, tiny_model, names)

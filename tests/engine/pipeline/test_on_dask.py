@@ -144,7 +144,7 @@ def test_another_user_of_the_machine_cannot_run_code_in_the_workers():
         for stranger in (None, Security.temporary()):
             for target in (address, address.replace("tls://", "tcp://")):
                 with pytest.raises((OSError, RuntimeError, ValueError, TypeError)):
-                    Client(target, security=stranger, timeout="3s")
+                    Client(target, security=stranger, timeout="3s", loop=client.loop)
 
 
 def test_the_certificates_that_dask_is_configured_with_are_used(tmp_path, monkeypatch):
