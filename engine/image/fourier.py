@@ -28,3 +28,16 @@ def irfft2(spectra: Spectra, shape: tuple[int, int]) -> np.ndarray:
 def power(spectra: Spectra) -> np.ndarray:
     """Squared magnitude, float32 of the same shape."""
     return np.square(spectra.real) + np.square(spectra.imag)
+
+
+def fast_length(length: int) -> int:
+    """The smallest even length >= `length` with prime factors 2, 3 and 5 only, which are quick to transform."""
+    length += length % 2
+    while True:
+        rest = length
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return length
+        length += 2

@@ -11,6 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..image.fourier import fast_length
+
 PAD = 24  # binned px around a window, mirrored
 RADII = np.concatenate([[0.0], np.geomspace(0.24, 24.0, 96)])  # disk radii that are tried, binned px
 SOFTNESS = (0.05, 0.15, 0.25, 0.4)  # Gaussian sigma over disk radius: within 1 % for NA 0.4 to 0.75
@@ -21,20 +23,7 @@ _DARKEST = 0.15  # contrast in focus below which the geometric limit tells too l
 
 
 def padded_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    return _fast_length(shape[0] + 2 * PAD), _fast_length(shape[1] + 2 * PAD)
-
-
-def _fast_length(length: int) -> int:
-    """The next even length with prime factors 2, 3 and 5."""
-    length += length % 2
-    while True:
-        rest = length
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return length
-        length += 2
+    return fast_length(shape[0] + 2 * PAD), fast_length(shape[1] + 2 * PAD)
 
 
 @lru_cache(maxsize=4)

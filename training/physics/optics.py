@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...engine.image.fourier import fast_length
+
 PUPIL_RADIUS_SAMPLES = 24  # the pupil's radius is sampled at least this finely
 OVERSAMPLED_NYQUIST = 4.0  # samples per wavelength / NA that the intensity, of bandwidth 2 NA / wavelength, needs
 
@@ -186,7 +188,7 @@ def psf_oversampled(
     side = (2 * half + 1) * oversample
     # The grid holds the PSF with a margin against wrap-around, and samples the pupil finely enough.
     needed = max(1.25 * side, 2 * PUPIL_RADIUS_SAMPLES * optics.wavelength_um / (2 * optics.na * step))
-    grid = _fast_length(math.ceil(needed))
+    grid = fast_length(math.ceil(needed))
     direction = (np.fft.fftfreq(grid, step) * optics.wavelength_um).astype(dtype)  # direction sines
     squared = direction[:, None] ** 2 + direction[None, :] ** 2
     # The rim is weighted by how much of each sample lies inside: a staircase would ring in the PSF.
@@ -248,7 +250,7 @@ def defocus(
     pad_y, pad_x = (min(pad, side - 1) for side in sharp.shape)
     padded = np.pad(np.asarray(sharp, dtype), ((pad_y, pad_y), (pad_x, pad_x)), mode="reflect")
     side = 2 * pad + 1
-    shape = (_fast_length(max(padded.shape[0], side)), _fast_length(max(padded.shape[1], side)))
+    shape = (fast_length(max(padded.shape[0], side)), fast_length(max(padded.shape[1], side)))
     padded = np.pad(padded, ((0, shape[0] - padded.shape[0]), (0, shape[1] - padded.shape[1])), mode="edge")
     blurred = np.fft.irfft2(np.fft.rfft2(padded) * transfer(optics, z_um, shape, relative, dtype), shape)
     return blurred[pad_y : pad_y + sharp.shape[0], pad_x : pad_x + sharp.shape[1]].astype(dtype)
@@ -262,16 +264,3 @@ def _transfer(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     placed = np.zeros(shape, kernel.dtype)
     np.add.at(placed, (y[:, None], x[None, :]), kernel)
     return np.fft.rfft2(placed).astype(np.result_type(kernel.dtype, np.complex64))
-
-
-def _fast_length(n: int) -> int:
-    """Smallest length >= n with prime factors 2, 3 and 5 and divisible by 2: quick for the FFT, and even."""
-    n += n % 2
-    while True:
-        rest = n
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return n
-        n += 2
