@@ -73,7 +73,7 @@ def test_a_line_ends_with_its_code(command, line, code, tmp_path, monkeypatch, c
     (tmp_path / "bad.tif").write_text("no image, no model, no settings")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEFOCUS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("defocus.watcher.priority.lower_priority", lambda: None)  # of the tests themselves
+    monkeypatch.setattr("defocus.watcher.service.priority.lower_priority", lambda: None)  # of the tests themselves
     monkeypatch.delenv("DISPLAY", raising=False)  # there, defocus-watch without arguments asks for a folder
     monkeypatch.setattr(sys, "argv", [command, *line.split()])
     with pytest.raises(SystemExit) as ended:

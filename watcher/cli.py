@@ -125,7 +125,7 @@ def watch(
         return 0
     if dry_run:
         return _dry_run(chosen)
-    from .priority import lower_priority
+    from .service.priority import lower_priority
     from .supervisor import run
 
     if chosen.priority == "low":

@@ -1,1 +1,1 @@
-"""Running as a service."""
+"""Running beside the microscope: as a service, and at a low priority."""
