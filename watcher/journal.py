@@ -221,9 +221,9 @@ class Journal:
                 yield self._connection
         except OSError as error:
             raise output_error(self.path, error) from error
-        except sqlite3.OperationalError as error:  # a disk that fails or is full
-            raise output_error(self.path, OSError(0, str(error))) from error
         except sqlite3.DatabaseError as error:
+            if not _is_damage(error):  # a disk that fails or is full
+                raise output_error(self.path, OSError(0, str(error))) from error
             self._check_readable()
             remedy = "start defocus-watch again: it renames the damaged file and begins a new one"
             raise DefocusError(self.path, f"was damaged while it was in use ({error})", remedy) from error
@@ -241,7 +241,7 @@ class Journal:
         try:
             return self._connect()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            if not _is_damage(error):
                 raise
             self._check_readable()
             aside = self.path.with_name(f"{NAME}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
@@ -277,6 +277,13 @@ class Journal:
             connection.close()
             raise
         return connection
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error says that the content is damaged, and not that it cannot be read or written just now."""
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode == sqlite3.SQLITE_ERROR  # a table is missing: the file was emptied
+    return True
 
 
 def _peek(out: Path, query: str, parameters: tuple) -> list[tuple]:

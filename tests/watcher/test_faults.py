@@ -242,7 +242,10 @@ def test_a_journal_that_fails_for_a_moment_stops_nothing(folders, begin, faults)
     check_end(watching, sorted(["a.tif", *(f"{call}.tif" for call in calls)]), listing(acquisition))
 
 
-def test_a_journal_that_is_damaged_in_use_ends_it_and_the_next_start_begins_anew(folders, begin):
+@pytest.mark.parametrize(
+    ("damage", "next_start"), [(b"rubbish ", "kept as journal.sqlite.damaged-"), (b"", "watching")]
+)
+def test_a_journal_that_is_damaged_in_use_ends_it_and_the_next_start_begins_anew(folders, begin, damage, next_start):
     acquisition, out = folders
     watching = begin()
     for seed in range(3):
@@ -250,14 +253,14 @@ def test_a_journal_that_is_damaged_in_use_ends_it_and_the_next_start_begins_anew
     wait_for(lambda: len(states(out)) == 3)
     made = [(out / name).stat().st_mtime_ns for name in outputs(out)]
     journal = out / ".defocus" / "journal.sqlite"
-    journal.write_bytes(b"rubbish " * (journal.stat().st_size // 8))
+    journal.write_bytes(damage * (journal.stat().st_size // 8))
     write_tiff(acquisition / "3.tif", 3)
     assert watching.process.wait(60) == 1
     said = watching.said().splitlines()[-1]
     assert "was damaged while it was in use" in said
     assert "start defocus-watch again" in said
     again = begin()
-    wait_for(lambda: "kept as journal.sqlite.damaged-" in again.said())
+    wait_for(lambda: next_start in again.said())
     check_end(again, [f"{seed}.tif" for seed in range(4)], listing(acquisition))
     assert [(out / f"{seed}.tif").stat().st_mtime_ns for seed in range(3)] == made  # their outputs say what they are
 
