@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import weakref
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from math import prod
@@ -19,6 +22,19 @@ from .pages import ImagePage
 
 _HEADER = 1 << 16  # bytes in which an image says how large it is
 _MUCH = 1 << 22  # pixels of a strip or tile that are always let in
+_JPEGXR = (22610, 34934)
+_TRIAL = """
+import struct, sys
+import imagecodecs
+content, at = sys.stdin.buffer.read(), 0
+while at < len(content):
+    (length,) = struct.unpack_from("<Q", content, at)
+    try:
+        imagecodecs.jpegxr_decode(content[at + 8 : at + 8 + length])
+    except Exception:
+        pass  # the decoder says so again where its pixels are wanted
+    at += 8 + length
+"""
 WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
@@ -79,15 +95,20 @@ class Decoders:
         decoder = self.of(page)
         data = None
         if not page.sparse[number]:
-            start = int(page.offsets[number])
-            data = self.bytes[start : start + int(page.counts[number])].tobytes()
+            data = self._stored(page, number)
             _check_size(page, data)
         return decoder.decode(data, number, jpegtables=decoder.jpegtables)
+
+    def _stored(self, page: ImagePage, number: int) -> bytes:
+        start = int(page.offsets[number])
+        return self.bytes[start : start + int(page.counts[number])].tobytes()
 
     def read(self, page: ImagePage, out: np.ndarray) -> None:
         """Decode a page into (separate samples, Z, Y, X, samples), which may lack the last samples of a pixel."""
         self.of(page).init_decode()
         wanted = range(page.segments)
+        if page.compression in _JPEGXR:
+            _check_survival(self._stored(page, number) for number in wanted)
         with ThreadPoolExecutor(WORKERS) as pool:
             spread = pool.map if WORKERS > 1 and page.compression != 1 and page.nbytes > 1 << 22 else map
             numbers = iter(wanted)
@@ -111,6 +132,15 @@ def _check_size(page: ImagePage, data: bytes) -> None:
         raise ValueError(f"a strip or tile of {page.segment[2]} x {page.segment[1]} px holds {width} x {length} px")
 
 
+def _check_survival(segments: Iterable[bytes]) -> None:
+    """Raise ValueError where the decoder of JPEG XR crashes, as it does on some damaged bytes: tried in a process."""
+    content = b"".join(struct.pack("<Q", len(data)) + data for data in segments)
+    command = [sys.executable, "-P", "-c", _TRIAL]
+    done = subprocess.run(command, input=content, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    if done.returncode < 0 or done.returncode >= 0xC0000000:  # a signal; an exception of Windows
+        raise ValueError("the decoder of JPEG XR crashes on a strip or tile")
+
+
 def _size(compression: int, data: bytes) -> tuple[int, int]:
     """Length and width that a compressed image states; (0, 0) where it states none, or not where it should."""
     try:
@@ -129,7 +159,7 @@ def _size(compression: int, data: bytes) -> tuple[int, int]:
             return _size_of_webp(data)
         if compression in (50002, 52546):
             return _size_of_jpegxl(data)
-        if compression in (22610, 34934):
+        if compression in _JPEGXR:
             return _size_of_jpegxr(data)
     except (struct.error, ValueError, IndexError):
         pass  # the decoder says what is wrong with it
