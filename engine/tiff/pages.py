@@ -202,6 +202,8 @@ def _page(reader: TagReader, directory: Directory, name: str, parent: ImagePage 
             if entry.kind in (3, 4, 16):
                 numbers[code] = tuple(reader.values(entry).tolist())
             storage.append((code, raw))
+    if lsm and numbers.get(284) == (2,) and not numbers.get(254, (0,))[0] & 1:
+        numbers[262] = (1,)  # channels of their own, though it calls them RGB
     tiled = 322 in numbers
 
     def places(one: int, other: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import tifffile
 from ..errors import ErrorCode, InputError
 from ..image.normalization import check_dtype
 from .decode import Decoders
-from .directories import content
+from .directories import LSM, content
 from .pages import LOSSLESS, ImagePage, Structure, planes_below
 
 _ALPHA = (1, 2)  # of ExtraSamples
@@ -30,6 +30,7 @@ _MOST_PLANES = 1 << 22  # that a description may speak of, those of other files 
 _PLANE_COUNT = re.compile(rb"""PlaneCount\s*=\s*["']\s*(\d+)""")
 _PIXELS = re.compile(rb"<(?:\w{1,20}:)?Pixels\b[^>]*")
 _SIZES = re.compile(rb"""Size[ZCT]\s*=\s*["']\s*(\d+)""")
+_SIGNIFICANT = re.compile(rb"""SignificantBits\s*=\s*["']\s*(\d{1,2})\b""")
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,15 @@ def plan(
     groups: dict[tuple[object, ...], list[ImagePage]] = {}
     plans = []
     described = set[ImagePage]()
-    for plan, _ in series:
+    significant = _significant_bits(found, file)
+    for number, (plan, _) in enumerate(series):
         if all(page in wanted for page in plan.pages):  # else its good pages are planes of no stated meaning
             described.update(plan.pages)
             if "Y" not in plan.axes or "X" not in plan.axes:
                 cause = f"has no Y and X axes (its axes are {plan.axes})"
                 raise InputError(path, cause, "save it with axes that name Y and X", ErrorCode.UNSUPPORTED)
-            plans.append(_without_alpha(plan, decoders))
+            bits = significant[number] if len(significant) == len(series) else max(significant, default=0)
+            plans.append(_limited(_without_alpha(plan, decoders), bits))
     for page in every:
         if page in wanted and page not in described:
             groups.setdefault(page.kind, []).append(page)
@@ -107,8 +110,8 @@ def plan(
         axes, shape = _page_axes(pages[0])
         if count > 1:
             axes, shape = "I" + axes, (count, *shape)
-        plans.append(_without_alpha(Plan(tuple(pages), axes, shape, np.dtype("u1")), decoders))
-    plans = [_limited(plan, file, found) for plan in plans]
+        plan = _without_alpha(Plan(tuple(pages), axes, shape, np.dtype("u1")), decoders)
+        plans.append(_limited(plan, max(significant, default=0)))
     kept = tuple((level, full) for level, full in levels.items() if full in wanted)
     return plans, kept, tuple(_notes(plans, refused, decoders))
 
@@ -229,6 +232,8 @@ def _holds(page: ImagePage, planes: int, size: int) -> bool:
 def _levels(found: Structure, tif: tifffile.TiffFile, every: list[ImagePage]) -> dict[ImagePage, ImagePage]:
     """Reduced copies, each with the page in full that it shows."""
     levels: dict[ImagePage, ImagePage] = {}
+    if LSM in found.pages[0].directory.tags:
+        return levels  # its reduced pages are thumbnails in colours of their own
     if any(getattr(tif, f"is_{kind}") for kind in _SLIDES):
         for series in tif.series:
             for level in series.levels[1:]:
@@ -281,13 +286,17 @@ def _without_alpha(plan: Plan, decoders: Decoders) -> Plan:
     return Plan(plan.pages, axes, shape, np.dtype(dtype.newbyteorder("=")))
 
 
-def _limited(plan: Plan, file: BinaryIO, found: Structure) -> Plan:
-    """With the largest value that its declared bits allow."""
-    page, bits = plan.pages[0], plan.pages[0].bits
+def _significant_bits(found: Structure, file: BinaryIO) -> list[int]:
+    """What an OME-XML says of each image's bits; 0 where it says nothing."""
     first = found.pages[0].directory.tags.get(270)
-    if first is not None and first.nbytes < 1 << 26 and plan.dtype.kind == "u":
-        declared = [int(found) for found in re.findall(rb'SignificantBits="(\d{1,2})"', content(file, first))]
-        bits = min(bits, max(declared)) if declared and max(declared) > 0 else bits
+    text = content(file, first) if first is not None and first.nbytes < 1 << 26 else b""
+    return [max(map(int, _SIGNIFICANT.findall(pixels)), default=0) for pixels in _PIXELS.findall(text)]
+
+
+def _limited(plan: Plan, significant: int) -> Plan:
+    """With the largest value that its stored and its significant bits (0: not known) allow."""
+    stored = plan.pages[0].bits
+    bits = min(stored, significant) if significant > 0 else stored
     if plan.dtype.kind != "u" or bits >= 8 * plan.dtype.itemsize:
         return plan
-    return Plan(plan.pages, plan.axes, plan.shape, plan.dtype, 2 ** min(bits, page.bits) - 1)
+    return Plan(plan.pages, plan.axes, plan.shape, plan.dtype, 2**bits - 1)

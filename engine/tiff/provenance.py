@@ -89,9 +89,10 @@ def _trailing(file: BinaryIO, size: int) -> dict[str, Any] | None:
 
 
 def _record(text: bytes) -> dict[str, Any] | None:
-    """Ours, or None: somebody else may use the tag."""
+    """Ours, or None: somebody else may use the tag, for JSON as well."""
     try:
         record = json.loads(text.rstrip(b"\0"))
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    ours = isinstance(record, dict) and str(record.get("software", "")).startswith("defocus")
+    return record if ours else None

@@ -185,8 +185,13 @@ def draw_exif(path: Path, order: Order = "<", big: bool = False, inline: bool = 
     drawn.save(path)
 
 
-def draw_lsm(path: Path, planes: int = 3, channels: int = 1, lzw: bool = False, size: int = 328) -> None:
-    """Zeiss: each plane is followed by its thumbnail; the block of the first page points at others behind it."""
+def draw_lsm(
+    path: Path, planes: int = 3, channels: int = 1, lzw: bool = False, size: int = 328, inline: bool = False
+) -> None:
+    """Zeiss: each plane is followed by its thumbnail; the block of the first page points at others behind it.
+
+    `inline`: BitsPerSample of two channels are two numbers, as TIFF has them, and not an offset.
+    """
     drawn = Drawn()
     stamps = drawn.put(struct.pack("<ii3d", 32, 3, 0.0, 1.5, 3.0))
     names = struct.pack("<I", 5) + b"Ch1\0\0"
@@ -214,10 +219,10 @@ def draw_lsm(path: Path, planes: int = 3, channels: int = 1, lzw: bool = False, 
             stored = [bytes(imagecodecs.lzw_encode(part)) for part in stored]
         if channels > 1:
             replaced[262] = (262, SHORT, 1, drawn.pack("H", 2))  # as these files say, of two channels as well
-        if channels == 2:  # an offset where two numbers would have room
+        if channels == 2 and not inline:  # an offset where two numbers would have room
             replaced[258] = (258, SHORT, 2, drawn.longs(drawn.put(drawn.pack("HH", 8, 8))))
         drawn.page(np.moveaxis(pixels, 0, -1) if channels > 1 else pixels[0], tags, 1, stored, replaced)
-        thumbnail = counts(3, number, "u1")[:, :8, :8]
+        thumbnail = counts(3, number, "u1")[:, : LENGTH // 2, : WIDTH // 2]
         drawn.page(np.moveaxis(thumbnail, 0, -1), [(254, LONG, 1, drawn.longs(1))])
     drawn.save(path)
 

@@ -182,6 +182,21 @@ def test_significant_bits_bound_the_output_unless_the_input_goes_beyond(largest,
     np.testing.assert_array_equal(image.data, planes)
 
 
+def test_significant_bits_bound_each_image_by_its_own(tmp_path):
+    """In either kind of quotes; where the pages are planes of no stated meaning, by the most that is said."""
+    xml = """<?xml version='1.0'?><OME xmlns='http://www.openmicroscopy.org/Schemas/OME/2016-06'>"""
+    for number, bits in enumerate((10, 14)):
+        xml += f"""<Image ID='Image:{number}'><Pixels ID='Pixels:{number}' DimensionOrder='XYZCT' Type='uint16'
+        SignificantBits='{bits}' SizeX='24' SizeY='20' SizeZ='1' SizeC='1' SizeT='1'><Channel ID='Channel:{number}:0'
+        SamplesPerPixel='1'/><TiffData IFD='{number}' PlaneCount='1'/></Pixels></Image>"""
+    path = tmp_path / "a.ome.tif"
+    for text, limits in ((xml + "</OME>", [1023, 16383]), (xml.replace("IFD='1'", "IFD='7'") + "</OME>", [16383])):
+        with tifffile.TiffWriter(path, ome=False, shaped=False) as tif:
+            for number, plane in enumerate(counts(2, 20, 24) % 1000):
+                tif.write(plane, description=text if number == 0 else None, metadata=None)
+        assert [image.limit for image in read_tiff(path).images] == limits
+
+
 def test_masks_and_bilevel_pages_are_copied(tmp_path):
     grey, mask = counts(2, 20, 24), counts(20, 24) > 2000
     path, out = tmp_path / "a.tif", tmp_path / "b.tif"

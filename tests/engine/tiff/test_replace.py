@@ -321,13 +321,15 @@ def test_where_no_directory_fits_the_record_stands_at_the_end(tmp_path, monkeypa
     assert read_provenance(out) == MADE_BY
 
 
-def test_a_foreign_value_of_our_tag_stays(tmp_path):
+@pytest.mark.parametrize("foreign", [b"somebody else's", b'{"software": "theirs"}', b'{"gain": 2}'])
+def test_a_foreign_value_of_our_tag_stays_and_is_no_record_of_ours(foreign, tmp_path):
     path, out = tmp_path / "a.tif", tmp_path / "b.tif"
-    tifffile.imwrite(path, image(), extratags=[(65270, 2, 0, b"somebody else's", True)], **GREY)
+    tifffile.imwrite(path, image(), extratags=[(65270, 2, 0, foreign, True)], **GREY)
+    assert read_provenance(path) is None
     source, _ = rewrite(path, out)
     check_bytes(source, path, out)
     with tifffile.TiffFile(out) as tif:
-        assert tif.pages.first.tags[65270].value == "somebody else's"
+        assert tif.pages.first.tags[65270].value == foreign.decode()
 
 
 def test_outputs_of_version_0_1_0_are_known(tmp_path):
