@@ -88,6 +88,8 @@ results: .venv/.develop
 	$(BIN)/python -m benchmarks.quality.beads $(DATA)/beads -o docs/results/beads.md
 	$(BIN)/python -m benchmarks.quality.trust $(FIELDS) --fields 8 --beads $(DATA)/beads \
 	    --defocused $(DATA)/bbbc006/defocused_w1_z00 -o docs/results/trust.md
+	$(BIN)/python -m benchmarks.quality.halo $(DATA)/bbbc006/defocused_w1_z00 --planes 2 -o docs/results/tiles.md
+	$(BIN)/python -m benchmarks.speed.latency --files 40 -o docs/results/latency.md
 	$(BIN)/python -m benchmarks.quality.failures -o docs/models/default/failures.png
 	[ -f runs/small/suite.json ] || $(SMALL_SUITE)
 	@if [ -d runs/compare/weights ]; then \
@@ -114,7 +116,7 @@ BENCH ?= runs/bench
 
 bench: .venv/.develop
 	mkdir -p $(BENCH)
-	$(BIN)/python -m benchmarks.speed.latency --files 15
+	$(BIN)/python -m benchmarks.speed.latency --files 15 -o $(BENCH)/latency.md
 	$(BIN)/python -m benchmarks.speed.throughput -n 12 --repetitions 3 -o $(BENCH)/throughput.md
 	$(BIN)/python -m benchmarks.speed.stages -n 60 -o $(BENCH)/stages.md
 	$(BIN)/python -m benchmarks.speed.trace -o $(BENCH)/trace.md

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from defocus import __version__
+from defocus import Engine, __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (520, 696)  # a field of BBBC006
@@ -76,6 +76,15 @@ def machine() -> str:
     system = f"{platform.system()} {platform.release().partition('-')[0]}"
     python = f"Python {platform.python_version()}"
     return f"{name}{kind}, {os.cpu_count()} cores, {system}, {python}, defocus {__version__}, {day}"
+
+
+def made_with(engine: Engine) -> str:
+    """Which model and runtime made a table, without a full stop. tests/test_docs.py compares the hash with the shipped
+    model's: a page of another model has to be made anew."""
+    model = engine.card
+    system = f"{platform.system()} {platform.machine()}"
+    told = f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {system}"
+    return f"{told}, {engine.description}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -8,7 +8,7 @@ from ..engine.model.card import Card, Percentiles
 from ..training.fit.recipe import Recipe
 from ..training.networks.coarse_to_fine import MULTIPLE
 
-# Measured on the default model by benchmarks/quality/halo.py (docs/explanation/tiles.md has the table).
+# Measured on the default model by benchmarks/quality/halo.py (docs/results/tiles.md has the table).
 HALO = 224
 
 

@@ -49,6 +49,7 @@ def test_a_changed_graph_computes_the_same(change):
     [
         "speed.stages -n 4 --repetitions 1",
         "speed.stream --files 4",
+        "speed.latency --files 4",
         "speed.page --rows 2000 --repetitions 4",
         "speed.priority --seconds 0.5 --repetitions 1",
         "speed.start --repetitions 1 --backend cpu",

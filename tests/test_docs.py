@@ -199,7 +199,7 @@ def test_the_reference_has_every_public_name():
         assert name.startswith("_") or getattr(defocus, name).__doc__
 
 
-MODEL_TABLES = ("heldout", "heldout_twins", "near_focus", "beads", "trust")
+MODEL_TABLES = ("heldout", "heldout_twins", "near_focus", "beads", "trust", "tiles", "latency")
 
 
 @pytest.mark.parametrize("name", MODEL_TABLES)

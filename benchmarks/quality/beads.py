@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import platform
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from defocus import Engine, __version__
+from benchmarks.report import made_with
+from defocus import Engine
 from defocus.engine.tiff.read import read_tiff
 from defocus.training.evaluation.metrics import psnr
 
@@ -69,15 +69,14 @@ def main() -> None:
     stacks = read_stacks(options.folder)
     with Engine.load(options.model, backend="cpu") as engine:
         rows = list(measure(stacks, engine))
-        model, description = engine.card, engine.description
+        made = made_with(engine)
     method = " ".join((__doc__ or "").split("\n\n")[2].split())
     lines = [
         "# The default model on real bead stacks",
         "",
         "    python -m benchmarks.quality.beads BEADS -o docs/results/beads.md",
         "",
-        f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
-        f"{platform.machine()}, {description}.",
+        f"{made}.",
         f"{len(stacks)} stacks of two fields. {method}",
         "",
         "| distance (um) | side | planes | input (dB) | output (dB) | gain (dB) | least gain |",

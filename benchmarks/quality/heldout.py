@@ -11,13 +11,13 @@ PSF, 30 iterations (scikit-image), stands beside it: what a microscopist could d
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from defocus import Engine, __version__
+from benchmarks.report import made_with
+from defocus import Engine
 from defocus.training.classical.richardson_lucy import richardson_lucy
 from defocus.training.data.fields import Field, load_field
 from defocus.training.evaluation.heldout import CAMERA, DISTANCES_UM, HELD_OUT, OPTICS, counts_pair, held_out_files
@@ -98,7 +98,7 @@ def main() -> None:
     fields = [load_field(path) for path in held_out_files(options.folders, options.hold_out)]
     with Engine.load(options.model, backend="cpu") as engine:
         rows = list(measure(fields, engine))
-        model = engine.card
+        made = made_with(engine)
     folders = [f"{folder.parent.name}/{folder.name}" for folder in options.folders]
     lines = [
         "# What the default model restores",
@@ -106,8 +106,7 @@ def main() -> None:
         f"    python -m benchmarks.quality.heldout FOLDERS -o docs/results/heldout.md  # "
         f"the folders: {', '.join(folders)}",
         "",
-        f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
-        f"{platform.machine()}, {engine.description}.",
+        f"{made}.",
         f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um per pixel; "
         f"{CAMERA.photons_per_count:g} photons per count, {CAMERA.read_noise:g} counts of read noise. The fields are",
         "sharp ones, defocused by simulation; PSNR and SSIM are those of `training/evaluation/metrics.py`.",

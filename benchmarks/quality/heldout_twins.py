@@ -10,13 +10,13 @@ those of `training.evaluation.heldout.TWINS`.
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from defocus import Engine, __version__
+from benchmarks.report import made_with
+from defocus import Engine
 from defocus.training.data.fields import Field, load_field
 from defocus.training.evaluation.heldout import DISTANCES_UM, HELD_OUT, OPTICS, TWINS, counts_pair, held_out_files
 from defocus.training.evaluation.metrics import psnr
@@ -58,7 +58,7 @@ def main() -> None:
     fields = [load_field(path) for path in held_out_files(options.folders, options.hold_out)]
     with Engine.load(options.model, backend="cpu") as engine:
         gains = measure(fields, engine)
-        model, description = engine.card, engine.description
+        made = made_with(engine)
     twin = next(iter(TWINS.values()))
     groups = {
         "All": list(range(len(fields))),
@@ -70,8 +70,7 @@ def main() -> None:
         "",
         "    python -m benchmarks.quality.heldout_twins FOLDERS -o docs/results/heldout_twins.md",
         "",
-        f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
-        f"{platform.machine()}, {description}.",
+        f"{made}.",
         f"Gain over the input in dB, mean (least field). The ideal pupil has NA {OPTICS.na:g}, the aberrated ones NA "
         f"{twin.na:g}; waves are root mean square. Fields, camera and noise are those of [heldout.md](heldout.md).",
     ]

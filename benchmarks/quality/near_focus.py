@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from defocus import Engine, __version__
+from benchmarks.report import made_with
+from defocus import Engine
 from defocus.engine.quality.assess import assess, keep_sharp_planes
 from defocus.training.data.fields import Field, load_field, name_hash
 from defocus.training.evaluation.heldout import CAMERA, OPTICS, PEAK_COUNTS, held_out_files
@@ -160,7 +160,7 @@ def main() -> None:
     specimens = fields(options.nuclei, options.actin, options.fields)
     with Engine.load(options.model, backend="cpu") as engine:
         rows = list(measure(engine, specimens))
-        model, description = engine.card, engine.description
+        made = made_with(engine)
     if options.rows:
         with open(options.rows, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(asdict(rows[0])))
@@ -173,8 +173,7 @@ def main() -> None:
         f"    python -m benchmarks.quality.near_focus --nuclei NUCLEI --actin ACTIN --fields {options.fields} "
         "-o docs/results/near_focus.md",
         "",
-        f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
-        f"{platform.machine()}, {description}.",
+        f"{made}.",
         method,
         "",
         f"Gain over the input in dB, mean (least) and planes kept as they were, {options.fields} fields each of "

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -30,7 +29,8 @@ from benchmarks.quality.trust_cases import (
     restored,
     strangers,
 )
-from defocus import Engine, __version__
+from benchmarks.report import made_with
+from defocus import Engine
 from defocus.engine.quality.focus import focus_score
 from defocus.engine.quality.report import (
     DOUBTFUL_LOCAL_RESIDUAL,
@@ -291,7 +291,7 @@ def main() -> None:
     fields = [load_field(paths[i]) for i in chosen]
     start = perf_counter()
     with Engine.load(options.model, backend="cpu") as engine:
-        model, runs = engine.card, engine.description
+        made = made_with(engine)
         cases = [*restored(fields, engine), *halves(fields, engine), *strangers(engine, fields[0].data.shape)]
         parts = [
             focus_lines(fields, options.beads),
@@ -311,8 +311,7 @@ def main() -> None:
         "    python -m benchmarks.quality.trust FOLDERS --beads BEADS --defocused DEFOCUSED -o docs/results/trust.md",
         "",
         f"FOLDERS: {folders}; {len(fields)} held-out fields.",
-        f"Model {model.name}, {model.date}, sha256 {model.sha256[:16]}; defocus {__version__} on {platform.system()} "
-        f"{platform.machine()}, {os.cpu_count()} cores, {runs}; {perf_counter() - start:.0f} s.",
+        f"{made}; {perf_counter() - start:.0f} s on {os.cpu_count()} cores.",
         f"Optics: NA {OPTICS.na}, {OPTICS.wavelength_um} um, {OPTICS.pixel_um} um per pixel; "
         f"{CAMERA.photons_per_count:g} photons per count, {CAMERA.read_noise:g} counts of read noise.",
         *body,

@@ -1,6 +1,6 @@
 """The watcher's latency, close of the file to corrected file, against a bare loop of read + inference + write.
 
-    python -m benchmarks.speed.latency [--images FOLDER] [--files 30]
+    python -m benchmarks.speed.latency [--images FOLDER] [--files 30] [-o docs/results/latency.md]
 
 Each file goes once through the real defocus-watch and once through the bare loop, by turns in the same run, so that
 whatever else the machine does meets both. Without --images, specimens are drawn (520 x 696, 16 bits, LZW).
@@ -9,8 +9,6 @@ whatever else the machine does meets both. Without --images, specimens are drawn
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -23,7 +21,8 @@ from statistics import median
 import numpy as np
 import tifffile
 
-from defocus import Engine, __version__
+from benchmarks.report import made_with, publish, table
+from defocus import Engine
 from defocus.engine.files.atomic import commit
 from defocus.engine.tiff.read import read_tiff, write_tiff
 from defocus.training.physics.optics import Camera, Optics, defocus
@@ -66,8 +65,10 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of TIFFs to use instead of drawn specimens")
     parser.add_argument("--files", type=int, default=30)
     parser.add_argument("--model", default="default")
+    parser.add_argument("-o", "--out", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Engine.load(options.model, backend="cpu") as engine:
+        made = made_with(engine)
         work = Path(folder)
         for name in ("images", "acquisition", "bare"):
             (work / name).mkdir()
@@ -88,15 +89,16 @@ def main() -> None:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
     ratios = sorted(watch / loop for watch, loop in zip(latencies, loops, strict=True))
-    print(
-        f"defocus {__version__}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, {engine.description}"
-    )
-    print(f"files {len(loops)}: bare loop median {median(loops):.3f} s, watcher median {median(latencies):.3f} s")
     tenth = len(ratios) // 10
-    print(
-        f"ratio of medians {median(latencies) / median(loops):.2f}; "
-        f"file by file {ratios[tenth]:.2f} .. {ratios[-1 - tenth]:.2f} (10th to 90th percentile)"
-    )
+    rows = [
+        ("bare loop, median", f"{median(loops):.3f} s"),
+        ("`defocus-watch`, median", f"{median(latencies):.3f} s"),
+        ("ratio of the medians", f"{median(latencies) / median(loops):.2f}"),
+        ("ratio file by file, 10th to 90th percentile", f"{ratios[tenth]:.2f} to {ratios[-1 - tenth]:.2f}"),
+    ]
+    method = " ".join((__doc__ or "").split("\n\n")[2].split())
+    title = "A single file through the watcher"
+    publish(title, [f"{made}.", method, table((f"{len(loops)} files", ""), rows)], options.out)
 
 
 if __name__ == "__main__":

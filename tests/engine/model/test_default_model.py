@@ -53,7 +53,7 @@ def test_it_sharpens_a_drawn_field(engine):
 
 
 def test_tiles_equal_the_whole_on_a_real_field(engine, shared_data):
-    """Within a count of 16 bits at the default halo, on a plane stretched to all of them (docs/explanation/tiles.md).
+    """Within a count of 16 bits at the default halo, on a plane stretched to all of them (docs/results/tiles.md).
 
     The least core that there is, 32 px: three rows of eight tiles, those in the middle with a halo on every side.
     """
