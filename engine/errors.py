@@ -11,6 +11,7 @@ from typing import ClassVar
 from .installation import install_command, outdated
 
 _LONGEST = 8192  # characters
+_NO_THREAD = ("start new thread", "pthread_create failed")  # what Python says, and ONNX Runtime
 _PLAIN = re.compile(r"[ -~]*")
 _JOINERS = "\u200c\u200d"  # of Persian and Indic names, and of emoji: they change no order and end no line
 
@@ -120,9 +121,17 @@ def shortage(error: BaseException) -> tuple[str, str] | None:
     unmapped = isinstance(error, ImportError) and "failed to map segment" in str(error)
     if isinstance(error, MemoryError) or number == errno.ENOMEM or unmapped:
         return "not enough memory", "use a smaller --tile or free memory"
-    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_THREAD):
         return "not enough threads", "raise the limit (ulimit -u, TasksMax= of a service)"
     return None
+
+
+def shortage_error(thing: object, purpose: str, error: BaseException) -> DefocusError | None:
+    """The same as an error: `purpose` says what it would have been needed for ("to open it")."""
+    if (lack := shortage(error)) is None:
+        return None
+    code = ErrorCode.MEMORY if "memory" in lack[0] else ErrorCode.SHORTAGE
+    return DefocusError(thing, f"{lack[0]} {purpose}", lack[1], code)
 
 
 def is_full(error: OSError) -> bool:

@@ -181,7 +181,7 @@ class _Signals:
 
 def main() -> None:
     """The entry point."""
-    _app.run(app)
+    _app.run(app, blas_threads=False)
 
 
 if __name__ == "__main__":

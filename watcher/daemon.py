@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from ..engine.errors import DefocusError, OutputError, shortage
+from ..engine.errors import DefocusError, OutputError, shortage_error
 from ..engine.files.atomic import sweep
 from ..engine.inference.engine import Engine
 from ..engine.pipeline.jobs import Job
@@ -250,13 +250,10 @@ class _Finder(threading.Thread):
     def check(self) -> None:
         """Raise what ended the thread."""
         if self.error is not None:
-            cause, remedy = (
-                f"looking for files failed ({type(self.error).__name__}: {self.error})",
-                "start defocus-watch again",
-            )
-            if lack := shortage(self.error):
-                cause, remedy = f"{lack[0]} for looking for files", lack[1]
-            raise DefocusError(self.processor.settings.acquisition, cause, remedy) from self.error
+            folder = self.processor.settings.acquisition
+            cause = f"looking for files failed ({type(self.error).__name__}: {self.error})"
+            lack = shortage_error(folder, "for looking for files", self.error)
+            raise lack or DefocusError(folder, cause, "start defocus-watch again") from self.error
 
     def end(self) -> None:
         """Ask it to end, and wait for that."""

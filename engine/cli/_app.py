@@ -18,6 +18,7 @@ import typer
 
 from .._version import __version__
 from ..errors import DefocusError, is_full, old_packages, one_line, shortage
+from ..threads import one_thread_for_blas
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -53,12 +54,15 @@ def new_app(completion: bool = False, cls: Any = None) -> typer.Typer:
     return _App(cls=cls, add_completion=completion, pretty_exceptions_enable=False, context_settings=helped)
 
 
-def run(app: typer.Typer, only_new_packages: bool = True) -> NoReturn:
+def run(app: typer.Typer, only_new_packages: bool = True, blas_threads: bool = True) -> NoReturn:
     """Run a command-line application to its exit: the whole body of a `main()`.
 
     The command's return value, if it is an int, is the exit code. Packages that are too old are told of first, or
-    else each file would be called damaged; a command that tells of them itself switches that off.
+    else each file would be called damaged; a command that tells of them itself switches that off. Without
+    `blas_threads`, numpy computes in one thread.
     """
+    if not blas_threads:
+        one_thread_for_blas()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name must not end a program whose log has another code page
             stream.reconfigure(errors="backslashreplace")

@@ -39,7 +39,7 @@ def doctor(
 
 def main() -> None:
     """The entry point."""
-    _app.run(app, only_new_packages=False)
+    _app.run(app, only_new_packages=False, blas_threads=False)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def report(
 
 def main() -> None:
     """The entry point."""
-    _app.run(app)
+    _app.run(app, blas_threads=False)
 
 
 if __name__ == "__main__":

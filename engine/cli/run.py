@@ -254,7 +254,7 @@ class _Shown:
 
 def main() -> None:
     """The entry point."""
-    _app.run(app)
+    _app.run(app, blas_threads=False)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
 from math import prod
@@ -17,6 +16,7 @@ from .._version import __version__
 from ..errors import BackendError, DefocusError, InputError, StoppedError, drop_frames
 from ..image.memmap import check_length, drop_resident_pages
 from ..model.card import DEFAULT, Card, model_path, read_card
+from ..threads import thread_pool
 from .backends import AUTO, OpenedSession, open_session
 from .cpu_count import available_cores
 from .fallback import Fallback, reopening
@@ -55,7 +55,7 @@ class Engine:
     def __init__(self, card: Card, opened: OpenedSession, settings: Settings, fallback: Fallback | None = None) -> None:
         self.card, self.settings = card, settings
         self.backend, self.rejected_backends = opened.name, opened.rejected_backends
-        self._threads = ThreadPoolExecutor(max(settings.streams, available_cores()) + 1, "defocus-engine")
+        self._threads = thread_pool(max(settings.streams, available_cores()) + 1, "defocus-engine")
         self._requests = RequestQueue(lambda *run: self.restore_many(*run), lambda: self.settings, self._threads)
         self._sessions, self.description = self._pool(opened), opened.session.description
         self._fallback = fallback

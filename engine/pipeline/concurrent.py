@@ -9,11 +9,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..inference.request_queue import RestorationFuture
+from ..threads import thread_pool
 from .item import PipelineItem
 from .jobs import Job, Outcome
 from .steps import Stopped, discard, read_stage, requests_of, with_result, write_stage
@@ -33,7 +34,7 @@ def run_concurrently(
     # Files that may share a batch, or the engine, must have been read before their turn.
     files = 2 * ahead + engine.settings.tiles_in_flight
     places, writing = threading.Semaphore(files), threading.Semaphore(WRITERS)
-    workers = ThreadPoolExecutor(files, "defocus-writer")
+    workers = thread_pool(files, "defocus-writer")
     begun: dict[Future[Outcome | None], int] = {}  # what is not done, with the bytes of each
     ended: queue.SimpleQueue[Future[Outcome | None] | None] = queue.SimpleQueue()  # None: that was all
     broken: list[BaseException] = []  # what the jobs raised

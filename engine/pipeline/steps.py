@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ChangedError, DefocusError, ErrorCode, InputError, shortage
+from ..errors import ChangedError, DefocusError, ErrorCode, InputError, shortage_error
 from ..files.atomic import commit, output_error
 from ..files.version import folder_version
 from ..formats.dispatch import read_other
@@ -219,9 +219,8 @@ def _naming(path: Path, doing: str) -> Iterator[None]:
     except DefocusError:
         raise
     except (MemoryError, OSError, RuntimeError, ImportError) as error:
-        if lack := shortage(error):
-            code = ErrorCode.MEMORY if "memory" in lack[0] else ErrorCode.SHORTAGE
-            raise DefocusError(path, f"{lack[0]} for {doing} it", lack[1], code) from error
+        if lack := shortage_error(path, f"for {doing} it", error):
+            raise lack from error
         if not isinstance(error, OSError):
             raise _unexpected(path, doing, error) from error
         if doing == "writing":

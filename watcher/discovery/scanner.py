@@ -186,7 +186,7 @@ class FolderWatcher:
         elif unobserved == self._unobserved and not self._partly_deaf:  # one that was just made gets its watch
             self._partly_deaf = True
             cause = "no watch left for it: raise fs.inotify.max_user_watches"
-            self._warn(f"{unobserved}: the system does not report new files ({cause}); they are found by rescans")
+            self._warn(_deaf(unobserved, cause))
         self._unobserved = unobserved
 
     def _observe(self) -> bool:
@@ -195,9 +195,13 @@ class FolderWatcher:
             return False
         reason = self.events.start()
         if reason and reason != self._deafness:
-            self._warn(f"{self.folder}: the system does not report new files ({reason}); they are found by rescans")
+            self._warn(_deaf(self.folder, reason))
         self._deafness = reason
         return reason is None
+
+
+def _deaf(folder: Path, cause: str) -> str:
+    return f"{folder}: the system does not tell defocus about new files ({cause}); they are found by rescans"
 
 
 def _notice(

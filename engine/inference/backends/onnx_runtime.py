@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BackendError, ModelError, OutOfMemoryError, first_line
+from ...errors import BackendError, ModelError, OutOfMemoryError, first_line, shortage_error
 from ...installation import install_command
 from ...model.card import Card, is_still
 from ...model.lean_graph import split_concatenations
@@ -96,7 +96,7 @@ class OnnxRuntime:
         return Streamed(OnnxSession(session, f"{description}, {count} thread{'s' * (count > 1)}", card), narrow)
 
     def _session(self, path: Path, threads: int) -> Any:
-        """An `onnxruntime.InferenceSession`; raises ModelError and BackendError."""
+        """An `onnxruntime.InferenceSession`; raises ModelError and BackendError, DefocusError for want of threads."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -113,6 +113,8 @@ class OnnxRuntime:
             model = path if self.name == "cuda" else split_concatenations(path.read_bytes())
             return onnxruntime.InferenceSession(model, options, providers=[(self.provider, choices)], enable_fallback=0)
         except Exception as error:
+            if lack := shortage_error(path, "to open it", error):
+                raise lack from error
             if type(error).__name__ in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel", "InvalidArgument"):
                 cause = f"ONNX Runtime cannot read it ({first_line(error)})"
                 raise ModelError(path, cause, "export it again with defocus-export") from error

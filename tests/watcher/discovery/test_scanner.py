@@ -215,7 +215,7 @@ def test_no_inotify_instance_left_means_rescans_and_a_line(folder, tmp_path, mon
     with Collector(folder, QUICK) as collector:
         collector.wait(1)
     assert len(collector.warnings) == 1
-    assert "does not report new files (inotify instance limit reached)" in collector.warnings[0]
+    assert "does not tell defocus about new files (inotify instance limit reached)" in collector.warnings[0]
 
 
 def test_an_observer_that_dies_is_started_again(folder, tmp_path, monkeypatch):
