@@ -20,6 +20,7 @@ _NUMBERS = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 11: "f4", 12: 
 _NUMBERS[18] = "u8"
 _SUBIFDS, _EXIF, _GPS, _INTEROP = 330, 34665, 34853, 40965
 LSM, _NDPI, _MAKE = 34412, 65420, 271
+_MARKS = ((8, 483729), (32, 2355492))  # position and number: NDTiff, Micro-Manager
 _MOST = 1 << 20  # directories of a file; more is damage
 _SHARED = 1 << 26  # bytes that pages of a small file may share
 _COMPARED = 8  # what a value costs that is kept as Python's numbers, in bytes of it
@@ -166,12 +167,31 @@ def wide_offsets(file: BinaryIO, form: Form, size: int, pointer: int) -> str:
     return "a Zeiss LSM file beyond 4 GB, whose offsets wrap around" if LSM in codes and size >= 2**32 else ""
 
 
+def grows(file: BinaryIO, form: Form) -> bool:
+    """Whether Micro-Manager writes a file: until the acquisition ends, its last page names one that is not there."""
+    file.seek(0)
+    head = file.read(36)
+    return any(head[at : at + 4] == struct.pack(form.order + "I", number) for at, number in _MARKS)
+
+
 def chain(file: BinaryIO, form: Form, size: int, pointer: int) -> list[Directory]:
-    """The directories from a pointer on. Raises DamagedError if one is not there, or the chain is a circle."""
+    """The directories from a pointer on. Raises DamagedError if one is not there, or the chain is a circle.
+
+    Of a file that grows page by page those that are there: the last one's `next` is 0 only if it is complete.
+    """
     found: list[Directory] = []
     seen: set[int] = set()
     nbytes = 0
-    while (directory := read_directory(file, form, size, pointer, f"page {len(found)}")) is not None:
+    growing = grows(file, form)
+    while True:
+        try:
+            directory = read_directory(file, form, size, pointer, f"page {len(found)}")
+        except DamagedError:
+            if found and growing and found[-1].next >= size:
+                return found
+            raise
+        if directory is None or (found and growing and not directory.entries and not directory.next):
+            return found
         if directory.offset in seen:
             raise DamagedError("damaged: the chain of its pages is a circle")
         if len(found) >= _MOST:
@@ -184,7 +204,6 @@ def chain(file: BinaryIO, form: Form, size: int, pointer: int) -> list[Directory
         seen.add(directory.offset)
         found.append(directory)
         pointer = directory.link
-    return found
 
 
 def below(

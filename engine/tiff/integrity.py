@@ -46,6 +46,8 @@ def check_complete(path: str | os.PathLike[str], finished: bool = False) -> None
         size = os.fstat(file.fileno()).st_size
         found = structure(file, size, path)
         check_structure(found, file, path)
+        if finished:
+            check_end(found, path)
         if finished and (cause := unfinished(found, file)):
             raise UnfinishedError(path, f"not complete: {cause}", WAIT)
 
@@ -110,6 +112,13 @@ def _check_claim(found: Structure, path: Path) -> None:
     if needed > 2 * capacity:
         cause = f"damaged: it claims {needed / 1e9:.1f} GB of pixels, its bytes hold {capacity / 1e9:.3f} GB at most"
         raise InputError(path, cause, WAIT, ErrorCode.DAMAGED)
+
+
+def check_end(found: Structure, path: Path) -> None:
+    """Raise InputError for a file whose writer has not ended it: it may go on for days, or was stopped for good."""
+    if found.stopped:
+        remedy = "wait until it is complete; if its acquisition was stopped, correct it with defocus-run"
+        raise InputError(path, f"not complete: {found.stopped}", remedy, ErrorCode.INCOMPLETE)
 
 
 def unfinished(found: Structure, file: BinaryIO) -> str:

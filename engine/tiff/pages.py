@@ -144,6 +144,11 @@ class Structure:
     others: tuple[Directory, ...]
 
     @property
+    def stopped(self) -> str:
+        """What a page names that is not there, in a file whose acquisition goes on or was stopped; else ""."""
+        return f"page {len(self.pages)} is not written" if self.pages[-1].directory.next else ""
+
+    @property
     def every(self) -> Iterator[ImagePage]:
         """Pages and, after each, those below it."""
         for page in self.pages:

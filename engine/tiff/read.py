@@ -145,6 +145,8 @@ def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory, memory
         tif = open_tiff(copy)
         decoders = Decoders(tif, raw)
         planned, levels, notes = plan_images(found, copy, tif, decoders, path)
+        if found.stopped:
+            notes = (*notes, f"{found.stopped}: taken for an acquisition that was stopped, without it")
         images = tuple(_image(found, raw, decoders, plan, place) for plan in planned)
         return TiffFile(path, images, found, raw, decoders, levels, notes, status.st_mode & 0o777)
 

@@ -126,6 +126,9 @@ class _Copy:
         """Append what must be said elsewhere: how the file was made, and copies of directories that have changed."""
         found = self._source.structure
         first = found.pages[0].directory
+        if found.stopped:  # what is appended would come to lie where a page is named that was never written
+            self._file.seek(found.pages[-1].directory.link)
+            self._file.write(self._form.link.pack(0))
         line, record = lines(provenance)
         tags = self._changes.setdefault(first, {})
         ours = {PROVENANCE_TAG: (_ASCII, len(record), record)}

@@ -11,6 +11,7 @@ import tifffile
 
 from defocus.engine.tiff.read import read_tiff
 
+from ..helpers.micromanager import write_stack
 from ..helpers.waiting import wait_for
 from .conftest import outputs, states, whole, write_tiff
 
@@ -59,26 +60,30 @@ def test_p7_bad_files_are_set_aside_with_their_reason_and_the_rest_goes_on(folde
     (acquisition / "empty.tif").write_bytes(b"")
     tifffile.imwrite(acquisition / "complex.tif", np.zeros((8, 8), np.complex64))
     tifffile.imwrite(acquisition / "nan.tif", np.full((64, 64), np.nan, np.float32))
+    write_stack(acquisition / "stopped.tif", np.full((2, 8, 8), 100, np.uint16))
+    stopped = (acquisition / "stopped.tif").read_bytes()
+    (acquisition / "stopped.tif").write_bytes(stopped[: stopped.index(b'{"Frame":1}') - 2 * 64 - 126])
     write_tiff(acquisition / "good.tif", 1)
     watching = start("--once", *QUICK)
     assert watching.process.wait(60) == 1
     assert outputs(out) == ["good.tif"]
     found = states(out)
     assert found == {"good.tif": "done"} | dict.fromkeys(
-        ["cut.tif", "text.tif", "empty.tif", "complex.tif", "nan.tif"], "quarantined"
+        ["cut.tif", "text.tif", "empty.tif", "complex.tif", "nan.tif", "stopped.tif"], "quarantined"
     )
-    listed = watching.said().split("quarantined (5):")[1]
+    listed = watching.said().split("quarantined (6):")[1]
     for name, reason in {
         "cut.tif": "truncated",
         "text.tif": "not a TIFF",
         "empty.tif": "0 bytes",
         "complex.tif": "complex64",
         "nan.tif": "NaN",
+        "stopped.tif": "page 1 is not written; wait until it is complete; if its acquisition was stopped,",
     }.items():
         (line,) = [line for line in listed.splitlines() if line.startswith(f"  {name}:")]
         assert reason in line
     assert "Traceback" not in watching.said()
-    assert re.search(r"^1 corrected, 0 kept, 5 quarantined, \d+ (s|min)$", watching.said().splitlines()[-1])
+    assert re.search(r"^1 corrected, 0 kept, 6 quarantined, \d+ (s|min)$", watching.said().splitlines()[-1])
 
 
 def test_p7_a_repaired_file_is_a_new_version(folders, start):

@@ -20,6 +20,7 @@ from ...engine.pipeline.batch import SUFFIXES, own_output
 from ...engine.pipeline.steps import Stat, stat_of, version_of
 from ...engine.tiff.integrity import (
     UnfinishedError,
+    check_end,
     check_structure,
     ends_in_zeros,
     errors_as_input_error,
@@ -86,6 +87,7 @@ def inspect(path: Path) -> Inspection:
             check_structure(tiff, file, path)
             found.own_output = recorded(file, tiff.size, tiff.pages[0].directory) is not None
             found.empty_end = ends_in_zeros(tiff, file)
+            check_end(tiff, path)
             if cause := unfinished(tiff, file):
                 raise UnfinishedError(path, f"not complete: {cause}", WAIT)
     except InputError as problem:  # also one that another program holds open without sharing, as on Windows

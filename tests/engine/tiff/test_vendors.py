@@ -16,6 +16,7 @@ from PIL import Image
 from defocus.engine.errors import ErrorCode, InputError
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import read_stage
+from defocus.engine.tiff.directories import chain, read_header
 from defocus.engine.tiff.quiet import quiet_tifffile
 from defocus.engine.tiff.read import check_complete, read_tiff
 
@@ -32,6 +33,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str | None, int]] = {  # how dr
     "stk as BigTIFF": (partial(drawn.draw_stk, big=True), None, 3),
     "SIS": (drawn.draw_sis, "sis_metadata", 1),
     "SIS, a block a page": (partial(drawn.draw_sis, pages=3), "sis_metadata", 3),
+    "SIS, four pages": (partial(drawn.draw_sis, pages=4), "sis_metadata", 4),
     "SIS, one block for all pages": (partial(drawn.draw_sis, pages=3, shared=True), "sis_metadata", 3),
     "SIS, ini": (partial(drawn.draw_sis, ini=True), None, 1),
     "Exif and GPS": (drawn.draw_exif, None, 1),
@@ -174,6 +176,40 @@ def test_a_stack_of_metamorph_is_one_image(tmp_path):
         found = read_tiff(tmp_path / f"{name}.stk")
         assert found.data.shape == (3, drawn.LENGTH, drawn.WIDTH)
         np.testing.assert_array_equal(found.data, drawn.counts(3))
+
+
+def draw_stopped(path: Path, kind: str, zeros: int) -> None:
+    """Three pages, the last of which names a fourth that was never written: behind the end, or in a room of zeros."""
+    KINDS[kind][0](path)
+    with open(path, "rb") as file:
+        form, pointer = read_header(file)
+        last = chain(file, form, path.stat().st_size, pointer)[3]
+    path.write_bytes(path.read_bytes()[: last.offset] + bytes(zeros))
+
+
+@pytest.mark.parametrize("kind", ["Micro-Manager", "NDTiff"])
+@pytest.mark.parametrize("zeros", [0, 5000])
+def test_an_acquisition_that_was_killed_keeps_the_pages_that_it_wrote(kind, zeros, tmp_path):
+    path, out = tmp_path / "a.tif", tmp_path / "b.tif"
+    draw_stopped(path, kind, zeros)
+    source, (restored,) = rewrite(path, out)
+    assert len(restored) == 3
+    assert any("page 3 is not written" in note for note in source.notes)
+    check_bytes(source, path, out)
+    with tifffile.TiffFile(out, is_mmstack=False, is_ndtiff=False) as tif:
+        np.testing.assert_array_equal([page.asarray() for page in tif.pages], restored)
+    check_complete(path)
+    with pytest.raises(InputError, match="correct it with defocus-run") as refused:
+        check_complete(path, finished=True)
+    assert refused.value.code is ErrorCode.INCOMPLETE
+    check_complete(out, finished=True)
+
+
+def test_other_files_whose_last_page_names_one_that_is_not_there_are_truncated(tmp_path):
+    path = tmp_path / "a.tif"
+    draw_stopped(path, "SIS, four pages", 0)
+    with pytest.raises(InputError, match="truncated: page 3 lies beyond the end"):
+        read_tiff(path)
 
 
 def draw_ndpi(path: Path) -> None:
