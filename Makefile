@@ -4,6 +4,9 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 DECLARED := pyproject.toml engine/_version.py constraints.txt
 PACKAGE = $(filter-out %/__pycache__,$(wildcard src/defocus/*)) engine watcher training export
+# One thread each, or else each of two workers would let PyTorch take both cores. What is compiled is kept, also where
+# Python is told not to: rewriting the assertions takes seconds. So do the plugins that napari and others bring along.
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/pytest -p xdist
 LINK = find .venv/package/defocus -type l -delete && ln -sfn $(addprefix ../../../,$(PACKAGE)) .venv/package/defocus
 
 .PHONY: demo test test-quick coverage test-wheel check docs package commands soak soak-30min format bench results compare clean
@@ -11,14 +14,13 @@ LINK = find .venv/package/defocus -type l -delete && ln -sfn $(addprefix ../../.
 demo: .venv/.demo
 	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
 
-# Two at once, since most tests wait; OMP: or else each of the two would let torch take both cores.
+# Two at once, since most tests wait.
 test: .venv/.develop
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(PYTEST) -p pytest-qt -p napari -m "not slow" -n 2 --dist loadfile
 
-# Between two edits: no process is started, nothing sleeps, PyTorch is not loaded (tests/conftest.py sees to that), nor
-# are the plugins of pytest that napari and others bring along, which takes longer than many tests.
+# Between two edits: no process is started, nothing sleeps, PyTorch is not loaded (tests/conftest.py sees to that).
 test-quick: .venv/.develop
-	OMP_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/pytest -p xdist -m quick -n 2
+	$(PYTEST) -m quick -n 2
 
 # Fails below 90 % of the branches of engine/ and watcher/; the processes that tests start are followed.
 coverage: .venv/.develop

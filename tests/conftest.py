@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY_HALO = 16  # the receptive field of two 3x3 convolutions is 2 px; 16 keeps the tile origins on the multiple
 # What stands in the text of a module or fixture that may start a process, sleep, or load PyTorch, which takes seconds.
 NOT_QUICK = re.compile(
-    r"subprocess|multiprocessing|ProcessPool|Popen|os\.fork|sleep\(|playwright|\bdistributed\b|\bdask\b"
+    r"subprocess|multiprocessing|ProcessPool|Popen|os\.fork|sleep\(|playwright|\bdistributed\b|\bdask\b|helpers\.calling"
     r"|\"mnn\"|\btorch\b|\blightning\b|\bimport\b.*\b(Watching|Configured|command)\b|Watching\("
 )
 STARTS_OR_SLEEPS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "time.sleep"}

@@ -20,6 +20,7 @@ from defocus import __version__
 from defocus.__main__ import COMMANDS
 
 from .helpers import commands_page
+from .helpers.calling import Called, call
 
 SCRIPTS = Path(sys.executable).parent
 DOCS = Path(__file__).parents[1] / "docs"
@@ -51,12 +52,15 @@ def test_help_lists_every_sub_command_without_loading_one(module):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_sub_command_is_the_command_with_two_words_as_its_name(name):
-    done = start(name, "-h")
+    def answer(option: str) -> Called:
+        return call("defocus.__main__", "defocus", name, option, COLUMNS="200", TERM="dumb")
+
+    done = answer("-h")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"Usage: defocus {name} " in done.stdout
-    done = start(name, "--version")
+    done = answer("--version")
     assert (done.returncode, done.stdout) == (0, f"defocus {name} {__version__}\n")
-    done = start(name, "--nonsense")
+    done = answer("--nonsense")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"defocus {name}: ")
     assert "--nonsense" in done.stderr

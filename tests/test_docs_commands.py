@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import shlex
 import socket
@@ -19,6 +18,7 @@ import pytest
 import tifffile
 import typer.main
 
+from .helpers.calling import call
 from .test_docs import MODULES, PAGES, ROOT
 
 SCRIPTS = Path(sys.executable).parent
@@ -161,7 +161,9 @@ def stage(tmp_path, tiny_model, tiny_model_2c):
     for channel in (1, 2):
         plane = rng.integers(90, 4000, (64, 80), dtype=np.uint16)
         tifffile.imwrite(acquisition / f"plate_a01_s2_w{channel}.tif", plane)
-    (tmp_path / "defocus.toml").write_text(f"model = '{tiny_model}'\n[[folders]]\nacquisition = '{acquisition}'\n")
+    (tmp_path / "defocus.toml").write_text(
+        f"model = '{tiny_model}'\nsettle = 0.1\n[[folders]]\nacquisition = '{acquisition}'\n"
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -174,22 +176,15 @@ def stage(tmp_path, tiny_model, tiny_model_2c):
 
 
 @pytest.mark.parametrize("line", RUN, ids=lambda line: " ".join(line.words))
-def test_what_is_cheap_works(line, stage, tmp_path, tiny_model):
+def test_what_is_cheap_works(line, stage, tmp_path, tiny_model, monkeypatch):
     words = [stage.get(word.removesuffix("..."), word) for word in line.words]
     # The short form: one pass, and a tiny network where the page means the embedded one.
     if words[0] == "defocus-watch" and not {"--print-config", "--install-service", "--dry-run", "--once"} & {*words}:
-        words.append("--once")
+        words += ["--once", "--settle", "0.1"]
     if not {"--model", "--config", "--version"} & {*words} and words[0] != "defocus-export":
         words += ["--model", str(tiny_model)]
-    done = subprocess.run(
-        [SCRIPTS / words[0], *words[1:]],
-        cwd=tmp_path,
-        env={**os.environ, "DEFOCUS_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        stdin=subprocess.DEVNULL,
-    )
+    monkeypatch.chdir(tmp_path)
+    done = call(MODULES[words[0]], *words, DEFOCUS_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
