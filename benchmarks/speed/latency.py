@@ -3,7 +3,8 @@
     python -m benchmarks.speed.latency [--images FOLDER] [--files 30] [-o docs/results/latency.md]
 
 Each file goes once through the real defocus-watch and once through the bare loop, by turns in the same run, so that
-whatever else the machine does meets both. The specimens are drawn (520 x 696, 16 bits, LZW) unless a folder of images is given.
+whatever else the machine does meets both. The specimens are drawn (520 x 696, 16 bits, LZW) unless a folder of images
+is given.
 """
 
 from __future__ import annotations
