@@ -19,7 +19,8 @@ _NOT_TIFF = "give a TIFF file"
 _TAIL = 1 << 16  # bytes
 _DENSEST = {1: 1, 5: 2560, 8: 1032, 32946: 1032, 32773: 64}  # no compression makes pixels this many times smaller
 _DENSEST_OTHER = 10**6  # so many times at most with any other compression
-_CLAIM = 1 << 30  # bytes of pixels up to which strips may share their bytes as they like
+_CLAIM = 1 << 30  # bytes of pixels up to which strips may share their bytes, or have none, as they like
+_SPARSEST = 256  # no file with more pixels than that has so many times fewer bytes because strips or tiles have none
 _SINGLE = (256, 257, 259, 262, 277, 284, 317, 322, 323, 32997, 32998)
 
 
@@ -60,9 +61,10 @@ def check_structure(found: Structure, file: BinaryIO, path: Path) -> None:
         raise InputError(path, cause, WAIT, ErrorCode.TRUNCATED)
     for page in found.every:
         _check_page(page, found.size, path)
-    _check_claim(found, path)
-    if all(page.sparse.all() for page in found.pages if len(page.offsets)):
+    stored = [page for page in found.pages if len(page.offsets)]  # an old JPEG may lie elsewhere
+    if stored and all(page.sparse.all() for page in stored):
         raise InputError(path, "not complete: its pixels are not written yet", WAIT, ErrorCode.INCOMPLETE)
+    _check_claim(found, path)
 
 
 def _check_page(page: ImagePage, size: int, path: Path) -> None:
@@ -94,14 +96,19 @@ def _check_claim(found: Structure, path: Path) -> None:
 
     A file of some kilobytes could keep the engine busy for days.
     """
-    needed = capacity = 0.0
+    needed = capacity = sparse = 0.0
     held: list[tuple[np.ndarray, np.ndarray]] = []
     for page in found.every:
         if len(page.offsets) == len(page.counts):
-            needed += page.nbytes * (1 - page.sparse.mean()) if page.segments else 0
+            without = float(page.sparse.mean()) if len(page.sparse) else 1.0
+            needed += page.nbytes * (1 - without)
+            sparse += page.nbytes * without if len(page.sparse) else 0
             density = _DENSEST.get(page.compression, _DENSEST_OTHER)
             capacity = max(capacity, float(found.size * density))
             held.append((page.offsets, page.counts * float(density)))
+    if sparse > max(_CLAIM, _SPARSEST * found.size):
+        cause = f"damaged: it claims {sparse / 1e9:.1f} GB of pixels that it does not hold"
+        raise InputError(path, cause, WAIT, ErrorCode.DAMAGED)
     if needed <= _CLAIM:
         return
     offsets, rooms = (np.concatenate(arrays) for arrays in zip(*held, strict=True))

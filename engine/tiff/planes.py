@@ -130,6 +130,9 @@ def _why_not(page: ImagePage, decoders: Decoders, path: Path) -> InputError | No
     """Why a page is copied as it is; None if it is to be corrected."""
     if page.number(254, 0) & 4 or page.photometric == 4:
         return InputError(path, f"{page.name} is a mask", "give the image itself", ErrorCode.UNSUPPORTED)
+    if page.compression not in tifffile.TIFF.DECOMPRESSORS:
+        cause = f"{page.name} has compression {page.compression}, which is not supported"
+        return InputError(path, cause, "save it with LZW or deflate, or without compression", ErrorCode.UNSUPPORTED)
     decoder = decoders.of(page)
     if decoder.dtype is None or not page.bits:
         cause = f"pixels of {decoder.bitspersample} bits and sample format {decoder.sampleformat} are not supported"

@@ -47,6 +47,18 @@ def _strips(data: bytes, count: int, length: int, width: int, compression: int) 
     return _file(parts, tags)
 
 
+def _tiles_without_bytes() -> bytes:
+    """100,000 x 100,000 px, of which the first tile is there."""
+    parts = [zlib.compress(bytes(8192 * 8192)), *(bytes(4 * 168) for _ in range(2))]
+    parts = [parts[0], struct.pack("<I", 8) + parts[1], struct.pack("<I", len(parts[0])) + parts[2]]
+
+    def tags(at: list[int]) -> list[Tag]:
+        kept = [tag for tag in _page(100_000, 100_000, 8, [], 1) if tag[0] != 278]
+        return [*kept, (322, 3, 1, 8192), (323, 3, 1, 8192), (324, 4, 169, at[1]), (325, 4, 169, at[2])]
+
+    return _file(parts, tags)
+
+
 def _one_strip(data: bytes | bytearray, compression: int, description: bytes = b"") -> bytes:
     """64 x 64 px in one strip."""
     parts = [data, description]
@@ -99,6 +111,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: _strips(zlib.compress(bytes(10_000_000)), 1000, 100_000, 100_000, 8),
         "claims 10.0 GB of pixels, its bytes hold",
     ),
+    "tiles without bytes": (_tiles_without_bytes, r"claims 9\.9 GB of pixels that it does not hold"),
     "JPEG": (lambda: _one_strip(_jpeg(), 7), _LARGER),
     "JPEG 2000": (lambda: _one_strip(_jpeg2000(), 34712), _LARGER),
     "PNG": (lambda: _one_strip(imagecodecs.png_encode(_BLANK), 34933), _LARGER),

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 
-from defocus.engine.errors import InputError
+from defocus.engine.errors import ErrorCode, InputError
 from defocus.engine.tiff.read import check_complete, read_tiff, write_tiff
+
+from .drawn import Drawn
 
 RNG = np.random.default_rng(0)
 KINDS = {  # name: (shape, dtype, arguments of TiffWriter, arguments of write)
@@ -119,6 +122,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     put("no_yx", "no Y and X axes", data=counts(3, 8, 8), photometric="minisblack", metadata={"axes": "TCZ"})
     put("mixed_bits", "sample format", mixed_bits(folder))
     put("cielab", "CIELAB", data=counts(8, 8, 3, dtype="uint8"), photometric="cielab")
+    put("no_codec", "compression 34661, which is not supported", with_tag(folder, "Compression", 34661))
     put("names", "names, not intensities", data=counts(8, 8, dtype="uint8"), photometric="palette", colormap=NAMES)
     (folder / "folder.tif").mkdir()
     made["folder"] = (folder / "folder.tif", "a folder")
@@ -127,15 +131,20 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
 
 def mixed_bits(folder: Path) -> bytes:
     """A colour file whose samples have 8, 8 and 16 bits."""
+    return with_tag(folder, "BitsPerSample", (8, 8, 16))
+
+
+def with_tag(folder: Path, name: str, value: int | tuple[int, ...]) -> bytes:
+    """A colour file one of whose tags says something else."""
     path = folder / "rgb.tif"
     tifffile.imwrite(path, counts(20, 20, 3), photometric="rgb", metadata=None)
     with tifffile.TiffFile(path, mode="r+") as tif:
-        tif.pages.first.tags["BitsPerSample"].overwrite((8, 8, 16))
+        tif.pages.first.tags[name].overwrite(value)
     return path.read_bytes()
 
 
 BAD = ["missing", "zero", "text", "zeros", "header", "no_page", "beyond", "circle", "png", "complex", "int64", "uint64"]
-BAD += ["bilevel", "no_yx", "mixed_bits", "cielab", "names", "folder"]
+BAD += ["bilevel", "no_yx", "mixed_bits", "cielab", "no_codec", "names", "folder"]
 NAMES = RNG.integers(0, 65536, (3, 256)).astype(np.uint16)
 
 
@@ -150,6 +159,19 @@ def test_a_bad_file_is_one_line(name, tmp_path, capfd):
     assert "; " in text
     assert "\n" not in text
     assert capfd.readouterr() == ("", "")  # nor does tifffile's log reach the terminal
+
+
+def test_an_old_jpeg_that_lies_elsewhere_is_no_file_in_the_making(tmp_path, recwarn):
+    """Its bytes are where JPEGInterchangeFormat says; strips it has none."""
+    drawn, jpeg = Drawn(), bytes(imagecodecs.jpeg_encode(counts(24, 40, dtype="uint8")))
+    tags = [(513, 4, 1, drawn.longs(drawn.put(jpeg))), (514, 4, 1, drawn.longs(len(jpeg)))]
+    plain = [(256, 4, 1, drawn.longs(40)), (257, 4, 1, drawn.longs(24)), (259, 3, 1, drawn.pack("H", 6))]
+    struct.pack_into("<I", drawn.bytes, 4, drawn.directory([*plain, *tags]))
+    drawn.save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="no plane that can be corrected") as refused:
+        read_tiff(tmp_path / "a.tif")
+    assert refused.value.code is ErrorCode.UNSUPPORTED
+    assert not recwarn.list
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

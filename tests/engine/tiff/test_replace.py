@@ -332,6 +332,18 @@ def test_a_foreign_value_of_our_tag_stays_and_is_no_record_of_ours(foreign, tmp_
         assert tif.pages.first.tags[65270].value == foreign.decode()
 
 
+def test_a_tag_of_a_type_that_nobody_knows_is_kept(tmp_path):
+    path, out = tmp_path / "a.tif", tmp_path / "b.tif"
+    tifffile.imwrite(path, image(), extratags=[(65001, 4, 1, 7, True)], **GREY)
+    with tifffile.TiffFile(path) as tif:
+        entry = tif.pages.first.tags[65001].offset
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<HII", data, entry + 2, 99, 2**32 - 1, 2**32 - 1)
+    path.write_bytes(data)
+    source, _ = rewrite(path, out)
+    check_bytes(source, path, out)
+
+
 def test_outputs_of_version_0_1_0_are_known(tmp_path):
     path = tmp_path / "a.tif"
     record = b'{"software": "defocus 0.1.0", "model_sha256": "ab"}'
