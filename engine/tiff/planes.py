@@ -195,6 +195,7 @@ def _series(found: Structure, file: BinaryIO, tif: tifffile.TiffFile) -> list[tu
     except Exception:  # a description that is damaged says nothing
         return []
     plans, seen = [], set[int]()
+    places = {page.directory.offset: number for number, page in enumerate(found.pages)}
     for one in series:
         pages = [page for page in one.pages if page is not None]
         numbers = [page.index for page in pages]
@@ -203,7 +204,8 @@ def _series(found: Structure, file: BinaryIO, tif: tifffile.TiffFile) -> list[tu
         if seen & set(numbers) or len(set(numbers)) != len(numbers):
             return []
         seen |= set(numbers)
-        seen |= {page.index for level in one.levels[1:] for page in level.pages if page and isinstance(page.index, int)}
+        smaller = [page.offset for level in one.levels[1:] for page in level.pages if page]  # pages, or SubIFDs
+        seen |= {places[offset] for offset in smaller if offset in places}
         own = tuple(found.pages[number] for number in numbers)
         planes = prod(one.shape) // max(1, prod(page_shape(own[0], own[0].samples)))
         if len({page.kind for page in own}) > 1 or len(own) not in (1, planes):
@@ -238,11 +240,12 @@ def _levels(found: Structure, tif: tifffile.TiffFile, every: list[ImagePage]) ->
     if LSM in found.pages[0].directory.tags:
         return levels  # its reduced pages are thumbnails in colours of their own
     if any(getattr(tif, f"is_{kind}") for kind in _SLIDES):
+        places = {page.directory.offset: page for page in every}
         for series in tif.series:
             for level in series.levels[1:]:
                 for small, large in zip(level.pages, series.pages, strict=False):
-                    if small and large and isinstance(small.index, int) and isinstance(large.index, int):
-                        levels[found.pages[small.index]] = found.pages[large.index]
+                    if small and large and small.offset in places and large.offset in places:
+                        levels[places[small.offset]] = places[large.offset]
     full: ImagePage | None = None
     for page in every:
         if page in levels:

@@ -219,3 +219,28 @@ def test_masks_and_bilevel_pages_are_copied(tmp_path):
             np.testing.assert_array_equal(before.pages[number].asarray(), after.pages[number].asarray())
         for number, plane in ((0, grey[0]), (4, grey[1])):
             np.testing.assert_array_equal(after.pages[number].asarray(), plane // 2)
+
+
+def test_positions_with_pyramids_keep_their_axes_and_labels_of_slides_are_copied(tmp_path):
+    """SubIFDs have numbers of their own, which are not those of pages."""
+    path, out = tmp_path / "a.ome.tif", tmp_path / "b.ome.tif"
+    stacks, label = counts(2, 3, 2, 32, 48), counts(30, 20, 3).astype(np.uint8)
+    with tifffile.TiffWriter(path, ome=True) as tif:
+        for number, stack in enumerate(stacks):
+            tif.write(stack, subifds=2, tile=(16, 16), metadata={"axes": "ZCYX", "Name": f"position {number}"})
+            for step in (2, 4):
+                tif.write(stack[..., ::step, ::step], subfiletype=1, tile=(16, 16))
+        for name in ("label image", "macro image"):
+            tif.write(label, photometric="rgb", metadata={"axes": "YXS", "Name": name})
+    source = read_tiff(path)
+    assert [(image.axes, image.data.shape) for image in source.images] == [("ZCYX", (3, 2, 32, 48))] * 2
+    assert len(source.levels) == 2 * 6 * 2
+    restored = [image.data // 2 for image in source.images]
+    write_tiff(source, restored, out, {"software": "defocus"})
+    with tifffile.TiffFile(out) as tif:
+        for series, data in zip(tif.series, restored, strict=False):
+            for level, step in zip(series.levels, (1, 2, 4), strict=True):
+                np.testing.assert_array_equal(level.asarray(), data[..., ::step, ::step])
+        assert [series.name for series in tif.series[2:]] == ["label image", "macro image"]
+        for series in tif.series[2:]:
+            np.testing.assert_array_equal(series.asarray(), label)
