@@ -157,7 +157,9 @@ def shipped() -> Method:
     def restore(case: Case) -> np.ndarray:
         return engine(case.seen, axes="CYX").astype(np.float32)
 
-    note = "blind and trained far longer than the others, over wide optics (docs/models/default.md)."
+    card = engine.card
+    made = f"Model {card.name}, {card.date}, sha256 {card.sha256[:16]}"  # compared by tests/test_docs.py
+    note = f"{made}; blind and trained far longer than the others, over wide optics (docs/models/default.md)."
     return Method(SHIPPED, "defocus, the model in the package", restore, note=note)
 
 
