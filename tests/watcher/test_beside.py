@@ -37,7 +37,7 @@ def test_companions_follow_their_files_and_their_changes_but_never_replace_a_for
     write_tiff(acquisition / "exp" / "a.tif")
     copied = [out / "exp" / "display_and_comments.txt", out / "metadata.txt"]
     wait_for(lambda: all(one.exists() for one in copied) and "not replaced" in daemon.said())
-    assert outputs(out) == ["exp/a.tif"]
+    wait_for(lambda: outputs(out) == ["exp/a.tif"])
     (acquisition / "metadata.txt").write_text("second")
     wait_for(lambda: copied[1].read_text() == "second")
     copied[0].write_text("edited by hand")

@@ -226,17 +226,19 @@ def test_a_page_that_is_not_looked_at_asks_for_nothing_and_one_that_is_gets_304(
         page = lab_.page(browser)
         expect(page.locator("#state")).to_have_text("watching", timeout=PATIENCE)
         answers: list[int] = []
+        asked: list[str] = []
         page.on("response", lambda answer: answers.append(answer.status) if "api/" in answer.url else None)
-        wait_for(lambda: page.wait_for_timeout(200) or len(answers) >= 4, 60)
-        assert set(answers[1:]) == {304}
+        page.on("request", lambda request: asked.append(request.url) if "api/" in request.url else None)
+        # While nothing changes: what others write to the disk changes the room that is shown, and that is a 200.
+        wait_for(lambda: page.wait_for_timeout(200) or answers[-3:] == [304] * 3, 60)
         page.evaluate(
             "Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
             "document.dispatchEvent(new Event('visibilitychange'))"
         )
-        page.wait_for_timeout(1500)  # the one that is under way
-        quiet = len(answers)
+        page.wait_for_timeout(1500)  # what was asked before is told of
+        quiet = len(asked)
         page.wait_for_timeout(2500)
-        assert len(answers) == quiet
+        assert len(asked) == quiet > 0
 
 
 def test_the_whole_page_is_small():
