@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -24,15 +21,16 @@ from defocus.engine.model.card import model_path, read_card  # noqa: E402
 from defocus.export import fp16, fp16_check, workflow  # noqa: E402
 from defocus.export.fp16_check import LEAST_DB, Verdict, compare, culprits, on_cpu, planes, refuse_imprecise, samples  # noqa: E402
 
+from ..helpers.calling import Called, call  # noqa: E402
+
 
 @pytest.fixture(scope="module")
 def default():
     return onnx.load(str(model_path()))
 
 
-def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "defocus.export.cli", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, env=os.environ | environment)
+def command(*arguments: object, **environment: str) -> Called:
+    return call("defocus.export.cli", "defocus-export", *arguments, **environment)
 
 
 def overflowing(source: Path, target: Path) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 
@@ -18,6 +16,8 @@ from defocus.engine.errors import InputError
 from defocus.training.data import bbbc006
 from defocus.training.evaluation.heldout import counts_pair
 from defocus.training.evaluation.suite import drawn_fields
+
+from ...helpers.calling import call
 
 WELLS = ("a01", "a02", "p24")
 
@@ -124,10 +124,10 @@ def test_the_real_files_in_their_layout(shared_data, tmp_path):
 
 def test_defocus_evaluate_trains_and_tests_on_it(tree, tmp_path):
     """The paper's split of six fields: five to train on, one to test, in four crops of two channels."""
-    command = [sys.executable, "-m", "defocus.training.cli.evaluate", "--bbbc006", tree, "--distance-um", "10"]
-    command += ["--train", "--minutes", "0.015", "--method", "residual-1", "--method", "rl"]
-    command += ["--weights", tmp_path / "weights", "--runs", tmp_path / "runs", "-o", tmp_path / "results"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    given = ["--bbbc006", tree, "--distance-um", "10", "--train", "--minutes", "0.015"]
+    given += ["--method", "residual-1", "--method", "rl"]
+    given += ["--weights", tmp_path / "weights", "--runs", tmp_path / "runs", "-o", tmp_path / "results"]
+    done = call("defocus.training.cli.evaluate", "defocus-evaluate", *given)
     assert done.returncode == 0, done.stderr
     scores = (tmp_path / "results" / "scores.csv").read_text().splitlines()
     assert len(scores) == 1 + 3 * 4  # input, Richardson-Lucy, U-Net
