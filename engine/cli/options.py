@@ -64,7 +64,7 @@ class Option:
             return f"{self.least:.10g} to {self.most:.10g}"
         return f"{self.least:g} or more" if math.isfinite(self.least) else ""
 
-    def typer(self, *flags: str, panel: str | None = None) -> Any:
+    def typer(self, *flags: str) -> Any:
         """The declaration for typer."""
         import typer
 
@@ -72,7 +72,7 @@ class Option:
             *(flags or self.flags),
             help=self.help,
             metavar=self.metavar,
-            rich_help_panel=panel or self.panel,
+            rich_help_panel=self.panel,
             envvar=self.envvar,
             show_default=True if self.shown is None else (self.shown or False),
             callback=self._checked,

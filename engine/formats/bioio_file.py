@@ -173,7 +173,6 @@ def _image(axes: str, lazy: Any, bits: int | None, place: Allocator) -> TiffImag
     """Read an array plane by plane."""
     dtype = lazy.dtype.newbyteorder("=")
     data = place(lazy.shape, dtype)
-    data = np.empty(lazy.shape, dtype) if data is None else data
     for index in np.ndindex(lazy.shape[: _leading(axes)]):
         data[index] = lazy[index].compute(scheduler="synchronous")
         drop_resident_pages(data)

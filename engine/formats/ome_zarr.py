@@ -214,7 +214,6 @@ def _image(axes: str, array: Any, place: Allocator) -> TiffImage:
     """Read an array chunk by chunk."""
     dtype = array.dtype.newbyteorder("=")
     data = place(array.shape, dtype)
-    data = np.empty(array.shape, dtype) if data is None else data
     for region in _regions(array):
         data[region] = array[region]
         drop_resident_pages(data)

@@ -23,7 +23,6 @@ def reduced(data: np.ndarray, before: Any, small: Any, place: Allocator) -> np.n
     """
     shape = tuple(small.shape)
     out = place(shape, data.dtype)
-    out = np.empty(shape, data.dtype) if out is None else out
     edges = [np.arange(new + 1) * old // new for new, old in zip(shape, data.shape, strict=True)]
     every_nth = None
     for index in np.ndindex(shape[:-2]):

@@ -5,7 +5,6 @@ Axes are one letter each, as tifffile and OME have them: T time, Z depth, C chan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import prod
 
 import numpy as np
@@ -88,8 +87,3 @@ def own_channels(axes: str, shape: tuple[int, ...]) -> int:
 def channel_axis(axes: str) -> str | None:
     """The axis along which planes show different specimens or dyes, and so have intensities of their own."""
     return next((letter for letter in "CS" if letter in axes), None)
-
-
-def indices(groups: np.ndarray) -> Iterator[tuple[int, ...]]:
-    """The index of every group (channels, Y, X) of (..., channels, Y, X)."""
-    yield from np.ndindex(groups.shape[:-3])

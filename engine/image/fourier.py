@@ -32,12 +32,6 @@ def power(spectra: Spectra) -> np.ndarray:
 
 def fast_length(length: int) -> int:
     """The smallest even length >= `length` with prime factors 2, 3 and 5 only, which are quick to transform."""
-    length += length % 2
-    while True:
-        rest = length
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return length
-        length += 2
+    from scipy import fft
+
+    return 2 * fft.next_fast_len(-(-length // 2), real=True)  # type: ignore[operator]

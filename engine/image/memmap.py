@@ -38,11 +38,10 @@ _ours: weakref.WeakKeyDictionary[mmap.mmap, _Mapped] = weakref.WeakKeyDictionary
 
 
 class Allocator:
-    """Where arrays go: in memory, where whoever asks makes one of its own."""
+    """Makes arrays, of any numbers: in memory."""
 
-    def __call__(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
-        """An array somewhere else, or None."""
-        return None
+    def __call__(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return np.empty(shape, dtype)
 
     def maps(self, file: BinaryIO, nbytes: int) -> bool:
         """Whether an open input is to be mapped, not read."""
@@ -65,10 +64,10 @@ class DiskAllocator(Allocator):
         self._folder, self._room, self._like = folder, room, folder if like is None else like
         self._map_inputs = map_inputs
 
-    def __call__(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
-        """An array on disk, or None for one that may be in memory. Raises OutputError if the disk has no room."""
+    def __call__(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array on disk if it is too large for memory. Raises OutputError if the disk has no room."""
         if not self._room or prod(shape) * np.dtype(dtype).itemsize <= self._room:
-            return None
+            return np.empty(shape, dtype)
         try:
             make_folders(self._folder, self._like)
             return on_disk(self._folder, shape, dtype)

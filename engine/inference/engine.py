@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from math import prod
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..model.card import DEFAULT, Card, model_path, read_card
 from ..threads import thread_pool
 from .backends import AUTO, OpenedSession, open_session
 from .cpu_count import available_cores
-from .fallback import Fallback, reopening
+from .fallback import Fallback
 from .memory import MEMORY
 from .options import Settings, settings_for
 from .request_queue import RequestQueue, RestorationFuture
@@ -112,7 +111,7 @@ class Engine:
 
         settings_for(card, backend, tile, halo, per, threads, batch, streams)  # refuses before a backend is opened
         opened = open_session(backend, path, card, threads)
-        fallback = Fallback(backend, reopening(path, card, threads), settings, card.multiple)
+        fallback = Fallback(backend, lambda name: open_session(name, path, card, threads), settings, card.multiple)
         return cls(card, opened, settings(opened), fallback)
 
     def __call__(
@@ -294,9 +293,7 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _give_way(self, error: BackendError) -> bool:

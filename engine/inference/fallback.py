@@ -9,18 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import BackendError, MissingExtraError, OutOfMemoryError
 from ..image.tiling import smallest_tile
-from ..model.card import Card
-from .backends import AUTO, NAMES, OpenedSession, open_session
-
-if TYPE_CHECKING:
-    from .options import Settings
-
-Reopen = Callable[[str], OpenedSession]
+from .backends import AUTO, NAMES, OpenedSession
+from .options import Settings
 
 
 class Fallback:
@@ -43,7 +36,13 @@ class Fallback:
         What was given up and why, oldest first.
     """
 
-    def __init__(self, asked: str, reopen: Reopen, wanted: Callable[[OpenedSession], Settings], multiple: int) -> None:
+    def __init__(
+        self,
+        asked: str,
+        reopen: Callable[[str], OpenedSession],
+        wanted: Callable[[OpenedSession], Settings],
+        multiple: int,
+    ) -> None:
         self._asked, self._reopen, self._wanted, self._multiple = asked, reopen, wanted, multiple
         self.steps: list[str] = []
 
@@ -79,8 +78,3 @@ class Fallback:
             self.steps.append(f"{error.thing}: {error.cause}; went on with {opened.session.description}")
             return opened, self._wanted(opened)
         return None
-
-
-def reopening(path: Path, card: Card, threads: int | None) -> Reopen:
-    """A function that opens that model in the backend of a name."""
-    return lambda name: open_session(name, path, card, threads)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..image.axes import as_groups, channel_axis, check_axes, indices
+from ..image.axes import as_groups, channel_axis, check_axes
 from ..image.hot_pixels import HotPixels
 from ..image.memmap import Allocator, in_memory
 from ..image.normalization import Intensity, check_dtype, measure
@@ -57,8 +57,7 @@ class ImageTask:
         self.data, self.name = np.asarray(image.data), image.name
         check_dtype(self.data.dtype, self.name)
         self._axes = check_axes(self.data.shape, image.axes, self.name)
-        out = image.allocate(self.data.shape, self.data.dtype) if image.out is None else image.out
-        self.result = np.empty(self.data.shape, self.data.dtype) if out is None else out
+        self.result = image.allocate(self.data.shape, self.data.dtype) if image.out is None else image.out
         if self.result.shape != self.data.shape or self.result.dtype != self.data.dtype:
             found, wanted = (f"{array.dtype} {array.shape}" for array in (self.result, self.data))
             raise ValueError(f"out is {found}, the image {wanted}")
@@ -88,7 +87,7 @@ class ImageTask:
         find = self._per_plane
         if settings.per == "stack":
             find = _PerStack(source, self._axes, self._card, self.name, statistics)
-        for index in indices(source):
+        for index in np.ndindex(source.shape[:-3]):
             intensities = find(source[index], index)
             if all(intensity.flat for intensity in intensities):
                 target[index] = source[index]

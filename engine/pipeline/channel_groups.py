@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ..errors import ChangedError, DefocusError, ErrorCode, InputError
 from ..image.axes import own_channels
 from ..image.memmap import is_disk_backed
 from ..image.plane_statistics import PlaneStatistics
+from ..tiff.read import TiffImage
 from .item import PipelineItem
 from .jobs import Job, Outcome, version_record
-
-if TYPE_CHECKING:
-    from ..tiff.read import TiffImage
 
 
 def joined(job: Job, parts: Sequence[PipelineItem]) -> PipelineItem:
@@ -41,8 +36,6 @@ def joined(job: Job, parts: Sequence[PipelineItem]) -> PipelineItem:
     first = stacks[0]
     shape = (len(stacks), *first.data.shape)
     data = parts[0].place(shape, first.data.dtype)
-    if data is None:
-        data = np.empty(shape, first.data.dtype)
     for plane, stack in zip(data, stacks, strict=True):
         plane[...] = stack.data
     held = 0 if is_disk_backed(data) else data.nbytes + sum(part.nbytes for part in parts)

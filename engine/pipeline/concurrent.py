@@ -11,16 +11,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
+from ..inference.engine import Engine
 from ..inference.request_queue import RestorationFuture
 from ..threads import thread_pool
 from .item import PipelineItem
 from .jobs import Job, Outcome
 from .steps import Stopped, discard, read_stage, requests_of, with_result, write_stage
-
-if TYPE_CHECKING:
-    from ..inference.engine import Engine
 
 WRITERS = 2
 _PATIENCE = 0.2  # s between two looks for signals: on Windows a thread that waits without end is not told of Ctrl-C

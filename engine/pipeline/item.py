@@ -31,8 +31,8 @@ class PipelineItem:
         What of it is to be restored; empty after an error.
     restored : tuple of array
         One for each image.
-    place : function (shape, dtype) -> array or None
-        Where its pixels go: None for memory.
+    place : Allocator
+        Where its pixels go.
     nbytes : int
         Bytes of pixels that it has in memory, or will when it is restored.
     output : OutputMap or None

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from typing import TYPE_CHECKING
 
+from ..inference.engine import Engine
 from .concurrent import run_concurrently
 from .jobs import Job, Outcome
 from .steps import MEMORY, Stopped, process
-
-if TYPE_CHECKING:
-    from ..inference.engine import Engine
 
 
 def pipeline(

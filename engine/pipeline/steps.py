@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from stat import S_ISDIR
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,18 +23,17 @@ from ..formats.names import is_other, is_store
 from ..image.bands import planes
 from ..image.memmap import DiskAllocator, drop_resident_pages, is_disk_backed
 from ..image.memmap import check_unchanged as check_same_bytes
+from ..inference.engine import Engine
 from ..inference.memory import MEMORY
 from ..inference.tasks import ImageRequest
 from ..quality.assess import assess, keep_doubtful_planes, keep_sharp_planes
 from ..quality.report import PlaneReport, summary
+from ..tiff.integrity import errors_as_input_error
 from ..tiff.read import TiffFile, read_tiff, write_tiff
 from .channel_groups import joined, written
 from .item import PipelineItem, Stat
 from .jobs import ImageShape, Job, Outcome, version_record
 from .output_map import OutputMap
-
-if TYPE_CHECKING:
-    from ..inference.engine import Engine
 
 Stopped = Callable[[], bool]
 
@@ -155,9 +153,13 @@ def write_stage(item: PipelineItem, engine: Engine, keep_sharp: bool) -> Outcome
             outcome = replace(outcome, reports=tuple(reports))
             outcome.seconds["assess"] = perf_counter() - start
         with _naming(job.target, "writing"):
-            account = provenance(engine, job.source, item.version)
-            kept = {"only_defocused": keep_sharp, "keep_doubtful": "original" if job.keep_doubtful else "corrected"}
-            account |= {**item.notes, **kept, "planes": summary(outcome.reports)}
+            account = engine.provenance() | {
+                "source": version_record(job.source, item.version),
+                **item.notes,
+                "only_defocused": keep_sharp,
+                "keep_doubtful": "original" if job.keep_doubtful else "corrected",
+                "planes": summary(outcome.reports),
+            }
             start = perf_counter()
             begun = item.output.path if item.output is not None else None
             with commit(job.target, job.run, job.source.parent, begun, job.within) as temporary:
@@ -180,11 +182,6 @@ def discard(item: PipelineItem) -> None:
     """Remove what was begun of an item's output, unless it has been committed."""
     if item.output is not None:
         item.output.discard()
-
-
-def provenance(engine: Engine, source: Path, version: Stat) -> dict[str, Any]:
-    """What an output says of its making: the engine's own account, and which version of which file it was made from."""
-    return engine.provenance() | {"source": version_record(source, version)}
 
 
 def stat_of(path: Path) -> Stat:
@@ -225,7 +222,8 @@ def _naming(path: Path, doing: str) -> Iterator[None]:
             raise _unexpected(path, doing, error) from error
         if doing == "writing":
             raise output_error(path, error) from error
-        raise InputError(path, *_reason(error)) from error
+        with errors_as_input_error(path):
+            raise error
     except Exception as error:
         raise _unexpected(path, doing, error) from error
 
@@ -233,17 +231,6 @@ def _naming(path: Path, doing: str) -> Iterator[None]:
 def _unexpected(path: Path, doing: str, error: Exception) -> DefocusError:
     cause = f"unexpected error while {doing} it ({type(error).__name__}: {error})"
     return DefocusError(path, cause, "please report it")
-
-
-def _reason(error: OSError) -> tuple[str, str, ErrorCode]:
-    """Cause, remedy and code."""
-    if isinstance(error, FileNotFoundError):
-        return "no such file", "check the path", ErrorCode.MISSING
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not a file", "give a TIFF file", ErrorCode.NOT_TIFF
-    if isinstance(error, PermissionError):
-        return "no permission to read", "give this user read permission", ErrorCode.PERMISSION
-    return f"cannot be read ({error.strerror or error})", "check the disk or the share", ErrorCode.UNREADABLE
 
 
 def _same_file(source: Path, target: Path) -> bool:

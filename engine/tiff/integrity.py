@@ -151,26 +151,16 @@ def ends_in_zeros(found: Structure, file: BinaryIO) -> bool:
     return not any(file.read(min(count, _TAIL)))
 
 
-def open_tiff(source: str | os.PathLike[str] | BinaryIO, described: bool = True) -> tifffile.TiffFile:
+def open_tiff(source: str | os.PathLike[str] | BinaryIO) -> tifffile.TiffFile:
     """Open a TIFF so that page n is page n of this very file, whatever lies beside it.
 
     tifffile would follow a Micro-Manager or NDTiff index to the planes of the whole dataset, in an order of its own,
-    and an OME-XML to other files. With `described` False not even the descriptions of OME, ImageJ and tifffile's own
-    count: the pages are a list.
+    and an OME-XML to other files.
     """
-    trusted = None if described else False
     given: Any = source
     if hasattr(given, "seek"):
         given.seek(0)
-    return tifffile.TiffFile(
-        given,
-        _multifile=False,
-        is_mmstack=False,
-        is_ndtiff=False,
-        is_ome=trusted,
-        is_imagej=trusted,
-        is_shaped=trusted,
-    )
+    return tifffile.TiffFile(given, _multifile=False, is_mmstack=False, is_ndtiff=False)
 
 
 @contextmanager

@@ -190,10 +190,8 @@ def _needed(found: Structure) -> int:
 def _bytes(file: Any, size: int, path: Path, place: Allocator) -> np.ndarray:
     """All bytes of a file; no more than it had when it was opened."""
     file.seek(0)
-    array = place((size,), np.dtype(np.uint8))
-    if array is None:
-        whole = -(-size // _HUGE) * _HUGE if size >= 2 * _HUGE else size
-        array = np.empty(whole, np.uint8)[:size]
+    whole = -(-size // _HUGE) * _HUGE if size >= 2 * _HUGE else size
+    array = place((whole,), np.dtype(np.uint8))[:size]
     for start in range(0, size, _BLOCK):
         part: Any = array[start : start + _BLOCK]
         if file.readinto(part) != len(part):
@@ -212,7 +210,6 @@ def _image(found: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, pl
             view = raw[start : start + count * dtype.itemsize].view(dtype).reshape(plan.shape)
             return TiffImage(view, plan.axes, plan.pages, _kept(plan, view))
     data = place(plan.shape, dtype)
-    data = np.empty(plan.shape, dtype) if data is None else data
     image = TiffImage(data, plan.axes, plan.pages)
     planes = image.planes(data)
     stored = dtype.newbyteorder(found.form.order)

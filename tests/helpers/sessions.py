@@ -9,7 +9,7 @@ import numpy as np
 
 from defocus import Engine
 from defocus.engine.inference.backends import OpenedSession, Session, Streamed, StreamsSession, open_session
-from defocus.engine.inference.fallback import Fallback, reopening
+from defocus.engine.inference.fallback import Fallback
 from defocus.engine.inference.options import Settings, settings_for
 from defocus.engine.model.card import read_card
 
@@ -54,5 +54,5 @@ def watched_engine(
     def settings(opened: OpenedSession) -> Settings:
         return settings_for(card, opened.name, tile, threads=threads, batch=batch, streams=streams)
 
-    fallback = Fallback("cpu", reopening(model, card, threads), settings, card.multiple)
+    fallback = Fallback("cpu", lambda name: open_session(name, model, card, threads), settings, card.multiple)
     return Engine(card, OpenedSession("cpu", watched), settings(opened), fallback)

@@ -19,7 +19,7 @@ from ...errors import BackendError, first_line
 from ...installation import install_command
 
 # In order of preference: the first has graphs.
-_LAYERS = {"cuda.bindings": "bindings_device", "pycuda": "pycuda_device"}
+_LAYERS = {"cuda.bindings": ("bindings_device", "BindingsDevice"), "pycuda": ("pycuda_device", "PycudaDevice")}
 
 
 class Event(Protocol):
@@ -172,8 +172,8 @@ def why_no_layer() -> str | None:
     return None if _installed() else "neither cuda-bindings nor pycuda is installed"
 
 
-def open_device(index: int = 0) -> Device:
-    """Open a GPU with the first device layer that works; `driver.find_gpu` must have succeeded before.
+def open_device() -> Device:
+    """Open the first GPU with the first device layer that works; `driver.find_gpu` must have succeeded before.
 
     Raises
     ------
@@ -183,7 +183,8 @@ def open_device(index: int = 0) -> Device:
     reasons = []
     for package in _installed():
         try:
-            return import_module(f".{_LAYERS[package]}", __package__).open_device(index)
+            module, device = _LAYERS[package]
+            return getattr(import_module(f".{module}", __package__), device)()
         except BackendError as error:
             reasons.append(error.cause)
         except Exception as error:  # a broken install fails with whatever the loader says

@@ -119,9 +119,9 @@ class BindingsDevice:
 
     has_graphs = True
 
-    def __init__(self, index: int) -> None:
+    def __init__(self) -> None:
         call(driver.cuInit, 0)
-        self._device = call(driver.cuDeviceGet, index)
+        self._device = call(driver.cuDeviceGet, 0)
         self._context = call(driver.cuDevicePrimaryCtxRetain, self._device)
         self.layer = f"cuda-bindings {version('cuda-bindings')}"
 
@@ -171,8 +171,3 @@ class BindingsDevice:
     def close(self) -> None:
         with suppress(BackendError):
             call(driver.cuDevicePrimaryCtxRelease, self._device)
-
-
-def open_device(index: int) -> BindingsDevice:
-    """Open a GPU. Raises BackendError."""
-    return BindingsDevice(index)

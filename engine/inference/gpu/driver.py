@@ -57,15 +57,13 @@ class Gpu:
         return "SM{}{}".format(*self.compute_capability)
 
 
-def find_gpu(least_cuda: int = 0, index: int = 0) -> Gpu:
-    """Initialise CUDA and describe a GPU.
+def find_gpu(least_cuda: int = 0) -> Gpu:
+    """Initialise CUDA and describe its first GPU.
 
     Parameters
     ----------
     least_cuda : int
         The major version of CUDA that the caller's libraries were built for; a driver of an older one is refused.
-    index : int
-        Which GPU.
 
     Raises
     ------
@@ -84,7 +82,7 @@ def find_gpu(least_cuda: int = 0, index: int = 0) -> Gpu:
         cause = f"the NVIDIA driver is too old: it runs CUDA {cuda[0]}.{cuda[1]}, {least_cuda}.0 is needed"
         raise BackendError("GPU", cause, REMEDY)
     device = ctypes.c_int()
-    _ask(library.cuDeviceGet, ctypes.byref(device), index)
+    _ask(library.cuDeviceGet, ctypes.byref(device), 0)
     name = ctypes.create_string_buffer(256)
     _ask(library.cuDeviceGetName, name, 256, device)
     memory = ctypes.c_size_t()

@@ -98,10 +98,10 @@ class PycudaDevice:
 
     has_graphs = False
 
-    def __init__(self, index: int) -> None:
+    def __init__(self) -> None:
         with ours():
             driver.init()
-            self._context = driver.Device(index).retain_primary_context()
+            self._context = driver.Device(0).retain_primary_context()
         self.layer = f"pycuda {'.'.join(map(str, _version()))}"
 
     @contextmanager
@@ -154,8 +154,3 @@ def _version() -> tuple[int, ...]:
     import pycuda  # pyright: ignore[reportMissingImports]
 
     return pycuda.VERSION
-
-
-def open_device(index: int) -> PycudaDevice:
-    """Open a GPU. Raises BackendError."""
-    return PycudaDevice(index)

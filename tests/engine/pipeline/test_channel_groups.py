@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from defocus.engine.errors import ChangedError, InputError, OutputError
 from defocus.engine.image import memmap
 from defocus.engine.image.memmap import on_disk
 from defocus.engine.inference.engine import Engine
-from defocus.engine.pipeline import channel_groups
 from defocus.engine.pipeline.batch import is_done
 from defocus.engine.pipeline.jobs import Job, Outcome
 from defocus.engine.pipeline.run import pipeline
@@ -146,10 +144,14 @@ def test_pixels_that_are_no_numbers_name_both(tmp_path, engine, job):
 
 
 def test_memory_that_does_not_hold_both_is_told_of_both(engine, job, monkeypatch):
-    def full(shape, dtype):
-        raise MemoryError
+    allocate = memmap.DiskAllocator.__call__
 
-    monkeypatch.setattr(channel_groups, "np", SimpleNamespace(empty=full))
+    def full(self, shape, dtype):
+        if len(shape) > 2:  # both channels
+            raise MemoryError
+        return allocate(self, shape, dtype)
+
+    monkeypatch.setattr(memmap.DiskAllocator, "__call__", full)
     for outcome in one(job, engine):
         assert "not enough memory" in str(outcome.error)
 

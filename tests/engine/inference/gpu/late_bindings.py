@@ -120,6 +120,6 @@ def bindings(gpu: FakeGpu, monkeypatch):
         monkeypatch.setattr(driver, name, work)
     for name, work in bound.items():
         monkeypatch.setattr(driver, name, needs_context(name, work))
-    from defocus.engine.inference.gpu.bindings_device import open_device
+    from defocus.engine.inference.gpu.bindings_device import BindingsDevice
 
-    return open_device(0)
+    return BindingsDevice()

@@ -136,6 +136,6 @@ def pycuda(gpu: FakeGpu, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     monkeypatch.delitem(sys.modules, "defocus.engine.inference.gpu.pycuda_device", raising=False)
-    from defocus.engine.inference.gpu.pycuda_device import open_device
+    from defocus.engine.inference.gpu.pycuda_device import PycudaDevice
 
-    return open_device(0)
+    return PycudaDevice()
