@@ -111,16 +111,12 @@ def watch(
     if install_service:
         from .service.systemd import command_line, instructions
 
-        if "status_token" in given and given["status_token"] != from_file().status_token:
-            cause = "would appear in the text of the service, which other users can read"
-            remedy = (
-                "write status_token = '...' into the settings file (--config), and let only the service's user read it"
-            )
-            raise InputError("--status-token (or DEFOCUS_STATUS_TOKEN)", cause, remedy)
         chosen.settings()  # a service without a folder would start again and again
         model: Any = given.get("model")
         paths = {"output": out, "config": config, "model": Path(model) if model not in (None, "default") else None}
-        kept = given | {"model": model if model == "default" else None, "status_token": None}
+        kept = given | {"model": model if model == "default" else None}
+        if kept.get("status_token") == from_file().status_token:
+            kept["status_token"] = None
         print(instructions(command_line(acquisition or (), paths, kept)), end="")
         return 0
     if dry_run:
@@ -140,11 +136,9 @@ def _dry_run(config: Config) -> int:
     from .configuration.settings import check_folders
     from .dry_run import plan
 
-    card = read_card(model_path(config.model))
-    check_folders(config.settings())
-    for settings in config.settings():
-        if settings.channels is not None:
-            settings.channels.check(card)
+    card, folders = read_card(model_path(config.model)), config.settings()
+    check_folders(folders, card)
+    for settings in folders:
         found = False
         for relative, what in plan(settings, card):
             _app.say(f"{settings.acquisition / relative}: {what}")

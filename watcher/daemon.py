@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from ..engine.errors import DefocusError, OutputError, shortage_error
 from ..engine.files.atomic import sweep
@@ -19,7 +20,7 @@ from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.run import pipeline
 from .alerts.health import Health
 from .clock import SYSTEM_CLOCK, Clock
-from .configuration.settings import DaemonSettings, FolderSettings, check_folders
+from .configuration.settings import DaemonSettings, check_folders
 from .discovery.arrival import Arrival
 from .discovery.channel_assembler import ChannelAssembler
 from .discovery.scanner import arrivals
@@ -59,23 +60,21 @@ def watch(
     DefocusError
         The thread that finds files died: the process must end, never watch in silence (promise P8).
     """
-    health, report = health or Health(), _one_at_a_time(report)
-    check_folders(settings.folders)
-    for folder in settings.folders:
-        if folder.channels is not None:
-            folder.channels.check(engine.card)
+    health, lock = health or Health(), threading.Lock()
+    check_folders(settings.folders, engine.card)
     with ExitStack() as stack:
         changed, finders = threading.Condition(), list[_Finder]()
         for folder in settings.folders:
-            lock = stack.enter_context(FolderLock(folder.out, folder.acquisition))
-            teller = _Teller(folder, settings.once, report, health)
-            journal = stack.enter_context(Journal(folder.out, teller.journal_trouble))
+            tell = _folder_report(report, folder.acquisition, lock)
+            owner = stack.enter_context(FolderLock(folder.out, folder.acquisition))
+            trouble = _JournalTrouble(folder.out, settings.once, tell, health)
+            journal = stack.enter_context(Journal(folder.out, trouble))
             if journal.warning:
-                teller.tell(WatchEvent("warning", text=journal.warning))
+                tell(WatchEvent("warning", text=journal.warning))
             sweep(folder.out)  # what a killed process left half-written
-            guard = OutputGuard(folder.out, folder.min_free_mb, teller.tell, health, settings.once, lock, clock)
-            processor = FolderProcessor(folder, engine, journal, guard, report, clock)
-            finders.append(_Finder(processor, settings.once, changed, stop, report, health, clock))
+            guard = OutputGuard(folder.out, folder.min_free_mb, tell, health, settings.once, owner, clock)
+            processor = FolderProcessor(folder, engine, journal, guard, tell, clock)
+            finders.append(_Finder(processor, settings.once, changed, stop, tell, health, clock))
         begun()
         for finder in finders:
             finder.start()
@@ -156,35 +155,29 @@ def _next(turns: deque[_Finder], changed: threading.Condition, timeout: float) -
     return None
 
 
-def _one_at_a_time(report: Report) -> Report:
-    """Events come from several threads; whoever listens hears one after the other."""
-    lock = threading.Lock()
+def _folder_report(report: Report, folder: Path, lock: threading.Lock) -> Report:
+    """Report events of a folder. They come from several threads; whoever listens hears one after the other."""
 
     def tell(event: WatchEvent) -> None:
         with lock:
-            report(event)
+            report(replace(event, folder=folder))
 
     return tell
 
 
-class _Teller:
-    """Tells of what concerns a folder as a whole."""
+class _JournalTrouble:
+    """Reports once that a journal fails, until it works again. Raises with `once`: nobody would come to mend it."""
 
-    def __init__(self, settings: FolderSettings, once: bool, report: Report, health: Health) -> None:
-        self._settings, self._once, self._report, self._health = settings, once, report, health
+    def __init__(self, out: Path, once: bool, report: Report, health: Health) -> None:
+        self._out, self._once, self._report, self._health = out, once, report, health
         self._problem = ""
 
-    def tell(self, event: WatchEvent) -> None:
-        """Report an event of this folder."""
-        self._report(replace(event, folder=self._settings.acquisition))
-
-    def journal_trouble(self, error: OutputError | None) -> None:
-        """Told once until it works again. Raises with `once`: nobody would come to mend it."""
+    def __call__(self, error: OutputError | None) -> None:
         if error is not None and self._once:
             raise error
-        self._health.set_problem(f"{self._settings.out} journal", str(error) if error else None)
+        self._health.set_problem(f"{self._out} journal", str(error) if error else None)
         if error is not None and self._problem != str(error):
-            self.tell(WatchEvent("warning", text=str(error), code=error.code))
+            self._report(WatchEvent("warning", text=str(error), code=error.code))
         self._problem = str(error) if error else ""
 
 
@@ -234,7 +227,7 @@ class _Finder(threading.Thread):
                 self.processor.needs_nothing,
                 timing,
                 until=(lambda: tracker.idle) if self._once else None,
-                warn=lambda text: self._report(WatchEvent("warning", text=text, folder=settings.acquisition)),
+                warn=lambda text: self._report(WatchEvent("warning", text=text)),
                 beat=self._beat,
                 tracker=tracker,
                 clock=self._clock,
@@ -267,15 +260,14 @@ class _Finder(threading.Thread):
         waiting = self.processor.tracker.waiting
         if waiting != self._waiting:
             self._waiting = waiting
-            folder = self.processor.settings.acquisition
-            self._report(WatchEvent("waiting", queued=len(self.queue), waiting=waiting, folder=folder))
+            self._report(WatchEvent("waiting", queued=len(self.queue), waiting=waiting))
 
     def _beat(self, reachable: bool) -> None:
         if reachable and not self._looked:
             self._looked = True
             backlog = self.processor.tracker.counts()["pending"]
             if backlog >= LEAST_BACKLOG:
-                self._report(WatchEvent("backlog", queued=backlog, folder=self.processor.settings.acquisition))
+                self._report(WatchEvent("backlog", queued=backlog))
         self.processor.guard.paused()  # whether there is room again does not wait for the next file
         if reachable:
             self._put(self._assembler.overdue())

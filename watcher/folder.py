@@ -177,7 +177,7 @@ class FolderProcessor:
                 else:
                     self._record(member, FileState.DONE)
                     self._companions.add(member.relative)
-                    self._tell(WatchEvent("skipped", member.name, queued=queued))
+                    self._report(WatchEvent("skipped", member.name, queued=queued))
             return None
         self.tracker.start(job, RunningJob(members, queued))
         self.journal.begin((member.relative, member.stat) for member in members)
@@ -190,7 +190,7 @@ class FolderProcessor:
             self._record(member, FileState.DONE, reason=OWN_OUTPUTS)
             if member.path.parent not in self._own_told:
                 self._own_told.add(member.path.parent)
-                self._tell(WatchEvent("warning", text=f"{member.path.parent}: {OWN_OUTPUTS}", queued=queued))
+                self._report(WatchEvent("warning", text=f"{member.path.parent}: {OWN_OUTPUTS}", queued=queued))
 
     def copy_companions(self, last: bool = False) -> None:
         """Copy the files that belong to what has been corrected; to be called often, it looks at every rescan."""
@@ -200,7 +200,7 @@ class FolderProcessor:
         self._next_companions = now + self.settings.timing.rescan
         with suppress(OutputError):  # the next file to be written there tells of it
             for line in self._companions.copy():
-                self._tell(WatchEvent("warning", text=line))
+                self._report(WatchEvent("warning", text=line))
 
     def quarantined(self) -> list[JournalEntry]:
         """The files that are quarantined, but those that are gone from the acquisition folder."""
@@ -226,7 +226,7 @@ class FolderProcessor:
                 latency = self._clock.monotonic() - arrival.seen
                 self._record(arrival, FileState.DONE, report=json.dumps(summary(result.reports)))
                 self._companions.add(arrival.relative)
-                self._tell(WatchEvent("done", arrival.name, latency=latency, queued=running.queued, outcome=result))
+                self._report(WatchEvent("done", arrival.name, latency=latency, queued=running.queued, outcome=result))
             elif attempts >= self._most_attempts(result.error) or _hopeless(result):
                 self._quarantine(arrival, result.error, running.queued, attempts)
             else:
@@ -274,7 +274,7 @@ class FolderProcessor:
         self._fail("quarantined", arrival, error, queued)
 
     def _fail(self, kind: str, arrival: Arrival, error: DefocusError, queued: int) -> None:
-        self._tell(WatchEvent(kind, arrival.name, str(error), queued=queued, code=error.code))
+        self._report(WatchEvent(kind, arrival.name, str(error), queued=queued, code=error.code))
 
     def _record(
         self,
@@ -290,9 +290,6 @@ class FolderProcessor:
         version = (arrival.name, arrival.stat, arrival.digest, self._model)
         self.journal.record(JournalEntry(*version, state, attempts, str(error or reason), report))
         self.tracker.drop(arrival)
-
-    def _tell(self, event: WatchEvent) -> None:
-        self._report(replace(event, folder=self.settings.acquisition))
 
 
 def _hopeless(outcome: Outcome) -> bool:

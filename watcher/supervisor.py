@@ -16,7 +16,7 @@ from .clock import SYSTEM_CLOCK, Clock
 from .configuration.config import Config
 from .configuration.settings import check_folders
 from .daemon import watch as watch_folders
-from .display import Display, open_display
+from .display import open_display
 from .events import WatchEvent
 from .service.systemd import tell_systemd, watchdog
 from .tally import Tally, duration
@@ -49,6 +49,10 @@ def run(
     watchdog(health.stuck, ended)
     good: Config | None = None  # the last settings that have started
     trouble = ""
+
+    def say(text: str) -> None:
+        open_display(config.log_json).say(text)
+
     try:
         while True:
             started, code = threading.Event(), 0
@@ -59,13 +63,13 @@ def run(
                 if started.is_set() or good is None:
                     raise
                 if config is not good:
-                    _display(config).say(f"{error}; keeping the previous settings")
+                    say(f"{error}; keeping the previous settings")
                     config = good
                     continue
                 if trouble != str(error):
                     trouble = str(error)
                     health.set_problem("start", trouble)
-                    _display(config).say(f"{error}; trying again")
+                    say(f"{error}; trying again")
                 if not clock.wait(stop, RETRY_PAUSE):
                     continue
             if end.is_set() or not reload.is_set():
@@ -82,9 +86,9 @@ def run(
             try:
                 config = _checked(read_settings())  # only now: settings that cannot work would end the daemon
             except DefocusError as error:
-                _display(config).say(f"{error}; keeping the previous settings")
+                say(f"{error}; keeping the previous settings")
             except Exception as error:  # whatever stands in the file, the images go on
-                _display(config).say(f"settings: cannot be used ({first_line(error)}); keeping the previous ones")
+                say(f"settings: cannot be used ({first_line(error)}); keeping the previous ones")
     finally:
         tell_systemd("STOPPING=1")
         ended.set()
@@ -92,11 +96,7 @@ def run(
 
 def _checked(config: Config) -> Config:
     """The same settings, if watching could start with them; raises DefocusError."""
-    card, folders = read_card(model_path(config.model)), config.daemon_settings().folders
-    check_folders(folders)
-    for folder in folders:
-        if folder.channels is not None:
-            folder.channels.check(card)
+    check_folders(config.settings(), read_card(model_path(config.model)))
     return config
 
 
@@ -117,15 +117,15 @@ def _watch(
     opened: Callable[[str], None] | None = None,
 ) -> int:
     """One stretch of watching with the same settings; `started` is set once nothing can keep it from watching."""
+    from ..engine.tiff.preview import MEMORY as PREVIEWS
     from .alerts.notify import Notifier
     from .status.page import StatusPage
-    from .status.previews import MEMORY as PREVIEWS
 
     settings = config.daemon_settings(once)
     if config.status:  # the page's previews count toward --memory
         settings = replace(settings, memory=max(settings.memory - PREVIEWS, settings.memory // 2))
     check_folders(settings.folders)
-    display = _display(config)
+    display = open_display(config.log_json)
     tally, begin = Tally(), clock.monotonic()
     with ExitStack() as stack:
         page = StatusPage.of(config, settings.folders, health)
@@ -142,7 +142,7 @@ def _watch(
 
             def begun() -> None:
                 if page is not None:
-                    page.started(engine)
+                    page.state.begin(engine)
                 for folder in settings.folders:
                     folders = f"watching {folder.acquisition} -> {folder.out}"
                     display.say(f"{folders}, model {engine.card.name}, {engine.description}")
@@ -155,7 +155,7 @@ def _watch(
                 display.show(event)
                 notifier.see(event)
                 if page is not None:
-                    page.see(event)
+                    page.state.see(event)
 
             with display.running():
                 quarantined = watch_folders(settings, engine, stop, report, health, begun, clock)
@@ -166,7 +166,3 @@ def _watch(
             display.say(f"  {entry.relative}: {entry.reason}")
     display.say(f"{tally}, {duration(clock.monotonic() - begin)}")
     return _app.FAILED if once and quarantined else 0
-
-
-def _display(config: Config) -> Display:
-    return open_display(config.log_json)

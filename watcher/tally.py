@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..engine.quality.overview import overview
-from ..engine.quality.report import summary
 from .events import WatchEvent
 
 
@@ -26,7 +24,7 @@ class Tally:
         if event.kind == "quarantined":
             self.quarantined += 1
         elif event.outcome is not None:
-            known = overview(summary(event.outcome.reports))
+            known = event.outcome.overview
             self.kept += known.verdict == "kept"
             self.restored += known.verdict != "kept"
             self.doubtful += known.doubtful > 0

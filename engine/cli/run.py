@@ -106,8 +106,9 @@ def run(
 
     memory = round(memory_gb * 1e9)
 
+    per = "stack" if per_stack else "plane"
     asked: dict[str, tuple[str, Any]] = {
-        "--per-stack": ("settings.per", "stack" if per_stack else "plane"),
+        "--per-stack": ("settings.per", per),
         "--all-planes": ("only_defocused", not all_planes),
         "--keep-doubtful": ("keep_doubtful", keep_doubtful.value),
     }
@@ -121,7 +122,6 @@ def run(
     def load():
         from ..inference.engine import Engine
 
-        per = "stack" if per_stack else "plane"
         engine = Engine.load(model, backend=backend, tile=tile, halo=halo, per=per, threads=threads, memory=memory)
         engine.progress = shown.within
         return engine
@@ -130,7 +130,6 @@ def run(
         from ..pipeline.on_dask import Task, restore_on
 
         path = str(model_path(model).resolve())
-        per = "stack" if per_stack else "plane"
         task = Task(path, card.sha256, backend, tile, halo, per, threads, not all_planes, memory)
         results = restore_on(dask, jobs, card, task, overwrite, lambda line: _app.say(line, err=True))
     else:
@@ -239,15 +238,15 @@ class _Shown:
         with self._lock:
             self._done += 1
             self._shares.pop(str(result.job.name), None)
-            reports = result.outcome.reports if result.outcome and not result.error else ()
-            self._planes += len(reports)
-            self._doubtful += sum(report.verdict == "doubtful" for report in reports)
             if self._json:
                 print(result.to_json(), flush=True)
             if result.error:
                 self._console.print(str(result.error))
-            for note in result.outcome.notes if result.outcome and not result.error else ():
-                self._console.print(one_line(f"{result.job.source}: {note}"))
+            elif result.outcome:
+                self._planes += result.outcome.overview.planes
+                self._doubtful += result.outcome.overview.doubtful
+                for note in result.outcome.notes:
+                    self._console.print(one_line(f"{result.job.source}: {note}"))
             done = self._done + sum(self._shares.values())
             self._progress.update(self._task, completed=done, description=one_line(result.job.source.name)[-40:])
 

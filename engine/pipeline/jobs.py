@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DefocusError, drop_frames
-from ..quality.report import PlaneReport
+from ..quality.overview import FileOverview, overview
+from ..quality.report import PlaneReport, summary
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,11 @@ class Outcome:
     @property
     def planes(self) -> int:
         return sum(image.planes for image in self.images)
+
+    @property
+    def overview(self) -> FileOverview:
+        """What the reports of its planes come to."""
+        return overview(summary(self.reports))
 
     @property
     def shape(self) -> tuple[int, ...]:

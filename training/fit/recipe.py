@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,11 +128,8 @@ class Recipe:
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return f"[{', '.join(_toml(entry) for entry in value)}]"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    """As JSON, whose strings, numbers and arrays are TOML's, too."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _alike(value: Any, example: Any) -> bool:

@@ -15,12 +15,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from subprocess import DEVNULL
-from types import TracebackType
 from typing import Any
 
 from ...engine.errors import InputError, MissingExtraError, one_line
-from ...engine.quality.overview import overview
-from ...engine.quality.report import summary
 from ..clock import SYSTEM_CLOCK, Clock
 from ..configuration.config import Config
 from ..events import WatchEvent
@@ -102,9 +99,7 @@ class Notifier:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._end_batches(math.inf)
         try:
@@ -117,7 +112,7 @@ class Notifier:
         """Whether the focus of a folder has drifted, or is back."""
         assert event.outcome is not None
         drift = self._drifts.setdefault(event.folder, Drift(self._drift_px))
-        drift.add(overview(summary(event.outcome.reports)).blur_px)
+        drift.add(event.outcome.overview.blur_px)
         blur = drift.blur_px
         if drift.drifted:
             self._drifted.add(event.folder)

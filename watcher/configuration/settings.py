@@ -109,14 +109,14 @@ def default_out(acquisition: Path) -> Path:
     return resolved.with_name(f"{resolved.name}_corrected")
 
 
-def check_folders(watched: Sequence[FolderSettings]) -> None:
-    """Refuse folders that cannot work (promise P1), before anything is made.
+def check_folders(watched: Sequence[FolderSettings], card: Card | None = None) -> None:
+    """Refuse folders that cannot work (promise P1), before anything is made; with `card`, for a model.
 
     Raises
     ------
     InputError
         No such folder, one given twice, two with one output folder, or an output folder lies inside an acquisition
-        folder, of this or another pair, or around it.
+        folder, of this or another pair, or around it; the model takes no channel files by its pattern.
     """
     for folder in watched:
         _check_acquisition(folder.acquisition)
@@ -128,6 +128,8 @@ def check_folders(watched: Sequence[FolderSettings]) -> None:
     for folder in watched:
         for other in watched:
             _check_apart(other.acquisition, folder.out)
+        if card is not None and folder.channels is not None:
+            folder.channels.check(card)
 
 
 def _resolved(path: Path) -> Path:

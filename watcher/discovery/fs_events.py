@@ -98,11 +98,8 @@ class FileEvents(FileSystemEventHandler):
         return list(taken.values())
 
     def wait(self, seconds: float) -> None:
-        """Wait until a hint comes or `wake` is called, at most so long."""
+        """Wait until an event comes, at most so long."""
         self._clock.wait(self._wake, seconds)
-
-    def wake(self) -> None:
-        self._wake.set()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         if event.event_type in ("opened", "closed_no_write", "deleted"):

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.status import Status
 
 from ...engine.errors import one_line
-from ...engine.quality.overview import FileOverview, overview
-from ...engine.quality.report import summary
+from ...engine.quality.overview import FileOverview
 from ..events import WatchEvent
 from ..tally import duration
 
@@ -79,9 +78,8 @@ class Live:
             if event.kind == "done":
                 self._count += 1
                 self._last = _described(event)
-                reports = event.outcome.reports if event.outcome else ()
-                self._planes += len(reports)
-                self._doubtful += sum(report.verdict == "doubtful" for report in reports)
+                self._planes += _known(event).planes
+                self._doubtful += _known(event).doubtful
                 self._done.append(self._clock())
                 if self._status is None:
                     self._print(f"{event.relative}: {_logged(event)} in {_seconds(event):.2f} s")
@@ -139,7 +137,7 @@ class Live:
 
 
 def _known(event: WatchEvent) -> FileOverview:
-    return overview(summary(event.outcome.reports)) if event.outcome is not None else FileOverview()
+    return event.outcome.overview if event.outcome is not None else FileOverview()
 
 
 def _seconds(event: WatchEvent) -> float:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -20,10 +19,9 @@ class JsonLog:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream, self._lock = stream or sys.stdout, threading.Lock()
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """For the sake of `Live`, which shows a line meanwhile."""
-        yield
+    def running(self) -> nullcontext[None]:
+        """Nothing: each line is written as it comes."""
+        return nullcontext()
 
     def show(self, event: WatchEvent) -> None:
         """Write an event: time, event, and what it has of folder, file, text, code, latency, seconds, planes."""

@@ -9,7 +9,6 @@ import platform
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
@@ -46,9 +45,7 @@ class FolderLock:
         self._take()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lock.release()
 
     def why_lost(self) -> OutputError | None:

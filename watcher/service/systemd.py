@@ -17,7 +17,7 @@ from typing import Any
 
 from ...engine.errors import InputError
 
-SECRETS = ("status_token", "notify_url")
+SECRETS = {"status_token": "--status-token (or DEFOCUS_STATUS_TOKEN)", "notify_url": "--notify-url"}
 _LINES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -66,11 +66,11 @@ def command_line(folders: Sequence[Path], paths: Mapping[str, Path | None], give
     InputError
         A secret is among them: other users can read the text of a service, and its arguments.
     """
-    for name in SECRETS:
+    for name, option in SECRETS.items():
         if given.get(name):
             cause = "would appear in the text of the service, which other users can read"
             remedy = f"write {name} = '...' into the settings file (--config), and let only the service's user read it"
-            raise InputError(f"--{name.replace('_', '-')}", cause, remedy)
+            raise InputError(option, cause, remedy)
     arguments = [str(one.absolute()) for one in folders]
     arguments += [f"--{name}={path.absolute()}" for name, path in paths.items() if path is not None]
     for name, value in given.items():

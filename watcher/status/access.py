@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from hmac import compare_digest
 from http import HTTPStatus
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -65,20 +66,18 @@ class Access:
             return False
         for part in cookies.split(";"):
             name, _, value = part.partition("=")
-            if name.strip() == self._cookie_name and _same(value.strip().encode("latin-1"), self._cookie.encode()):
+            if name.strip() == self._cookie_name and compare_digest(
+                value.strip().encode("latin-1"), self._cookie.encode()
+            ):
                 return True
         return False
 
     def _is_token(self, given: bytes) -> bool:
         stripped = self._token.strip()  # which is all that a header can carry
-        return _same(given, self._token) or (bool(stripped) and _same(given, stripped))
+        return compare_digest(given, self._token) or (bool(stripped) and compare_digest(given, stripped))
 
 
 def _bytes(text: str) -> tuple[bytes, bytes]:
     """What a client may have meant by a header: the bytes as they came, or Latin-1 in place of UTF-8."""
     raw = text.encode("latin-1")
     return raw, text.encode()
-
-
-def _same(given: bytes, expected: bytes) -> bool:
-    return hmac.compare_digest(given, expected)

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.errors import ErrorCode, InputError
-from ...engine.quality.overview import overview
-from ...engine.quality.report import summary
 from ...engine.tiff.optics import RecordedOptics, read_optics
 from ..alerts.drift import Drift
 from ..configuration.settings import FolderSettings
@@ -162,7 +160,7 @@ class FolderStatistics:
         if outcome.job.stat:
             self.bytes += outcome.job.stat[0]
         self.last_planes = [report.as_dict() for report in outcome.reports]
-        known = overview(summary(outcome.reports))
+        known = outcome.overview
         self.drift.add(known.blur_px)
         self.points.append(Point(time.time(), event.relative, known))
         if len(self.points) > _POINTS:

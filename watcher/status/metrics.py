@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ...engine.errors import printable
 from .folder_statistics import BUCKETS, FolderStatistics, Histogram
 from .statistics import State
 
@@ -110,11 +111,6 @@ def _labels(**labels: str) -> str:
     escaped = (
         f'{name}="{value}"'
         for name, raw in labels.items()
-        for value in [_text(raw).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")]
+        for value in [printable(raw).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")]
     )
     return "{" + ",".join(escaped) + "}"
-
-
-def _text(raw: str) -> str:
-    """Bytes of a path that are no UTF-8 cannot be sent as it."""
-    return raw.encode("utf-8", "backslashreplace").decode()

@@ -7,14 +7,11 @@ import socket
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from types import TracebackType
 
-from ...engine.inference.engine import Engine
 from ...engine.tiff.optics import RecordedOptics
 from ..alerts.health import Health
 from ..configuration.config import Config
 from ..configuration.settings import FolderSettings
-from ..events import WatchEvent
 from .folder_statistics import MicroscopeSettings
 from .server import Server, serve
 from .statistics import State
@@ -29,10 +26,12 @@ class StatusPage:
     ----------
     address : str
         Where a browser finds it; addresses that open, with the token's place where one is needed.
+    state : State
+        What it shows: to be told of the engine, and of events.
     """
 
     def __init__(self, host: str, port: int, token: str, state: State) -> None:
-        self._state = state
+        self.state = state
         self._server: Server = serve(host, port, token, state)
         place = "?token=TOKEN" if token else ""
         self.address = " or ".join(
@@ -63,21 +62,11 @@ class StatusPage:
             raise config.refused("status", cause, "add --status-token")
         return cls(host, int(port), config.status_token, State(folders, health, _microscopes(config), config.drift_px))
 
-    def started(self, engine: Engine) -> None:
-        """The model is loaded."""
-        self._state.begin(engine)
-
-    def see(self, event: WatchEvent) -> None:
-        """Take an event in."""
-        self._state.see(event)
-
     def __enter__(self) -> StatusPage:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from ...engine.errors import InputError
 from ...engine.tiff.integrity import errors_as_input_error
-from ...engine.tiff.preview import MEMORY, SIDE, THUMBNAIL, previews
-
-__all__ = ["MEMORY", "SIDE", "THUMBNAIL", "Previews"]
+from ...engine.tiff.preview import SIDE, previews
 
 _CACHED = 32  # pairs, a megabyte each at most
 _PATIENCE = 8.0  # s to wait for somebody else's pair

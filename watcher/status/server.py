@@ -19,10 +19,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from ...engine._version import __version__
 from ...engine.errors import DefocusError, InputError
+from ...engine.tiff.preview import SIDE, THUMBNAIL
 from .access import Access
 from .http import BadRequest, BoundedHandler, BoundedServer, Request
 from .metrics import CONTENT_TYPE, metrics
-from .previews import SIDE, THUMBNAIL, Previews
+from .previews import Previews
 from .statistics import State
 
 ASSETS = {
@@ -123,7 +124,8 @@ class Handler(BoundedHandler):
             raise BadRequest(HTTPStatus.NOT_FOUND, "no such page")
         origin = request.fields.get("origin")
         ours = origin is None or urlsplit(origin).netloc == request.authority
-        if not ours or not _same(request.fields.get("x-defocus", ""), self.server.csrf):
+        given = request.fields.get("x-defocus", "")
+        if not ours or not hmac.compare_digest(given.encode(), self.server.csrf.encode()):
             raise BadRequest(HTTPStatus.FORBIDDEN, "not from this page")
         try:
             asked = json.loads(self.body(request))
@@ -191,7 +193,3 @@ class Handler(BoundedHandler):
 
     def _json(self, status: HTTPStatus, content: object) -> None:
         self.answer(status, json.dumps(content).encode(), "application/json")
-
-
-def _same(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode(), expected.encode())

@@ -14,9 +14,9 @@ import tifffile
 
 from defocus.engine.errors import InputError
 from defocus.engine.tiff import preview
-from defocus.engine.tiff.preview import _plane, previews
+from defocus.engine.tiff.preview import MEMORY, SIDE, _plane, previews
 from defocus.watcher.status import previews as module
-from defocus.watcher.status.previews import MEMORY, SIDE, Previews
+from defocus.watcher.status.previews import Previews
 
 
 @pytest.mark.parametrize("shape", [(64, 80), (2000, 1500), (5, 64, 80), (64, 80, 3)])

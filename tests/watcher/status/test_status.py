@@ -151,12 +151,12 @@ def test_what_has_not_changed_costs_nothing(quiet):
     assert (status, bool(body)) == (200, True)
     tag = headers["ETag"]
     calls = []
-    page._state.picture, picture = lambda: calls.append(1) or picture(), page._state.picture
+    page.state.picture, picture = lambda: calls.append(1) or picture(), page.state.picture
     for _ in range(20):
         status, _, body = ask(port, "/api/state", If_None_Match=tag)
         assert (status, body) == (304, b"")
     assert calls == []
-    page.see(WatchEvent("warning", text="something"))
+    page.state.see(WatchEvent("warning", text="something"))
     status, headers, _ = ask(port, "/api/state", If_None_Match=tag)
     assert (status, headers["ETag"] != tag, calls) == (200, True, [1])
 
