@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 _METADATA = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)(-py[\d.]+)?\.(dist|egg)-info")
@@ -17,6 +18,14 @@ def install_command(*extras: str, options: str = "") -> str:
     """The command that installs defocus with `extras` from where this copy came from: a clone, a wheel or an index."""
     part = f"[{','.join(extras)}]" if extras else ""
     return f"pip install {options}{' ' if options else ''}{_source(part)}"
+
+
+def is_installed(package: str) -> bool:
+    """Whether there is such a package to import; nothing is imported but what it lies in."""
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # what it lies in is missing; some loader left a module without a spec
+        return False
 
 
 def _source(part: str) -> str:

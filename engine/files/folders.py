@@ -1,4 +1,4 @@
-"""Folders for outputs, with no more rights than the folders of their inputs have."""
+"""Folders for outputs, with no more rights than the folders of their inputs have; and the user's cache."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def make_folders(folder: Path, like: Path) -> None:
     except OSError:
         rights = 0o777
     folder.mkdir(mode=rights | 0o700, exist_ok=True)
+
+
+def user_cache(name: str) -> Path:
+    """A folder in the user's cache folder of this system, or in DEFOCUS_CACHE if that is set; it may not be there."""
+    if chosen := os.environ.get("DEFOCUS_CACHE"):
+        return Path(chosen) / name
+    from platformdirs import user_cache_path
+
+    return user_cache_path("defocus", appauthor=False) / name
 
 
 def check_inside(out: Path, target: Path) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from ..errors import DefocusError, ErrorCode, InputError, MissingExtraError, first_line, shortage
+from ..installation import is_installed
 
 STORE = ".zarr"  # a folder that is one image, or several
 # bioio's readers; those that the extra `formats` does not install count as soon as somebody has them.
@@ -30,6 +30,7 @@ READERS = {
 }
 
 _OUTPUT = ".ome.tif"
+_installed = cache(is_installed)  # asked of each file of a folder
 
 
 def is_other(path: PurePath) -> bool:
@@ -82,8 +83,3 @@ def reader_errors(path: Path) -> Iterator[None]:
         name = READERS[path.suffix.lower()].replace("_", "-")
         cause = f"{name} cannot read it ({type(error).__name__}: {first_line(error)})"
         raise InputError(path, cause, "export it as TIFF", ErrorCode.UNSUPPORTED) from error
-
-
-@cache
-def _installed(module: str) -> bool:
-    return find_spec(module) is not None

@@ -15,7 +15,7 @@ from time import perf_counter
 
 import numpy as np
 
-from ..errors import ChangedError, DefocusError, ErrorCode, InputError, shortage_error
+from ..errors import ChangedError, DefocusError, InputError, shortage_error
 from ..files.atomic import commit, output_error
 from ..files.version import folder_version
 from ..formats.dispatch import read_other

@@ -11,8 +11,9 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
+
+from ...engine.installation import is_installed
 
 _TITLE = "Which folder does the microscope write to?"
 
@@ -37,7 +38,7 @@ def can_ask() -> bool:
         desktop = "SSH_CONNECTION" not in os.environ
     else:
         desktop = bool(os.environ.get("DISPLAY"))
-    return desktop and find_spec("tkinter") is not None
+    return desktop and is_installed("tkinter")
 
 
 def last_folder() -> Path | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from ...errors import BackendError, MissingExtraError
 from ...image.normalization import Intensity
-from ...installation import install_command
+from ...installation import install_command, is_installed
 from ...model.card import Card
 from ..memory import Footprint
 
@@ -143,14 +142,6 @@ _WHERE = {
 }
 NAMES = tuple(_WHERE)
 AUTO = "auto"
-
-
-def is_installed(package: str) -> bool:
-    """Whether there is such a package to import."""
-    try:
-        return find_spec(package) is not None
-    except ValueError:  # some loader left a module without a spec
-        return False
 
 
 @dataclass(frozen=True)

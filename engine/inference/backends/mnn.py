@@ -27,12 +27,13 @@ import numpy as np
 
 from ...errors import BackendError, DefocusError, OutOfMemoryError, first_line
 from ...files.atomic import commit
-from ...installation import install_command
+from ...files.folders import user_cache
+from ...installation import install_command, is_installed
 from ...model.card import Card
 from ...model.lean_graph import split_concatenations
 from ..cpu_count import available_cores
 from ..memory import Footprint
-from . import Streamed, is_installed, onnx_runtime
+from . import Streamed, onnx_runtime
 from .openvino import proof_db
 
 LEAST_DB = 70.0  # PSNR to ONNX Runtime over the range of its result; about 100 dB is usual
@@ -184,7 +185,7 @@ class _Converted:
         """Raises ModelError if the file is not the model that its card describes, else BackendError."""
         self._path, self._card, self._say = path, card, say
         stem = hashlib.sha256(f"{card.sha256} {card.channels} {version} {_FORM}".encode()).hexdigest()[:32]
-        self.file, self._note = (cache_folder() / f"{stem}{suffix}" for suffix in (".mnn", ".json"))
+        self.file, self._note = (user_cache("mnn") / f"{stem}{suffix}" for suffix in (".mnn", ".json"))
         if not self._is_kept():
             self._convert()
 
@@ -230,15 +231,6 @@ class _Converted:
         else:
             self.file = kept
             self._folder.cleanup()
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: below DEFOCUS_CACHE if set, else in the user's cache folder of this system."""
-    if named := os.environ.get("DEFOCUS_CACHE"):
-        return Path(named) / "mnn"
-    from platformdirs import user_cache_path
-
-    return user_cache_path("defocus", appauthor=False) / "mnn"
 
 
 def _convert(path: Path, target: Path, name: str) -> None:

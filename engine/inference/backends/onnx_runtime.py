@@ -6,20 +6,19 @@ when a library is missing.
 
 from __future__ import annotations
 
-import ctypes
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import BackendError, ModelError, OutOfMemoryError, first_line, shortage_error
-from ...installation import install_command
+from ...installation import install_command, is_installed
 from ...model.card import Card, is_still
 from ...model.lean_graph import split_concatenations
 from ..cpu_count import available_cores
+from ..gpu.driver import has_driver
 from ..memory import Footprint
-from . import Streamed, is_installed
+from . import Streamed
 
 _FATAL = 4  # ONNX Runtime's log severity: whatever is less than fatal we report ourselves, in one line
 _BYTES_PER_PIXEL = 345  # on the processor, as measured: the arena grows by powers of two
@@ -53,7 +52,7 @@ class OnnxRuntime:
             return f"onnxruntime cannot be imported ({first_line(error)})"
         if self.provider not in onnxruntime.get_available_providers():
             return "this onnxruntime is built without CUDA" if self.name == "cuda" else f"it lacks {self.provider}"
-        if self.name == "cuda" and not _driver():
+        if self.name == "cuda" and not has_driver():
             return "no NVIDIA driver"
         return None
 
@@ -187,15 +186,6 @@ def _end_problem(end: Any, card: Card) -> str | None:
     if any(isinstance(end.shape[i], int) for i in (0, 2, 3)):
         return f"{end.name!r} takes only one size, {end.shape}"
     return None
-
-
-def _driver() -> bool:
-    """Whether the NVIDIA driver's library can be loaded."""
-    try:
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def _preload(onnxruntime: Any) -> None:

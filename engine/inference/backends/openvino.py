@@ -14,11 +14,11 @@ import numpy as np
 
 from ...errors import BackendError, ModelError, OutOfMemoryError
 from ...image.tiling import round_up
-from ...installation import install_command
+from ...installation import install_command, is_installed
 from ...model.card import Card
 from ..cpu_count import available_cores
 from ..memory import Footprint
-from . import Streamed, is_installed
+from . import Streamed
 
 LEAST_DB = 50.0  # PSNR over the range of the float32 result
 _PROOF_PX = 128

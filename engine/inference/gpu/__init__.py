@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
 
 from ...errors import BackendError, first_line
-from ...installation import install_command
+from ...installation import install_command, is_installed
 
 # In order of preference: the first has graphs.
 _LAYERS = {"cuda.bindings": ("bindings_device", "BindingsDevice"), "pycuda": ("pycuda_device", "PycudaDevice")}
@@ -195,11 +194,4 @@ def open_device() -> Device:
 
 
 def _installed() -> list[str]:
-    found = []
-    for package in _LAYERS:
-        try:
-            if find_spec(package) is not None:
-                found.append(package)
-        except (ImportError, ValueError):  # the parent package is missing or has no spec
-            continue
-    return found
+    return [package for package in _LAYERS if is_installed(package)]

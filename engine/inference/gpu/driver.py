@@ -100,6 +100,15 @@ def why_no_gpu(least_cuda: int = 0) -> str | None:
     return None
 
 
+def has_driver() -> bool:
+    """Whether the driver's library can be loaded."""
+    try:
+        _library()
+    except OSError:
+        return False
+    return True
+
+
 def driver_version() -> str | None:
     """The driver's own version, such as "580.65.06", from its management library; None where that tells none."""
     try:

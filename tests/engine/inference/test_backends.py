@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from defocus.engine import installation
 from defocus.engine.errors import BackendError, MissingExtraError, ModelError, first_line
 from defocus.engine.inference import backends, cpu_count
 from defocus.engine.inference.backends import onnx_runtime
@@ -95,7 +96,7 @@ COMMAND = re.escape(install_command("cpu"))
 
 
 def test_without_any_runtime_the_install_command_is_named(tiny_model, monkeypatch):
-    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    monkeypatch.setattr(installation, "find_spec", lambda name: None)
     monkeypatch.setattr(backends.backend("openvino"), "unavailable_reason", lambda: "openvino is not installed")
     with pytest.raises(MissingExtraError, match=COMMAND):
         backends.open_session("auto", tiny_model, read_card(tiny_model))
@@ -105,7 +106,7 @@ def test_without_any_runtime_the_install_command_is_named(tiny_model, monkeypatc
 
 def test_a_module_that_some_loader_left_without_a_spec_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", ModuleType("openvino"))
-    assert not backends.is_installed("openvino")
+    assert not installation.is_installed("openvino")
     assert backends.backend("openvino").unavailable_reason() == "openvino is not installed"
 
 

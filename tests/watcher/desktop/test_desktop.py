@@ -137,9 +137,9 @@ def test_without_a_display_or_with_arguments_nobody_is_asked(arguments):
 def test_where_somebody_can_be_asked(monkeypatch, platform, environment, asks):
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(os, "environ", environment)
-    monkeypatch.setattr(folder_dialog, "find_spec", lambda name: object())
+    monkeypatch.setattr(folder_dialog, "is_installed", lambda name: True)
     assert folder_dialog.can_ask() is asks
-    monkeypatch.setattr(folder_dialog, "find_spec", lambda name: None)
+    monkeypatch.setattr(folder_dialog, "is_installed", lambda name: False)
     assert not folder_dialog.can_ask()
 
 

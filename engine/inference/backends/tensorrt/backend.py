@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import BackendError, first_line, one_line
-from ....installation import install_command
+from ....installation import install_command, is_installed
 from ....model.card import Card, read_card
 from ... import gpu
 from ...gpu.driver import REMEDY, Gpu, find_gpu, why_no_gpu
-from .. import is_installed
 from .build import build, make_log
 from .config import BuildConfig, usual_profiles
 from .plan_cache import PlanCache, PlanKey

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 from ....errors import BackendError, DefocusError
 from ....files.atomic import commit
+from ....files.folders import user_cache
 
 T = TypeVar("T")
 WAIT = 30 * 60.0  # seconds that one process waits for another's build of the same engine
@@ -74,20 +74,11 @@ class CachedPlan:
         )
 
 
-def default_folder() -> Path:
-    """Where engines are kept: DEFOCUS_CACHE if set, else the user's cache folder of this system."""
-    if named := os.environ.get("DEFOCUS_CACHE"):
-        return Path(named) / "engines"
-    from platformdirs import user_cache_path
-
-    return user_cache_path("defocus", appauthor=False) / "engines"
-
-
 class PlanCache:
     """The engines in one folder, which is made when needed. `say` gets a line where the user should know."""
 
     def __init__(self, folder: Path | None = None, say: Callable[[str], None] = lambda line: None) -> None:
-        self.folder, self._say = default_folder() if folder is None else Path(folder), say
+        self.folder, self._say = user_cache("engines") if folder is None else Path(folder), say
 
     def load_or_build(
         self,

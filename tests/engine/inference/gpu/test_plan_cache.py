@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from defocus.engine.errors import BackendError, OutOfMemoryError
-from defocus.engine.inference.backends.tensorrt import plan_cache
 from defocus.engine.inference.backends.tensorrt.plan_cache import PlanCache, PlanKey
 
 KEY = PlanKey("ab" * 32, "fp16", ("tiles=1x16x16",), "rtx", "1.7.1", "Linux x86_64", "RTX 4070", "SM89", 46)
@@ -170,9 +169,9 @@ def test_clear_takes_what_is_ours_only(use):
 
 def test_the_folder_is_the_users_or_the_named_one(monkeypatch, tmp_path):
     monkeypatch.delenv("DEFOCUS_CACHE", raising=False)
-    assert plan_cache.default_folder().parts[-2:] == ("defocus", "engines")
+    assert PlanCache().folder.parts[-2:] == ("defocus", "engines")
     monkeypatch.setenv("DEFOCUS_CACHE", str(tmp_path))
-    assert plan_cache.default_folder() == tmp_path / "engines"
+    assert PlanCache().folder == tmp_path / "engines"
 
 
 def test_one_that_was_built_between_the_look_and_the_lock_is_taken(use, monkeypatch):
