@@ -19,7 +19,7 @@ from .quality import assess as quality
 from .quality.report import PlaneReport
 
 _LOCK = threading.Lock()  # an engine serves one thread at a time, and is not closed while it does
-_ENGINE: CachedEngine[tuple[str, str]] = CachedEngine(lambda what: Engine.load(what[0], backend=what[1]))
+_ENGINE: CachedEngine[tuple[str, str]] = CachedEngine(lambda key: Engine.load(key[0], backend=key[1]))
 
 Reports = tuple[PlaneReport, ...]
 

@@ -118,7 +118,7 @@ def examine(
             "cores": available_cores(),
         },
         gpu=_gpu(),
-        packages={name: found for name in PACKAGES if (found := _version(name))},
+        packages={name: installed for name in PACKAGES if (installed := _version(name))},
         providers=providers(),
         backends=reasons,
         model=about,
@@ -134,40 +134,40 @@ def lines(picture: Picture) -> list[str]:
     """The picture for people."""
     system = picture.system
     cores = f"{system['cores']} core{'s' * (system['cores'] > 1)}"
-    found = [f"defocus {system['defocus']}, Python {system['python']}, {system['system']}, {cores}"]
+    rows = [f"defocus {system['defocus']}, Python {system['python']}, {system['system']}, {cores}"]
     gpu = picture.gpu
     if isinstance(gpu, str):
-        found.append(f"GPU       none that can be used: {gpu}")
+        rows.append(f"GPU       none that can be used: {gpu}")
     else:
         driver = f"driver {gpu['driver']} for CUDA {gpu['cuda']}" if gpu["driver"] else f"driver for CUDA {gpu['cuda']}"
-        found.append(f"GPU       {gpu['name']}, {gpu['memory_gib']} GiB, {gpu['sm']}, {driver}")
-    found.append("packages  " + ", ".join(f"{name} {number}" for name, number in picture.packages.items()))
+        rows.append(f"GPU       {gpu['name']}, {gpu['memory_gib']} GiB, {gpu['sm']}, {driver}")
+    rows.append("packages  " + ", ".join(f"{name} {number}" for name, number in picture.packages.items()))
     if picture.old_packages:
-        found.append(f"TOO OLD   {picture.old_packages}")
-    found.append(f"providers of ONNX Runtime: {', '.join(picture.providers) or 'none'}")
+        rows.append(f"TOO OLD   {picture.old_packages}")
+    rows.append(f"providers of ONNX Runtime: {', '.join(picture.providers) or 'none'}")
     model = picture.model
     if isinstance(model, dict):
-        found.append(f"model     {model['name']}, {model['precision']}, sha256 {model['sha256'][:12]}")
+        rows.append(f"model     {model['name']}, {model['precision']}, sha256 {model['sha256'][:12]}")
     else:
-        found.append(f"model     {model}")
-    found.append("backends, in the order of --backend auto:")
+        rows.append(f"model     {model}")
+    rows.append("backends, in the order of --backend auto:")
     for name, reason in picture.backends.items():
         mark = "works" if reason is None else f"no: {reason}; {backend(name).remedy()}"
-        found.append(f"  {name:9} {mark}")
-    found.append(f"chosen    {picture.chosen or 'none'}")
+        rows.append(f"  {name:9} {mark}")
+    rows.append(f"chosen    {picture.chosen or 'none'}")
     count = len(picture.engines)
-    found.append(f"engines   {count or 'none'} in {picture.engine_folder}")
-    found += [f"  {engine}" for engine in picture.engines]
+    rows.append(f"engines   {count or 'none'} in {picture.engine_folder}")
+    rows += [f"  {engine}" for engine in picture.engines]
     if picture.trials:
-        found.append(f"self-test on {' x '.join(map(str, TEST_SHAPE))} px:")
+        rows.append(f"self-test on {' x '.join(map(str, TEST_SHAPE))} px:")
         for trial in picture.trials:
             if trial.error:
-                found.append(f"  {trial.backend:9} FAILED: {trial.error}")
+                rows.append(f"  {trial.backend:9} FAILED: {trial.error}")
                 continue
             near = "the reference" if trial.psnr is None else f"{trial.psnr:.1f} dB to the CPU's"
             verdict = "" if trial.passes else f" FAILED: less than {LEAST_DB:g} dB"
-            found.append(f"  {trial.backend:9} {trial.seconds * 1e3:7.1f} ms, {near}{verdict} ({trial.description})")
-    return found
+            rows.append(f"  {trial.backend:9} {trial.seconds * 1e3:7.1f} ms, {near}{verdict} ({trial.description})")
+    return rows
 
 
 def _trials(path: Path, card: Card, reasons: dict[str, str | None], tell: Callable[[str], None]):  # type: ignore[no-untyped-def]
@@ -181,15 +181,15 @@ def _trials(path: Path, card: Card, reasons: dict[str, str | None], tell: Callab
             opened = open_session(name, path, card)
             try:
                 opened_in = perf_counter() - start
-                found = opened.session.run(batch).copy()  # the next run may use its place again
+                result = opened.session.run(batch).copy()  # the next run may use its place again
                 times = []
                 while len(times) < 3 or (sum(times) < 1 and len(times) < 50):
                     start = perf_counter()
                     opened.session.run(batch)
                     times.append(perf_counter() - start)
-                psnr = None if expected is None else _psnr(expected, found)
+                psnr = None if expected is None else _psnr(expected, result)
                 if name == "cpu":
-                    expected = found
+                    expected = result
                 yield Trial(name, opened.session.description, opened_in, float(np.median(times)), len(times), psnr)
             finally:
                 opened.session.close()
@@ -209,9 +209,9 @@ def _test_planes(card: Card) -> np.ndarray:
     return np.repeat(plane[None, None], card.channels, axis=1)
 
 
-def _psnr(expected: np.ndarray, found: np.ndarray) -> float:
+def _psnr(expected: np.ndarray, result: np.ndarray) -> float:
     """Over the range of what is expected, dB; minus infinity for values that are no numbers."""
-    error = float(np.sqrt(np.mean(np.square(found.astype(np.float64) - expected))))
+    error = float(np.sqrt(np.mean(np.square(result.astype(np.float64) - expected))))
     if error != error or error == np.inf:
         return -np.inf
     return float(20 * np.log10(float(np.ptp(expected)) / error)) if error else np.inf

@@ -99,18 +99,18 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode() if hidden else character
 
 
-def first_line(said: BaseException | str) -> str:
+def first_line(message: BaseException | str) -> str:
     """The first line of a library's error or message, cut to a readable length."""
-    text = str(said).strip() or ("no reason given" if isinstance(said, str) else type(said).__name__)
+    text = str(message).strip() or ("no reason given" if isinstance(message, str) else type(message).__name__)
     return text.splitlines()[0][:200]
 
 
 def drop_frames(error: BaseException) -> None:
     """Let the frames go that an error and its causes passed through: one that is kept would keep their pixels."""
-    one: BaseException | None = error
-    while one is not None:
-        one.__traceback__ = None
-        one = one.__cause__ or one.__context__
+    current: BaseException | None = error
+    while current is not None:
+        current.__traceback__ = None
+        current = current.__cause__ or current.__context__
 
 
 def shortage(error: BaseException) -> tuple[str, str] | None:
@@ -128,10 +128,10 @@ def shortage(error: BaseException) -> tuple[str, str] | None:
 
 def shortage_error(thing: object, purpose: str, error: BaseException) -> DefocusError | None:
     """The same as an error: `purpose` says what it would have been needed for ("to open it")."""
-    if (lack := shortage(error)) is None:
+    if (missing := shortage(error)) is None:
         return None
-    code = ErrorCode.MEMORY if "memory" in lack[0] else ErrorCode.SHORTAGE
-    return DefocusError(thing, f"{lack[0]} {purpose}", lack[1], code)
+    code = ErrorCode.MEMORY if "memory" in missing[0] else ErrorCode.SHORTAGE
+    return DefocusError(thing, f"{missing[0]} {purpose}", missing[1], code)
 
 
 def is_full(error: OSError) -> bool:
@@ -199,9 +199,9 @@ class OldPackageError(DefocusError):
 
 def old_packages() -> OldPackageError | None:
     """Which of the packages that defocus cannot do without are too old, None if all are new enough."""
-    if not (found := outdated()):
+    if not (old := outdated()):
         return None
-    have = ", ".join(f"{name} {version}" for name, (version, _) in found.items())
-    need = ", ".join(f"{name} {least}" for name, (_, least) in found.items())
-    upgrade = " ".join(f'"{name}>={least}"' for name, (_, least) in found.items())
+    have = ", ".join(f"{name} {version}" for name, (version, _) in old.items())
+    need = ", ".join(f"{name} {least}" for name, (_, least) in old.items())
+    upgrade = " ".join(f'"{name}>={least}"' for name, (_, least) in old.items())
     return OldPackageError(have, f"too old, defocus needs {need} or newer", f"upgrade with: pip install {upgrade}")

@@ -70,13 +70,13 @@ def outdated(path: Iterable[str] | None = None) -> dict[str, tuple[str, str]]:
         except OSError:  # an archive, or not there
             continue
         for entry in entries:
-            if entry.endswith("-info") and (found := _METADATA.fullmatch(entry)):
-                installed.setdefault(_normal(found["name"]), (found["version"], os.path.join(folder, entry)))
+            if entry.endswith("-info") and (match := _METADATA.fullmatch(entry)):
+                installed.setdefault(_normal(match["name"]), (match["version"], os.path.join(folder, entry)))
     try:
         metadata = Path(installed["defocus"][1], "METADATA").read_text(encoding="utf-8")
     except (KeyError, OSError):  # run from a clone, without an installation
         return {}
-    least = {found["name"]: found["version"] for found in _LEAST.finditer(metadata)}
+    least = {match["name"]: match["version"] for match in _LEAST.finditer(metadata)}
     return {
         name: (installed[_normal(name)][0], needed)
         for name, needed in least.items()

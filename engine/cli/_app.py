@@ -42,7 +42,7 @@ class _App(typer.Typer):
 
         def filled(command: Any) -> Any:
             paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-            command.__doc__ = "\n\n".join(" ".join(one.split()) for one in paragraphs)
+            command.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
             return register(command)
 
         return filled
@@ -107,8 +107,8 @@ def one_line_errors() -> Iterator[None]:
             raise
         if isinstance(error, OSError) and error.filename is None and is_full(error):
             _leave("output cannot be written: the disk is full; free some space or send it elsewhere", FAILED)
-        if lack := shortage(error):
-            _leave("; ".join(lack), FAILED)
+        if problem := shortage(error):
+            _leave("; ".join(problem), FAILED)
         _leave(
             f"unexpected error ({type(error).__name__}: {error}); please report it, "
             "run with DEFOCUS_TRACEBACK=1 to see the traceback",

@@ -81,9 +81,9 @@ class Option:
     def _checked(self, value: Any) -> Any:
         import typer
 
-        for one in value if isinstance(value, list | tuple) else (value,):
-            if not self.choices and (remedy := self.refusal(one)):
-                raise typer.BadParameter(f"{one} is not possible; {remedy}")
+        for entry in value if isinstance(value, list | tuple) else (value,):
+            if not self.choices and (remedy := self.refusal(entry)):
+                raise typer.BadParameter(f"{entry} is not possible; {remedy}")
         return value
 
 
@@ -127,6 +127,6 @@ COMPANIONS = Option(
 )
 KEEP_DOUBTFUL = Option(
     "What to write for a doubtful plane: the original, or the corrected plane.",
-    choices=tuple(one.value for one in Doubtful),
+    choices=tuple(choice.value for choice in Doubtful),
     metavar="original|corrected",
 )

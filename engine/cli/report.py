@@ -36,9 +36,9 @@ def report(
     files = list(of_outputs(out, inputs))
     if not files:
         raise InputError(out, "holds no file that defocus made", "give the folder of the corrected files")
-    made = Report(to or out, out)
-    made.files += files
-    for path in made.write():
+    new_report = Report(to or out, out)
+    new_report.files += files
+    for path in new_report.write():
         _app.say(str(path))
     return 0
 

@@ -140,20 +140,20 @@ def run(
     else:
         from ..pipeline.report import Report
 
-        made = Report(report, output)
-        counts = shown.all(_noted(results, made))
-        for path in made.write():
+        new_report = Report(report, output)
+        counts = shown.all(_noted(results, new_report))
+        for path in new_report.write():
             _app.say(f"{_app.program()}: {path}", err=True)
-    pairs = [(one.source, one.target) for job in jobs for one in job.each()]
+    pairs = [(member.source, member.target) for job in jobs for member in job.each()]
     for line in copy_companions(pairs, output, companions or COMPANIONS):
         _app.say(line, err=True)
     return _app.FAILED if counts["failed"] else 0
 
 
-def _noted(results: Iterable[Result], made: Report) -> Iterable[Result]:
+def _noted(results: Iterable[Result], report: Report) -> Iterable[Result]:
     """The same results, each taken into the report as well."""
     for result in results:
-        made.add(result)
+        report.add(result)
         yield result
 
 
@@ -169,13 +169,13 @@ def _made_otherwise(target: Path, asked: Mapping[str, tuple[str, Any]]) -> list[
         account = read_provenance(target) or {}
     except (DefocusError, OSError):
         return []
-    found = []
+    different = []
     for option, (key, wanted) in asked.items():
         *table, name = key.split(".")
         values = account.get(table[0]) if table else account
         if isinstance(values, dict) and name in values and values[name] != wanted:
-            found.append(option)
-    return found
+            different.append(option)
+    return different
 
 
 class _Shown:

@@ -70,36 +70,36 @@ class Companions:
             self._known[relative] = version
             yield f"{source}: not copied, as compressed planes may lie elsewhere in the corrected files"
             return
-        made = hashlib.sha256(content).hexdigest()
+        content_hash = hashlib.sha256(content).hexdigest()
         record = self._record()
         try:
             check_inside(self._out, target)
-            there = hashlib.sha256(read_own(target, _LARGEST)).hexdigest() if os.path.lexists(target) else None
+            target_hash = hashlib.sha256(read_own(target, _LARGEST)).hexdigest() if os.path.lexists(target) else None
         except InputError as error:
             if self._known.get(relative) != version:
                 self._known[relative] = version
                 yield str(error)
             return
         except OSError:
-            there = ""
-        if there not in (None, made, record.get(relative.as_posix())):
+            target_hash = ""
+        if target_hash not in (None, content_hash, record.get(relative.as_posix())):
             if self._known.get(relative) != version:
                 self._known[relative] = version
                 yield f"{target}: not replaced by the one of the acquisition folder, as defocus did not make it"
             return
-        if there != made:
+        if target_hash != content_hash:
             self._write(target, content, source, stat.st_mode)
-            record[relative.as_posix()] = made
+            record[relative.as_posix()] = content_hash
             text = json.dumps(record, indent=1, sort_keys=True).encode()
             self._write(self._out / _RECORD, text, self._folder / "x", 0o666)
         self._known[relative] = version
 
     def _record(self) -> dict[str, str]:
         try:
-            found = json.loads(read_own(self._out / _RECORD, _LARGEST))
+            record = json.loads(read_own(self._out / _RECORD, _LARGEST))
         except (OSError, ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return record if isinstance(record, dict) else {}
 
     def _write(self, target: Path, content: bytes, source: Path, mode: int) -> None:
         try:
@@ -131,10 +131,10 @@ def copy_companions(pairs: Iterable[tuple[Path, Path]], out: Path, patterns: Ite
 
     Raises OutputError if the output cannot be written.
     """
-    found: dict[Path, Companions] = {}
+    by_root: dict[Path, Companions] = {}
     for source, target in pairs:
         relative = target.relative_to(out)
         root = source.parents[len(relative.parts) - 1]
-        found.setdefault(root, Companions(root, out, patterns)).add(relative)
-    for one in found.values():
-        yield from one.copy()
+        by_root.setdefault(root, Companions(root, out, patterns)).add(relative)
+    for companions in by_root.values():
+        yield from companions.copy()

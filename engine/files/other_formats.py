@@ -35,21 +35,21 @@ _MOST = 10_000  # files that are looked at
 
 def other_formats(folder: Path) -> str | None:
     """A line about the files of other formats below a folder that holds no TIFF; None if there are none."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     seen = 0
     for _, folders, names in walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         stores = [name for name in folders if name.lower().endswith(".zarr")]
         folders[:] = [name for name in folders if name not in stores]
-        found.update(ending for name in (*names, *stores) if (ending := os.path.splitext(name)[1].lower()) in _KNOWN)
+        counts.update(ending for name in (*names, *stores) if (ending := os.path.splitext(name)[1].lower()) in _KNOWN)
         seen += len(names)
         if seen > _MOST:
             break
-    if not found:
+    if not counts:
         return None
-    ending = found.most_common(1)[0][0]
-    others = ", ".join(f"{number} {one}" for one, number in found.most_common())
-    them = "it" if found.total() == 1 else "them"
+    ending = counts.most_common(1)[0][0]
+    others = ", ".join(f"{number} {suffix}" for suffix, number in counts.most_common())
+    them = "it" if counts.total() == 1 else "them"
     if ending in _READ:
         return f"{folder}: holds no TIFF, but {others}; read {them} with: {install_command('formats')}"
     return f"{folder}: holds no TIFF, but {others}; export {them} {_EXPORTS[ending]}, or use bfconvert"

@@ -47,8 +47,8 @@ def open_regular(path: str | os.PathLike[str], follow: bool = True) -> Iterator[
 
 
 def _opened(path: str, flags: int, follow: bool) -> int:
-    kept = 0 if follow else getattr(os, "O_NOFOLLOW", 0)
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | kept)
+    no_follow = 0 if follow else getattr(os, "O_NOFOLLOW", 0)
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | no_follow)
 
 
 def read_own(path: Path, most: int) -> bytes:
@@ -65,8 +65,8 @@ def folder_version(folder: Path) -> tuple[int, int]:
     stats = [os.stat(folder)]
     for parent, folders, names in walk(folder, _raise):
         stats += [os.stat(parent / name) for name in (*folders, *names)]
-    sizes = (one.st_size for one in stats if stat.S_ISREG(one.st_mode))
-    return sum(sizes), max(one.st_mtime_ns for one in stats)
+    sizes = (status.st_size for status in stats if stat.S_ISREG(status.st_mode))
+    return sum(sizes), max(status.st_mtime_ns for status in stats)
 
 
 def _raise(error: OSError) -> None:
@@ -80,7 +80,7 @@ def digest(path: Path) -> str:
     """
     if path.is_dir():
         files = (parent / name for parent, _, names in walk(path, _raise) for name in names)
-        listed = sorted((os.fspath(one), os.stat(one).st_size, os.stat(one).st_mtime_ns) for one in files)
+        listed = sorted((os.fspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files)
         return hashlib.sha256(os.fsencode(repr(listed))).hexdigest()[:32]
     with open_regular(path) as file:
         return digest_of(file)
@@ -89,10 +89,10 @@ def digest(path: Path) -> str:
 def digest_of(file: BinaryIO) -> str:
     """The same of an open file. Raises OSError."""
     size = os.fstat(file.fileno()).st_size
-    found = hashlib.sha256(str(size).encode())
+    hasher = hashlib.sha256(str(size).encode())
     file.seek(0)
-    found.update(file.read(SAMPLE))
+    hasher.update(file.read(SAMPLE))
     if size > SAMPLE:
         file.seek(max(SAMPLE, size - SAMPLE))
-        found.update(file.read(SAMPLE))
-    return found.hexdigest()[:32]
+        hasher.update(file.read(SAMPLE))
+    return hasher.hexdigest()[:32]

@@ -97,15 +97,15 @@ def read_with_bioio(path: Path, place: Allocator = in_memory, memory: int = 0) -
         scenes = [str(scene) for scene in reader.scenes]
         lazy = [_scene(reader, number, path) for number in range(len(scenes))]
         _check_whole(lazy, path)
-        largest = max(prod(one.shape[_leading(axes) :]) * one.dtype.itemsize for axes, one in lazy)
+        largest = max(prod(array.shape[_leading(axes) :]) * array.dtype.itemsize for axes, array in lazy)
         if memory and largest > max(memory, _SMALL):
             cause = f"a plane takes {largest / 1e9:.1f} GB, more than --memory allows"
             raise InputError(path, cause, "raise --memory", ErrorCode.MEMORY)
-        place.check(2 * sum(one.nbytes for _, one in lazy))
-        ome = describe(reader, scenes, [(axes, one.shape, one.dtype) for axes, one in lazy])
+        place.check(2 * sum(array.nbytes for _, array in lazy))
+        ome = describe(reader, scenes, [(axes, array.shape, array.dtype) for axes, array in lazy])
         images = tuple(
-            _image(axes, one, pixels.significant_bits, place)
-            for (axes, one), pixels in zip(lazy, (image.pixels for image in ome.images), strict=True)
+            _image(axes, array, pixels.significant_bits, place)
+            for (axes, array), pixels in zip(lazy, (image.pixels for image in ome.images), strict=True)
         )
         return BioioFile(path, images, ome, mode=os.stat(path).st_mode & 0o777)
 
@@ -133,9 +133,9 @@ def _scene(reader: Any, number: int, path: Path) -> tuple[str, Any]:
     reader.set_scene(number)
     lazy = reader.mosaic_xarray_dask_data if "M" in reader.dims.order else reader.xarray_dask_data
     axes, data = "".join(lazy.dims), lazy.data
-    kept = [axis in "YX" or size > 1 for axis, size in zip(axes, data.shape, strict=True)]
-    data = data[tuple(slice(None) if keep else 0 for keep in kept)]
-    axes = "".join(axis for axis, keep in zip(axes, kept, strict=True) if keep)
+    keep_axis = [axis in "YX" or size > 1 for axis, size in zip(axes, data.shape, strict=True)]
+    data = data[tuple(slice(None) if keep else 0 for keep in keep_axis)]
+    axes = "".join(axis for axis, keep in zip(axes, keep_axis, strict=True) if keep)
     for axis, size in zip(axes, data.shape, strict=True):
         if axis not in _AXES:
             cause = f"scene {number} has {size} entries along an axis {axis}, for which an OME-TIFF has no place"

@@ -54,8 +54,8 @@ def _czi(file: BinaryIO, size: int) -> str | None:
     def segment(position: int, name: bytes) -> bytes | None:
         """What a segment holds, or None if it does not lie in the file as a whole."""
         file.seek(position)
-        found, allocated, used = struct.unpack("<16sQQ", file.read(32)) if 0 < position < size else (b"", 0, 0)
-        whole = found.rstrip(b"\0") == name and position + 32 + allocated <= size
+        segment_name, allocated, used = struct.unpack("<16sQQ", file.read(32)) if 0 < position < size else (b"", 0, 0)
+        whole = segment_name.rstrip(b"\0") == name and position + 32 + allocated <= size
         return file.read(min(used or allocated, allocated)) if whole else None
 
     if segment(metadata, b"ZISRAWMETADATA") is None:

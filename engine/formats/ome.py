@@ -46,10 +46,10 @@ def describe(reader: Any, scenes: Sequence[str], arrays: Sequence[tuple[str, tup
 
 def _same_size(pixels: Any, sizes: dict[str, int]) -> bool:
     """Whether the metadata are of an image of this size."""
-    said = {"X": pixels.size_x, "Y": pixels.size_y, "Z": pixels.size_z, "T": pixels.size_t}
+    stated = {"X": pixels.size_x, "Y": pixels.size_y, "Z": pixels.size_z, "T": pixels.size_t}
     channels = sizes.get("C", 1)
     return (
-        all(sizes.get(axis, 1) == size for axis, size in said.items())
+        all(sizes.get(axis, 1) == size for axis, size in stated.items())
         and pixels.size_c in (channels, channels * sizes.get("S", 1))
         and len(pixels.channels) in (0, channels)
     )
@@ -61,8 +61,10 @@ def _simple(reader: Any, number: int, sizes: dict[str, int]) -> Any:
 
     pixels: dict[str, Any] = {}
     with suppress(Exception):
-        found = reader.physical_pixel_sizes
-        pixels |= {f"physical_size_{axis.lower()}": getattr(found, axis) for axis in "XYZ" if getattr(found, axis)}
+        pixel_sizes = reader.physical_pixel_sizes
+        pixels |= {
+            f"physical_size_{axis.lower()}": getattr(pixel_sizes, axis) for axis in "XYZ" if getattr(pixel_sizes, axis)
+        }
     with suppress(Exception):
         if (interval := reader.time_interval) is not None:
             pixels |= {"time_increment": getattr(interval, "total_seconds", lambda: interval)()}

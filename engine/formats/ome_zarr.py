@@ -131,8 +131,8 @@ def check_zarr(path: Path, finished: bool = False) -> None:
         for image in _images(path):
             for level in image.levels:
                 array: Any = zarr.open_array(level, mode="r")
-                if finished and (there := array.nchunks_initialized) < array.nchunks:
-                    cause = f"not complete: {there} of {array.nchunks} chunks of {level.relative_to(path)} are there"
+                if finished and (present := array.nchunks_initialized) < array.nchunks:
+                    cause = f"not complete: {present} of {array.nchunks} chunks of {level.relative_to(path)} are there"
                     raise UnfinishedError(path, cause, WAIT)
 
 
@@ -142,13 +142,13 @@ def provenance_of_zarr(path: Path) -> dict[str, Any] | None:
         if not path.is_dir():
             os.stat(path)
             raise InputError(path, "a file, but its name is that of a Zarr folder", WAIT, ErrorCode.DAMAGED)
-        found = (_attributes(path) or {}).get(_KEY)
-        return found if isinstance(found, dict) else None
+        record = (_attributes(path) or {}).get(_KEY)
+        return record if isinstance(record, dict) else None
 
 
 def _images(path: Path) -> list[StoredImage]:
     """The images of a store, without labels. Raises InputError if there is none."""
-    found = []
+    images = []
     os.stat(path)
     for folder, folders, _ in walk(path):
         attributes = _attributes(folder)
@@ -159,14 +159,14 @@ def _images(path: Path) -> list[StoredImage]:
         ome = attributes.get("ome", attributes)
         if "image-label" in ome:
             continue
-        for one in ome.get("multiscales", ()):
-            names = [axis["name"] if isinstance(axis, dict) else axis for axis in one.get("axes", "tczyx")]
-            levels = tuple(folder / level["path"] for level in one["datasets"])
-            found.append(StoredImage("".join(_letter(name, path) for name in names), levels))
-    if not found:
+        for multiscale in ome.get("multiscales", ()):
+            names = [axis["name"] if isinstance(axis, dict) else axis for axis in multiscale.get("axes", "tczyx")]
+            levels = tuple(folder / level["path"] for level in multiscale["datasets"])
+            images.append(StoredImage("".join(_letter(name, path) for name in names), levels))
+    if not images:
         cause = "holds no OME-Zarr image (no multiscales in its attributes)"
         raise InputError(path, cause, "wait until it is complete, or give an OME-Zarr", ErrorCode.INCOMPLETE)
-    return found
+    return images
 
 
 def _letter(name: str, path: Path) -> str:
@@ -186,10 +186,10 @@ def _attributes(folder: Path) -> dict[str, Any] | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_bytes()) if path.stat().st_size <= _LARGEST else None
-    if not isinstance(found, dict):
+    metadata = json.loads(path.read_bytes()) if path.stat().st_size <= _LARGEST else None
+    if not isinstance(metadata, dict):
         raise InputError(path, "is no metadata of a Zarr", WAIT, ErrorCode.DAMAGED)
-    return found
+    return metadata
 
 
 def _check(path: Path, stored: Sequence[StoredImage], arrays: Sequence[Any], memory: int) -> None:
@@ -206,8 +206,8 @@ def _check(path: Path, stored: Sequence[StoredImage], arrays: Sequence[Any], mem
 
 def _squeezed(axes: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
     """Axes and shape without the axes of one entry."""
-    kept = [(axis, size) for axis, size in zip(axes, shape, strict=True) if axis in "YX" or size > 1]
-    return "".join(axis for axis, _ in kept), tuple(size for _, size in kept)
+    dimensions = [(axis, size) for axis, size in zip(axes, shape, strict=True) if axis in "YX" or size > 1]
+    return "".join(axis for axis, _ in dimensions), tuple(size for _, size in dimensions)
 
 
 def _image(axes: str, array: Any, place: Allocator) -> TiffImage:
@@ -236,12 +236,12 @@ def _regions(array: Any) -> Iterator[tuple[slice, ...]]:
 def _copy(source: Path, target: Path, arrays: set[Path]) -> None:
     """Copy all of a store but the chunks of these arrays."""
     for folder, folders, names in walk(source):
-        there = target / folder.relative_to(source)
-        there.mkdir(mode=0o700 | (folder.stat().st_mode & 0o777))
+        copy = target / folder.relative_to(source)
+        copy.mkdir(mode=0o700 | (folder.stat().st_mode & 0o777))
         if folder in arrays:
             names, folders[:] = [name for name in names if name in _METADATA], []
         for name in names:
-            shutil.copy(folder / name, there / name)
+            shutil.copy(folder / name, copy / name)
 
 
 def _record(path: Path, provenance: Mapping[str, Any]) -> None:

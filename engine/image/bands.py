@@ -28,11 +28,11 @@ def bands(values: np.ndarray) -> Iterator[np.ndarray]:
 
 def extremes(values: np.ndarray) -> tuple[float, float]:
     """The least and the largest of (..., Y, X), not empty; NaN where there is one."""
-    found = [(band.min(), band.max()) for band in bands(values)]
-    return float(np.min([least for least, _ in found])), float(np.max([most for _, most in found]))
+    ends = [(band.min(), band.max()) for band in bands(values)]
+    return float(np.min([least for least, _ in ends])), float(np.max([most for _, most in ends]))
 
 
 def same(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether two arrays (..., Y, X, samples) hold the same values."""
     flat = (array.reshape(*array.shape[:-2], -1) for array in (before, after))
-    return all(np.array_equal(one, other) for one, other in zip(*map(bands, flat), strict=True))
+    return all(np.array_equal(band, other) for band, other in zip(*map(bands, flat), strict=True))

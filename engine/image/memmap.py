@@ -81,7 +81,7 @@ class DiskAllocator(Allocator):
     def check(self, nbytes: int, output: int = 0) -> None:
         """Look at the disk before anything is begun on it."""
         scratch = nbytes if self._room and nbytes > self._room else 0
-        needed, what = max(scratch, output), "pixels take" if scratch > output else "output takes"
+        needed, subject = max(scratch, output), "pixels take" if scratch > output else "output takes"
         folders = (self._folder, *self._folder.absolute().parents)
         try:
             disk = shutil.disk_usage(next(folder for folder in folders if os.path.exists(folder)))
@@ -89,10 +89,10 @@ class DiskAllocator(Allocator):
             return  # the write itself will tell
         elsewhere = "choose another output folder with -o"
         if needed > disk.total:
-            cause = f"the {what} {_size(needed)} of the output's disk, which has {_size(disk.total)}"
+            cause = f"the {subject} {_size(needed)} of the output's disk, which has {_size(disk.total)}"
             raise InputError(self._folder, cause, elsewhere, ErrorCode.UNSUPPORTED)
         if needed > disk.free:
-            cause = f"the disk is full: the {what} {_size(needed)}, {_size(disk.free)} are free"
+            cause = f"the disk is full: the {subject} {_size(needed)}, {_size(disk.free)} are free"
             raise OutputError(self._folder, cause, f"free some space or {elsewhere}", ErrorCode.DISK_FULL)
 
 

@@ -135,19 +135,21 @@ def _counts(height: int, width: int, longest: int, halo: int, multiple: int, pix
     smallest = smallest_tile(halo, multiple)
     fewest_rows, fewest_columns = (_fewest(length, longest, halo, multiple) for length in (height, width))
     widest = _side(width, fewest_columns, halo, multiple)
-    found: list[tuple[int, int, int, int]] = []  # pixels computed, tiles, rows, columns
+    candidates: list[tuple[int, int, int, int]] = []  # pixels computed, tiles, rows, columns
     for rows in range(fewest_rows, height // multiple + 1):
         side, columns = _side(height, rows, halo, multiple), fewest_columns
         if pixels is not None and side * widest > pixels:
             room = pixels // side // multiple * multiple
             columns = _fewest(width, room, halo, multiple) if room >= smallest else 0
         if columns:
-            found.append((rows * side * columns * _side(width, columns, halo, multiple), rows * columns, rows, columns))
+            candidates.append(
+                (rows * side * columns * _side(width, columns, halo, multiple), rows * columns, rows, columns)
+            )
         if columns == fewest_columns or side <= smallest:
             break  # more rows would only add halos
-    if not found:  # no core fits: the smallest tile that has one
+    if not candidates:  # no core fits: the smallest tile that has one
         return _fewest(height, smallest, halo, multiple), _fewest(width, smallest, halo, multiple)
-    return min(found)[2:]
+    return min(candidates)[2:]
 
 
 def _fewest(length: int, tile: int, halo: int, multiple: int) -> int:

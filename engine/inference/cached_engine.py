@@ -7,24 +7,24 @@ from typing import Generic, TypeVar
 
 from .engine import Engine
 
-What = TypeVar("What", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
 
 
-class CachedEngine(Generic[What]):
+class CachedEngine(Generic[Key]):
     """One open engine: the one that was asked for last. The one before is closed first, so the two never share memory.
 
     For one thread at a time, and until it is done with the engine: whoever has several holds a lock meanwhile.
     """
 
-    def __init__(self, load: Callable[[What], Engine]) -> None:
+    def __init__(self, load: Callable[[Key], Engine]) -> None:
         self._load = load
-        self._open: tuple[What, Engine] | None = None
+        self._open: tuple[Key, Engine] | None = None
 
-    def get(self, what: What) -> Engine:
-        """The engine of `what`. Raises what `load` raises; then none is kept."""
-        if self._open is not None and self._open[0] != what:
+    def get(self, key: Key) -> Engine:
+        """The engine of `key`. Raises what `load` raises; then none is kept."""
+        if self._open is not None and self._open[0] != key:
             (_, before), self._open = self._open, None
             before.close()
         if self._open is None:
-            self._open = what, self._load(what)
+            self._open = key, self._load(key)
         return self._open[1]

@@ -94,7 +94,9 @@ class RequestQueue:
         requests = [request for restoration in group for request in restoration.requests]
         start = perf_counter()
         try:
-            results = self._restore(requests, lambda: all(each.is_left() for each in group), not exclusive)
+            results = self._restore(
+                requests, lambda: all(restoration.is_left() for restoration in group), not exclusive
+            )
         except BaseException as error:
             results = [error] * len(requests)
         seconds = (perf_counter() - start) / max(1, len(group))  # all have the same shapes
@@ -102,7 +104,7 @@ class RequestQueue:
         with self._lock:
             self._running, self._exclusive = self._running - 1, False
             for restoration in group if refused else ():  # they come first, in their order
-                self._pending.insert(sum(one.running() for one in self._pending), restoration)
+                self._pending.insert(sum(pending.running() for pending in self._pending), restoration)
             self._dispatch()
         remaining = iter(results)
         for restoration in () if refused else group:

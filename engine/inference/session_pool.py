@@ -69,8 +69,8 @@ class SessionPool:
                     self._idle.put(runner)
             busy = [self._wide] if wide else self._narrow
             idle = [runner for runner in (self._wide, *self._narrow) if runner not in busy]
-            kept, needed = sum(runner.kept_pixels for runner in idle), pixels * (1 if wide else settings.streams)
-            if kept and kept + needed > settings.max_pixels:
+            kept_pixels, needed = sum(runner.kept_pixels for runner in idle), pixels * (1 if wide else settings.streams)
+            if kept_pixels and kept_pixels + needed > settings.max_pixels:
                 for runner in idle:
                     runner.trim()
 

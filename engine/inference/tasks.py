@@ -59,8 +59,8 @@ class ImageTask:
         self._axes = check_axes(self.data.shape, image.axes, self.name)
         self.result = image.allocate(self.data.shape, self.data.dtype) if image.out is None else image.out
         if self.result.shape != self.data.shape or self.result.dtype != self.data.dtype:
-            found, wanted = (f"{array.dtype} {array.shape}" for array in (self.result, self.data))
-            raise ValueError(f"out is {found}, the image {wanted}")
+            actual, wanted = (f"{array.dtype} {array.shape}" for array in (self.result, self.data))
+            raise ValueError(f"out is {actual}, the image {wanted}")
         self._card, self._statistics = card, image.statistics or PlaneStatistics()
         self._source, self._target = (
             as_groups(array, self._axes, card.channels, self.name) for array in (self.data, self.result)

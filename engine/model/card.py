@@ -211,8 +211,8 @@ def _text(fields: dict[str, Any], key: str) -> str:
 def _count(fields: dict[str, Any], key: str, least: int, most: int) -> int:
     value = fields[key]
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        said = repr(value)
-        raise ValueError(f"{key} is {said if len(said) < 30 else said[:30] + '...'}, not between {least} and {most}")
+        text = repr(value)
+        raise ValueError(f"{key} is {text if len(text) < 30 else text[:30] + '...'}, not between {least} and {most}")
     return value
 
 

@@ -58,8 +58,8 @@ def _split(model: bytes) -> bytes:
         if key == _VALUE_NAME
     ]
     uses = Counter([*ends, *(name for node in nodes for name in node.inputs)])
-    gone: set[str] = set()  # concatenations and weights
-    instead: dict[int, list[bytes]] = {}
+    dropped: set[str] = set()  # concatenations and weights
+    replacements: dict[int, list[bytes]] = {}
     tensors: list[bytes] = []
     for index, node in enumerate(nodes):
         joined = made_by.get(node.inputs[0]) if node.operator == "Conv" else None
@@ -69,29 +69,29 @@ def _split(model: bytes) -> bytes:
         names = [f"{out}/{part}" for part in ("first", "second", "first weight", "second weight")]
         if weight is None or node.integers.get("group", 1) != 1 or any(name in made_by for name in names):
             continue
-        gone.add(node.inputs[0])
+        dropped.add(node.inputs[0])
         if uses[node.inputs[1]] == 1:
-            gone.add(node.inputs[1])
+            dropped.add(node.inputs[1])
         for name, part in zip(names[2:], (weight[:, :channels], weight[:, channels:]), strict=True):
             tensors.append(_tensor(name, part))
         first, second, first_weight, second_weight = names
         (x, y), bias = joined.inputs, node.inputs[2:]
-        instead[index] = [
+        replacements[index] = [
             _serialized(_Node([x, first_weight], [first], "Conv", {}, node.attributes)),
             _serialized(_Node([y, second_weight, *bias], [second], "Conv", {}, node.attributes)),
             _serialized(_Node([first, second], [out], "Add", {}, [])),
         ]
-    if not instead:
+    if not replacements:
         return model
-    found, index = [], iter(range(len(nodes)))
+    kept_fields, index = [], iter(range(len(nodes)))
     for number, wire, content in parts:
         if number != _NODE:
-            if number != _TENSOR or _name(content) not in gone:
-                found.append(_field(number, wire, content))
-        elif gone.isdisjoint(nodes[at := next(index)].outputs):
-            found.extend(_field(_NODE, BYTES, node) for node in instead.get(at, [content]))
-    found.extend(_field(_TENSOR, BYTES, tensor) for tensor in tensors)
-    graph = b"".join(found)
+            if number != _TENSOR or _name(content) not in dropped:
+                kept_fields.append(_field(number, wire, content))
+        elif dropped.isdisjoint(nodes[at := next(index)].outputs):
+            kept_fields.extend(_field(_NODE, BYTES, node) for node in replacements.get(at, [content]))
+    kept_fields.extend(_field(_TENSOR, BYTES, tensor) for tensor in tensors)
+    graph = b"".join(kept_fields)
     return b"".join(_field(number, wire, graph if number == GRAPH else content) for number, wire, content in top)
 
 
@@ -174,11 +174,11 @@ def _field(number: int, wire: int, content: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*encoded, value])
 
 
 def _integer(varint: bytes) -> int:

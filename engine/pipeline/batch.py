@@ -60,7 +60,7 @@ class Result:
     def to_json(self) -> str:
         """One line of JSON with the same keys for every status."""
         outcome = self.outcome or Outcome(self.job)
-        said = _said(self.job.target) if self.status is Status.SKIPPED else {}
+        record = _said(self.job.target) if self.status is Status.SKIPPED else {}
         fields: dict[str, Any] = {
             "source": str(self.job.source),
             "target": str(self.job.target),
@@ -76,7 +76,7 @@ class Result:
             "reports": [report.as_dict() for report in outcome.reports],
             "seconds": {stage: round(seconds, 6) for stage, seconds in outcome.seconds.items()},
         }
-        return json.dumps(fields | said)
+        return json.dumps(fields | record)
 
 
 def _said(target: Path) -> dict[str, Any]:
@@ -127,7 +127,9 @@ def find(
                 remedy = "use different output folders, or give the folder that holds both"
                 raise InputError(f"{other.source} and {source}", cause, remedy)
     if not jobs and (include or exclude):
-        patterns = " ".join([*(f"--include {one}" for one in include), *(f"--exclude {one}" for one in exclude)])
+        patterns = " ".join(
+            [*(f"--include {pattern}" for pattern in include), *(f"--exclude {pattern}" for pattern in exclude)]
+        )
         raise InputError(patterns, "leaves no file", "check the patterns, and put them in quotes")
     for identity, job in jobs.items():
         if identity in sources:
@@ -167,25 +169,25 @@ def restore(
 
     with load() as engine:
         for outcome in pipeline(todo, engine, keep_sharp, AHEAD, MEMORY if memory is None else memory):
-            yield from (Result.of(one) for one in outcome.each())
+            yield from (Result.of(part) for part in outcome.each())
 
 
 def settled(jobs: Iterable[Job], card: Card, overwrite: bool, todo: list[Job]) -> Iterator[Result]:
     """The results of jobs that need no engine, done or hopeless; the others are put into `todo`."""
-    told: set[Path] = set()
+    told_folders: set[Path] = set()
     for job in jobs:
-        if any(own_output(one.source) for one in job.each()):
-            note = () if job.source.parent in told else (f"{OWN_OUTPUTS} (of {job.source.parent})",)
-            told.add(job.source.parent)
-            yield from (Result(one, Status.SKIPPED, Outcome(one, notes=note)) for one in job.each())
+        if any(own_output(member.source) for member in job.each()):
+            note = () if job.source.parent in told_folders else (f"{OWN_OUTPUTS} (of {job.source.parent})",)
+            told_folders.add(job.source.parent)
+            yield from (Result(member, Status.SKIPPED, Outcome(member, notes=note)) for member in job.each())
             continue
         try:
             done = not overwrite and is_done(job, card)
         except DefocusError as error:
-            yield from (Result(one, Status.FAILED, None, error) for one in job.each())
+            yield from (Result(member, Status.FAILED, None, error) for member in job.each())
             continue
         if done:
-            yield from (Result(one, Status.SKIPPED) for one in job.each())
+            yield from (Result(member, Status.SKIPPED) for member in job.each())
         else:
             todo.append(job)
 
@@ -210,11 +212,11 @@ def is_done(job: Job, card: Card) -> bool:
     """
     from .steps import stat_of
 
-    made = [_made(one.target) for one in job.each()]
-    if None in made:
+    records = [_made(member.target) for member in job.each()]
+    if None in records:
         return False
     try:
-        versions = [version_record(one.source, stat_of(one.source)) for one in job.each()]
+        versions = [version_record(member.source, stat_of(member.source)) for member in job.each()]
     except OSError:
         return False  # the pipeline says what is wrong with the source
     channels = versions if job.others else None
@@ -223,7 +225,7 @@ def is_done(job: Job, card: Card) -> bool:
         and account.get("model_sha256") == card.sha256
         and account.get("source") == version
         and account.get("channels") == channels
-        for account, version in zip(made, versions, strict=True)
+        for account, version in zip(records, versions, strict=True)
     )
 
 
@@ -267,17 +269,17 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
 
 def _folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     _refuse_inside(folder, out)
-    found = False
+    any_file = False
     for root, folders, names in walk(folder, _unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         stores = [name for name in folders if is_store(Path(name))]
         folders[:] = [name for name in folders if name not in stores]
         for name in sorted([*names, *stores]):
             if (name.lower().endswith(SUFFIXES) or readable(name)) and not name.startswith("."):
-                found = True
+                any_file = True
                 path = root / name
                 yield path, path.relative_to(folder)
-    if not found:
+    if not any_file:
         if (line := other_formats(folder)) is not None:
             cause, remedy = line.removeprefix(f"{folder}: ").split("; ", 1)
             raise InputError(folder, cause, remedy, ErrorCode.NOT_TIFF)

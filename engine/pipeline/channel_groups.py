@@ -31,8 +31,8 @@ def joined(job: Job, parts: Sequence[PipelineItem]) -> PipelineItem:
     if error is None:
         error = _misfit(job, stacks)
     if error is not None:
-        told = replace(outcomes[0], job=job, others=outcomes[1:])
-        return replace(parts[0], outcome=_blamed(told, error), images=())
+        failed = replace(outcomes[0], job=job, others=outcomes[1:])
+        return replace(parts[0], outcome=_blamed(failed, error), images=())
     first = stacks[0]
     shape = (len(stacks), *first.data.shape)
     data = parts[0].place(shape, first.data.dtype)
@@ -98,24 +98,24 @@ def _first_error(outcomes: Sequence[Outcome]) -> DefocusError | None:
 
 def _blamed(outcome: Outcome, error: DefocusError) -> Outcome:
     """A group's outcome with an error: bad files keep their own reason, good ones are told whose it is."""
-    whole = all(one.error is None for one in outcome.each())
+    whole = all(part.error is None for part in outcome.each())
     if whole or isinstance(error, ChangedError) or not isinstance(error, InputError):
         return outcome.failed(error)
 
-    def told(one: Outcome) -> Outcome:
-        return replace(one, error=one.error or without(one.job.source, error))
+    def blamed(part: Outcome) -> Outcome:
+        return replace(part, error=part.error or without(part.job.source, error))
 
-    return replace(told(outcome), others=tuple(told(other) for other in outcome.others))
+    return replace(blamed(outcome), others=tuple(blamed(other) for other in outcome.others))
 
 
 def _misfit(job: Job, stacks: Sequence[TiffImage]) -> InputError | None:
     """Why the stacks cannot be the channels of one image."""
-    for one, stack in zip(job.each(), stacks, strict=True):
+    for member, stack in zip(job.each(), stacks, strict=True):
         if (count := own_channels(stack.axes, stack.data.shape)) > 1:
             cause = f"has {count} channels itself, a file of a group has one"
-            return InputError(one.source, cause, "leave it out of the pattern of --channels")
+            return InputError(member.source, cause, "leave it out of the pattern of --channels")
     first = stacks[0]
-    for one, stack in zip(job.others, stacks[1:], strict=True):
+    for member, stack in zip(job.others, stacks[1:], strict=True):
         for word, mine, its in (
             ("shape", first.data.shape, stack.data.shape),
             ("type", first.data.dtype, stack.data.dtype),
@@ -124,5 +124,5 @@ def _misfit(job: Job, stacks: Sequence[TiffImage]) -> InputError | None:
             if mine != its:
                 cause = f"belong together, but differ in {word} ({mine} and {its})"
                 remedy = "record all channels alike, or change the pattern of --channels"
-                return InputError(f"{job.source} and {one.source}", cause, remedy)
+                return InputError(f"{job.source} and {member.source}", cause, remedy)
     return None

@@ -91,11 +91,11 @@ class Pattern:
         """Where a file stands; None if its name does not fit."""
         depth = self.text.count("/") + 1
         name = "/".join(path.parts[-depth:])
-        found = self._regex.fullmatch(name)
-        if found is None:
+        match = self._regex.fullmatch(name)
+        if match is None:
             return None
-        equal = [text for key, text in found.groupdict().items() if key != "channel"]
-        return Place(("/".join(path.parts[:-depth]), *equal), found["channel"])
+        equal = [text for key, text in match.groupdict().items() if key != "channel"]
+        return Place(("/".join(path.parts[:-depth]), *equal), match["channel"])
 
     def name(self, group: tuple[str, ...], channel: str) -> str:
         """The name that a group's file of this channel has, with `*` for what is ignored."""
@@ -108,7 +108,7 @@ class Pattern:
 
     def order(self, channels: Iterable[str]) -> list[str]:
         """Channels as the model takes them: as the pattern names them, else by their numbers."""
-        return sorted(set(channels), key=self.names.index if self.names else lambda one: (int(one), one))
+        return sorted(set(channels), key=self.names.index if self.names else lambda channel: (int(channel), channel))
 
     def lacking(self, group: tuple[str, ...], have: Collection[str], count: int, seen: Collection[str]) -> str:
         """Which channels a group lacks and what their files would be called, in words.
@@ -122,24 +122,24 @@ class Pattern:
         """
         known = self.names or tuple(self.order({*seen, *have}))
         if len(known) == count:
-            lack = [channel for channel in known if channel not in have]
-            files = " and ".join(self.name(group, channel) for channel in lack)
-            return f"channel{'s' if len(lack) > 1 else ''} {' and '.join(lack)} ({files})"
+            missing = [channel for channel in known if channel not in have]
+            files = " and ".join(self.name(group, channel) for channel in missing)
+            return f"channel{'s' if len(missing) > 1 else ''} {' and '.join(missing)} ({files})"
         more = count - len(set(have))
         return f"{more} more channel{'s' if more > 1 else ''} ({self.name(group, '*')})"
 
     def _fill(self, group: tuple[str, ...], channel: str, text: Callable[[str], str]) -> str:
         """The pattern with a group's texts and a channel in its places, and `*` for what is ignored."""
         equal = iter(group[1:])
-        found = []
+        filled = []
         for part in self._parts:
             if part == "*":
-                found.append(text(next(equal)))
+                filled.append(text(next(equal)))
             elif part[0] == "{":
-                found.append("*" if part == "{ignore}" else channel)
+                filled.append("*" if part == "{ignore}" else channel)
             else:
-                found.append(text(part))
-        return "".join(found) + ("" if self._with_ending else text(next(equal)))
+                filled.append(text(part))
+        return "".join(filled) + ("" if self._with_ending else text(next(equal)))
 
 
 def fits(path: PurePath, channels: int) -> bool:
@@ -160,10 +160,10 @@ def twice(path: object, channel: str, files: Sequence[object]) -> InputError:
     return InputError(path, cause, "keep one of them, or change the pattern")
 
 
-def too_many(path: object, found: Sequence[str], channels: int) -> InputError:
+def too_many(path: object, present: Sequence[str], channels: int) -> InputError:
     """Why a file cannot be corrected whose group has more channels than the model takes."""
-    cause = f"channels {', '.join(found)} belong together, the model takes {channels}"
-    return InputError(path, cause, f"name them in the pattern: {{channel={','.join(found[:channels])}}}")
+    cause = f"channels {', '.join(present)} belong together, the model takes {channels}"
+    return InputError(path, cause, f"name them in the pattern: {{channel={','.join(present[:channels])}}}")
 
 
 def gather(jobs: Iterable[Job], pattern: Pattern, channels: int) -> tuple[list[Job], list[tuple[Job, InputError]]]:
@@ -191,13 +191,17 @@ def gather(jobs: Iterable[Job], pattern: Pattern, channels: int) -> tuple[list[J
             groups.setdefault(place.group, {}).setdefault(place.channel, []).append(job)
     seen = {channel for group in groups.values() for channel in group}
     together: list[Job] = []
-    for one in order:
-        if isinstance(one, Job):
-            together.append(one)
+    for entry in order:
+        if isinstance(entry, Job):
+            together.append(entry)
             continue
-        found = groups[one]
-        files = [found[channel][0] for channel in pattern.order(found)]
-        reasons = [(job, _reason(job, one, found, pattern, channels, seen)) for jobs in found.values() for job in jobs]
+        by_channel = groups[entry]
+        files = [by_channel[channel][0] for channel in pattern.order(by_channel)]
+        reasons = [
+            (job, _reason(job, entry, by_channel, pattern, channels, seen))
+            for jobs in by_channel.values()
+            for job in jobs
+        ]
         bad = [(job, reason) for job, reason in reasons if reason is not None]
         if bad:
             refused += bad
@@ -209,19 +213,19 @@ def gather(jobs: Iterable[Job], pattern: Pattern, channels: int) -> tuple[list[J
 def _reason(
     job: Job,
     group: tuple[str, ...],
-    found: dict[str, list[Job]],
+    by_channel: dict[str, list[Job]],
     pattern: Pattern,
     channels: int,
     seen: Collection[str],
 ) -> InputError | None:
     """Why a file of a group cannot be corrected; None if it can."""
-    for channel, jobs in found.items():
+    for channel, jobs in by_channel.items():
         if len(jobs) > 1:
-            return twice(job.source, channel, [one.source.name for one in jobs])
-    if len(found) > channels:
-        return too_many(job.source, pattern.order(found), channels)
-    if len(found) < channels:
-        cause = f"cannot be corrected without {pattern.lacking(group, found, channels, seen)}"
+            return twice(job.source, channel, [member.source.name for member in jobs])
+    if len(by_channel) > channels:
+        return too_many(job.source, pattern.order(by_channel), channels)
+    if len(by_channel) < channels:
+        cause = f"cannot be corrected without {pattern.lacking(group, by_channel, channels, seen)}"
         return InputError(
             job.source, cause, "add the missing file, or change the pattern of --channels", ErrorCode.NO_PARTNER
         )

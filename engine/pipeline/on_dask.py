@@ -91,7 +91,7 @@ def restore_on(
         client = _client(where, stack)
         if client.dashboard_link:
             tell(f"dashboard: {client.dashboard_link}")
-        waiting = (replace(job, run=run, others=tuple(replace(one, run=run) for one in job.others)) for job in todo)
+        waiting = (replace(job, run=run, others=tuple(replace(other, run=run) for other in job.others)) for job in todo)
         of: dict[str, Job] = {}
 
         def submit(count: int) -> list[Any]:
@@ -118,7 +118,7 @@ def _results(job: Job, future: Any) -> list[Result]:
     # Its workers died again and again, or it was cancelled.
     cause = f"no worker could finish it ({type(future.exception()).__name__})"
     error = DefocusError(job.name, cause, "see the logs of the workers")
-    return [Result(one, Status.FAILED, None, error) for one in job.each()]
+    return [Result(member, Status.FAILED, None, error) for member in job.each()]
 
 
 def _restore_one(job: Job, task: Task, overwrite: bool) -> list[Result]:
@@ -131,15 +131,15 @@ def _restore_one(job: Job, task: Task, overwrite: bool) -> list[Result]:
             engine = _ENGINE.get(replace(task, threads=threads))
             # Another worker may have finished it and died before it could tell.
             if not overwrite and is_done(job, engine.card):
-                return [Result(one, Status.SKIPPED) for one in job.each()]
+                return [Result(member, Status.SKIPPED) for member in job.each()]
         except DefocusError as error:
-            return [Result(one, Status.FAILED, None, error) for one in job.each()]
-        return [Result.of(one) for one in process(job, engine, task.keep_sharp, task.memory).each()]
+            return [Result(member, Status.FAILED, None, error) for member in job.each()]
+        return [Result.of(member) for member in process(job, engine, task.keep_sharp, task.memory).each()]
 
 
 def _load(task: Task) -> Engine:
-    found = read_card(task.model).sha256
-    if found != task.sha256:
+    sha256 = read_card(task.model).sha256
+    if sha256 != task.sha256:
         raise InputError(task.model, "is another model on this worker", "put the same file there, or on a share")
     return Engine.load(
         task.model,

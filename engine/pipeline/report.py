@@ -107,8 +107,8 @@ class Report:
         with commit(paths[1]) as part, open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
-            for one in self.files:
-                writer.writerows([row.get(column) for column in _COLUMNS] for row in _rows(one))
+            for entry in self.files:
+                writer.writerows([row.get(column) for column in _COLUMNS] for row in _rows(entry))
         with commit(paths[0]) as part, open(part, "w", encoding="utf-8") as file:
             file.writelines(_page(self.files, self._out))
         return paths
@@ -166,30 +166,30 @@ def _optics(path: Path) -> RecordedOptics:
         return RecordedOptics()
 
 
-def _order(one: ReportedFile) -> tuple[int, float, str]:
+def _order(entry: ReportedFile) -> tuple[int, float, str]:
     """Failures first, then by doubt, then what cannot be judged."""
-    doubt = one.known.doubt
-    return (0 if one.status == "failed" else 1 if doubt is not None else 2, -(doubt or 0.0), one.name)
+    doubt = entry.known.doubt
+    return (0 if entry.status == "failed" else 1 if doubt is not None else 2, -(doubt or 0.0), entry.name)
 
 
-def _rows(one: ReportedFile) -> Iterator[dict[str, Any]]:
+def _rows(entry: ReportedFile) -> Iterator[dict[str, Any]]:
     """A row a plane; of a file that only holds the sum of its planes, a row with the medians and the largest doubt."""
-    base = {"file": _cell(one.name), "status": one.status, "error": _cell(one.error)}
-    if isinstance(one.planes, dict):
-        known = one.known
+    base = {"file": _cell(entry.name), "status": entry.status, "error": _cell(entry.error)}
+    if isinstance(entry.planes, dict):
+        known = entry.known
         yield base | {
             "plane": f"all {known.planes}", "verdict": known.verdict, "kept": known.kept, "blur_px": known.blur_px,
-            "blur_um": _short(one.optics.blur_um(known.blur_px)), "fidelity": known.fidelity,
+            "blur_um": _short(entry.optics.blur_um(known.blur_px)), "fidelity": known.fidelity,
             "doubt": _short(known.doubt),
         }  # fmt: skip
-    elif not one.planes:
+    elif not entry.planes:
         yield base
-    for number, plane in enumerate(one.planes if isinstance(one.planes, list) else ()):
+    for number, plane in enumerate(entry.planes if isinstance(entry.planes, list) else ()):
         report = plane_report(plane)
         yield base | {
             "plane": number, "verdict": _cell(verdict_of(plane)), "kept": int(report.copied),
             "focus_in": report.focus_in, "focus_out": report.focus_out, "blur_px": report.blur_px,
-            "blur_um": _short(one.optics.blur_um(report.blur_px)), "fidelity": report.fidelity,
+            "blur_um": _short(entry.optics.blur_um(report.blur_px)), "fidelity": report.fidelity,
             "max_local_residual": report.max_local_residual, "doubt": _short(report.doubt),
         }  # fmt: skip
 
@@ -201,9 +201,9 @@ def _cell(text: str) -> str:
 
 
 def _page(files: list[ReportedFile], out: Path) -> Iterable[str]:
-    counts = {status: sum(one.status == status for one in files) for status in ("done", "skipped", "failed")}
-    doubtful = sum(one.known.doubtful > 0 for one in files)
-    kept = sum(one.known.verdict == "kept" for one in files)
+    counts = {status: sum(entry.status == status for entry in files) for status in ("done", "skipped", "failed")}
+    doubtful = sum(entry.known.doubtful > 0 for entry in files)
+    kept = sum(entry.known.verdict == "kept" for entry in files)
     title = html.escape(one_line(str(out)))
     yield (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -217,16 +217,16 @@ def _page(files: list[ReportedFile], out: Path) -> Iterable[str]:
         "<th>fidelity</th><th>kept</th></tr></thead><tbody>\n"
     )
     pictured = 0
-    for one in files:
-        known, pictures = one.known, ("", "")
-        if one.status != "failed" and pictured < PICTURED:
-            pictures = _pictures(one)
+    for entry in files:
+        known, pictures = entry.known, ("", "")
+        if entry.status != "failed" and pictured < PICTURED:
+            pictures = _pictures(entry)
             pictured += 1
-        name = html.escape(one_line(one.name))
-        if one.status == "failed":
-            yield f'<tr><td>{name}</td><td colspan="7" class="failed">{html.escape(one_line(one.error))}</td></tr>\n'
+        name = html.escape(one_line(entry.name))
+        if entry.status == "failed":
+            yield f'<tr><td>{name}</td><td colspan="7" class="failed">{html.escape(one_line(entry.error))}</td></tr>\n'
             continue
-        um = one.optics.blur_um(known.blur_px)
+        um = entry.optics.blur_um(known.blur_px)
         blur = _text(known.blur_px, "px") + (f"<br>{_text(um, 'µm')}" if um is not None else "")
         yield (
             f"<tr><td>{name}</td><td>{pictures[0]}</td><td>{pictures[1]}</td>"
@@ -240,21 +240,21 @@ def _page(files: list[ReportedFile], out: Path) -> Iterable[str]:
     yield "</main></body></html>\n"
 
 
-def _pictures(one: ReportedFile) -> tuple[str, str]:
+def _pictures(entry: ReportedFile) -> tuple[str, str]:
     """Both pictures as HTML; "" for one that is not at hand."""
-    if one.after is None:
+    if entry.after is None:
         return "", ""
     try:
-        before, after = previews(one.before or one.after, one.after, THUMBNAIL)
+        before, after = previews(entry.before or entry.after, entry.after, THUMBNAIL)
     except (DefocusError, MemoryError, ValueError):
         return "", ""
-    alt = html.escape(one_line(one.name), quote=True)
+    alt = html.escape(one_line(entry.name), quote=True)
     images = (
         f'<img alt="{alt} {when}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
         for when, png in (("before", before), ("after", after))
     )
     first, second = images
-    return (first if one.before is not None else "not found"), second
+    return (first if entry.before is not None else "not found"), second
 
 
 def _text(value: float | None, unit: str = "") -> str:

@@ -52,7 +52,7 @@ def process(
 def read_stage(job: Job, memory: int = 0) -> PipelineItem:
     """Read a job's file; whatever goes wrong is the outcome's error."""
     if job.others:
-        parts = [read_stage(one, memory) for one in job.each()]
+        parts = [read_stage(member, memory) for member in job.each()]
         try:
             with _naming(job.source, "reading"):
                 return joined(job, parts)
@@ -216,8 +216,8 @@ def _naming(path: Path, doing: str) -> Iterator[None]:
     except DefocusError:
         raise
     except (MemoryError, OSError, RuntimeError, ImportError) as error:
-        if lack := shortage_error(path, f"for {doing} it", error):
-            raise lack from error
+        if refused := shortage_error(path, f"for {doing} it", error):
+            raise refused from error
         if not isinstance(error, OSError):
             raise _unexpected(path, doing, error) from error
         if doing == "writing":

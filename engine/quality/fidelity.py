@@ -78,8 +78,8 @@ def fidelity(
         return None
     scale = span(ends or extremes(seen))
     pairs = [
-        _Pair.of(one, other, scale)
-        for one, other in zip(*(windows(plane, _SIDE, _MOST, hot) for plane in (seen, restored)), strict=True)
+        _Pair.of(before, after, scale)
+        for before, after in zip(*(windows(plane, _SIDE, _MOST, hot) for plane in (seen, restored)), strict=True)
     ]
     plain, aberrated = _fit(pairs)
     blur, residuals = plain, [pair.residual(plain) for pair in pairs]
@@ -180,8 +180,8 @@ class _Residual(NamedTuple):
         side = min(REGION_PX // 2, *self.seen.shape)
         # Squares of noise scatter: five standard deviations of their mean are noise, too.
         beyond = _means(np.square(self.difference) - self.noise_map * (1 + 5 * math.sqrt(2) / side), side)
-        there = np.maximum(_means(np.square(self.seen) - self.noise_map, side), 0)
-        return max(float((beyond / (there + 0.5 * structure)).max()), 0.0)
+        structure_map = np.maximum(_means(np.square(self.seen) - self.noise_map, side), 0)
+        return max(float((beyond / (structure_map + 0.5 * structure)).max()), 0.0)
 
 
 def _unexplained(residuals: list[_Residual]) -> float:
@@ -222,8 +222,8 @@ def _between(radii: np.ndarray, left: np.ndarray, at: int) -> float:
     """The radius at the lowest point of the parabola through a minimum and its neighbours."""
     if not 0 < at < len(radii) - 1:
         return float(radii[at])
-    below, here, above = left[at - 1 : at + 2]
-    bend = below - 2 * here + above
+    below, lowest, above = left[at - 1 : at + 2]
+    bend = below - 2 * lowest + above
     shift = 0.5 * (below - above) / bend if bend > 0 else 0.0
     return float(np.interp(at + shift, np.arange(len(radii)), radii))
 

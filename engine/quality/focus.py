@@ -40,14 +40,14 @@ def focus_score(plane: np.ndarray, hot: HotPixels = (), ends: tuple[float, float
     """
     if min(plane.shape) < SMALLEST:
         return None
-    found, samples, frequency = _spectrum(plane, hot, span(ends or extremes(plane)))
+    power_of_ring, samples, frequency = _spectrum(plane, hot, span(ends or extremes(plane)))
     corner = (frequency > _NYQUIST) & (samples > 0)
     inside = (frequency <= _NYQUIST) & (samples > 0)
-    noise = float(np.median(found[corner]))
+    noise = float(np.median(power_of_ring[corner]))
     # Twice the noise, and more where so few samples make a ring that noise alone reaches that.
-    clear = inside & (found > noise * np.maximum(2.0, 1 + 10 / np.sqrt(np.maximum(samples, 1))))
-    clear &= found > 1e-9 * found.sum()  # rounding, in planes without noise
-    weight = np.where(clear, found - noise, 0.0) * frequency  # a ring's samples grow with its radius
+    clear = inside & (power_of_ring > noise * np.maximum(2.0, 1 + 10 / np.sqrt(np.maximum(samples, 1))))
+    clear &= power_of_ring > 1e-9 * power_of_ring.sum()  # rounding, in planes without noise
+    weight = np.where(clear, power_of_ring - noise, 0.0) * frequency  # a ring's samples grow with its radius
     total = float(weight.sum())
     return float(np.sqrt((frequency**2 * weight).sum() / total)) if total > 0 else None
 
@@ -92,9 +92,9 @@ def _spectrum(plane: np.ndarray, hot: HotPixels, scale: float) -> tuple[np.ndarr
     views -= views.mean(axis=(-2, -1), keepdims=True)
     taper, ring, samples, frequency = _rings(views.shape[1:])
     views = np.multiply(views, taper, dtype=np.float32)
-    found = np.bincount(ring, power(rfft2(views)).sum(axis=0).ravel())
+    total_power = np.bincount(ring, power(rfft2(views)).sum(axis=0).ravel())
     samples = samples * len(views)
-    return found / np.maximum(samples, 1), samples, frequency
+    return total_power / np.maximum(samples, 1), samples, frequency
 
 
 @lru_cache(maxsize=4)

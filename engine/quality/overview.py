@@ -62,20 +62,20 @@ def overview(summary: object) -> FileOverview:
         )
     if not isinstance(summary, dict):
         return FileOverview()
-    found = {_FORMER.get(name, name): value for name, value in summary.items()}
+    by_name = {_FORMER.get(name, name): value for name, value in summary.items()}
     worst = plane_report(
         {
-            "fidelity": _of(found.get("fidelity"), "min"),
-            "max_local_residual": _of(found.get("max_local_residual"), "max"),
+            "fidelity": _of(by_name.get("fidelity"), "min"),
+            "max_local_residual": _of(by_name.get("max_local_residual"), "max"),
         }
     )
-    verdicts = found.get("verdicts")
+    verdicts = by_name.get("verdicts")
     return FileOverview(
-        _whole(found.get("count")),
-        _whole(found.get("copied")),
+        _whole(by_name.get("count")),
+        _whole(by_name.get("copied")),
         _whole(verdicts.get("doubtful")) if isinstance(verdicts, dict) else 0,
-        _of(found.get("blur_px"), "median"),
-        _of(found.get("fidelity"), "median"),
+        _of(by_name.get("blur_px"), "median"),
+        _of(by_name.get("fidelity"), "median"),
         worst.doubt,
     )
 
@@ -91,8 +91,8 @@ def plane_report(plane: Mapping[str, Any]) -> PlaneReport:
 
 def verdict_of(plane: Mapping[str, Any]) -> str:
     """The verdict that stands in a plane's JSON, by today's name."""
-    said = str(plane.get("verdict") or plane_report(plane).verdict)
-    return _FORMER_VERDICTS.get(said, said)
+    stated = str(plane.get("verdict") or plane_report(plane).verdict)
+    return _FORMER_VERDICTS.get(stated, stated)
 
 
 def _median(values: list[float | None]) -> float | None:

@@ -84,21 +84,21 @@ class PlaneReport:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: numbers of four digits, and the verdict."""
-        found = {key: _short(value) for key, value in asdict(self).items()} | {"verdict": self.verdict}
-        return found if self.image is not None else {key: found[key] for key in found if key != "image"}
+        fields = {key: _short(value) for key, value in asdict(self).items()} | {"verdict": self.verdict}
+        return fields if self.image is not None else {key: fields[key] for key in fields if key != "image"}
 
 
 def summary(reports: Sequence[PlaneReport]) -> list[dict[str, Any]] | dict[str, Any]:
     """For a file's provenance: each report, or of more than 64 the extreme, the median and how many of each verdict."""
     if len(reports) <= LISTED:
         return [report.as_dict() for report in reports]
-    found: dict[str, Any] = {"count": len(reports), "copied": sum(report.copied for report in reports)}
+    result: dict[str, Any] = {"count": len(reports), "copied": sum(report.copied for report in reports)}
     for key in ("focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px"):
         values = [value for report in reports if (value := getattr(report, key)) is not None]
         extreme = max if key == "max_local_residual" else min
-        found[key] = {extreme.__name__: _short(extreme(values)), "median": _short(median(values))} if values else None
+        result[key] = {extreme.__name__: _short(extreme(values)), "median": _short(median(values))} if values else None
     verdicts = [report.verdict for report in reports]
-    return found | {"verdicts": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}}
+    return result | {"verdicts": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}}
 
 
 def _short(value: Any) -> Any:

@@ -81,14 +81,14 @@ class Decoders:
 
     def of(self, page: ImagePage) -> tifffile.TiffPage:
         """tifffile's page that decodes this one, too."""
-        found = self._known.get(page.storage)
-        if found is None:
+        decoder = self._known.get(page.storage)
+        if decoder is None:
             first = self._tif.pages.first
             if first.offset != page.directory.offset:
                 self._tif.filehandle.seek(page.directory.offset)
                 first = tifffile.TiffPage(self._tif, index=1)
-            found = self._known[page.storage] = first
-        return found
+            decoder = self._known[page.storage] = first
+        return decoder
 
     def segment(self, page: ImagePage, number: int) -> tuple[np.ndarray | None, tuple[int, ...], tuple[int, ...]]:
         """A strip or tile (Z, Y, X, samples), None for a sparse one, with its place and its shape in full."""
@@ -113,12 +113,14 @@ class Decoders:
             spread = pool.map if WORKERS > 1 and page.compression != 1 and page.nbytes > 1 << 22 else map
             numbers = iter(wanted)
             while some := list(islice(numbers, 4 * WORKERS)):
-                for found, (sample, z, y, x, _), shape in spread(lambda number: self.segment(page, number), some):
+                for decoded, (sample, z, y, x, _), shape in spread(lambda number: self.segment(page, number), some):
                     if sample >= out.shape[0]:
                         continue
                     part = out[sample, z : z + shape[0], y : y + shape[1], x : x + shape[2]]
-                    fill = self.of(page).nodata if found is None else found
-                    part[...] = fill if found is None else found[tuple(map(slice, part.shape[:3]))][..., : out.shape[4]]
+                    fill = self.of(page).nodata if decoded is None else decoded
+                    part[...] = (
+                        fill if decoded is None else decoded[tuple(map(slice, part.shape[:3]))][..., : out.shape[4]]
+                    )
                 drop_resident_pages(out, self.bytes)
 
 
@@ -193,8 +195,8 @@ def _size_of_jpegxl(data: bytes) -> tuple[int, int]:
 
     def take(count: int) -> int:
         nonlocal bits
-        found, bits = bits & ((1 << count) - 1), bits >> count
-        return found
+        taken, bits = bits & ((1 << count) - 1), bits >> count
+        return taken
 
     small = take(1)
 

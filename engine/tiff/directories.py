@@ -180,30 +180,30 @@ def chain(file: BinaryIO, form: Form, size: int, pointer: int) -> list[Directory
 
     Of a file that grows page by page those that are there: the last one's `next` is 0 only if it is complete.
     """
-    found: list[Directory] = []
+    directories: list[Directory] = []
     seen: set[int] = set()
     nbytes = 0
     growing = grows(file, form)
     while True:
         try:
-            directory = read_directory(file, form, size, pointer, f"page {len(found)}")
+            directory = read_directory(file, form, size, pointer, f"page {len(directories)}")
         except DamagedError:
-            if found and growing and found[-1].next >= size:
-                return found
+            if directories and growing and directories[-1].next >= size:
+                return directories
             raise
-        if directory is None or (found and growing and not directory.entries and not directory.next):
-            return found
+        if directory is None or (directories and growing and not directory.entries and not directory.next):
+            return directories
         if directory.offset in seen:
             raise DamagedError("damaged: the chain of its pages is a circle")
-        if len(found) >= _MOST:
+        if len(directories) >= _MOST:
             raise DamagedError(f"damaged: more than {_MOST} pages")
         nbytes += len(directory.raw)
         if nbytes > size:
             raise DamagedError("damaged: the directories of its pages overlap")
         if not directory.entries:
-            raise DamagedError(f"damaged: page {len(found)} has no tags")
+            raise DamagedError(f"damaged: page {len(directories)} has no tags")
         seen.add(directory.offset)
-        found.append(directory)
+        directories.append(directory)
         pointer = directory.link
 
 
@@ -224,13 +224,13 @@ def below(
                 form_here = Form(form.order, SIZES[entry.kind] == 8)
                 if form_here.big != form.big:  # its pointer has another width: offsets are read by hand
                     continue
-                found = read_directory(file, form, size, pointer, f"a directory of tag {entry.code}")
+                directory = read_directory(file, form, size, pointer, f"a directory of tag {entry.code}")
             except (DamagedError, struct.error):
                 continue
-            if found is None or found.offset in seen or len(seen) > _MOST:
+            if directory is None or directory.offset in seen or len(seen) > _MOST:
                 continue
-            seen.add(found.offset)
-            yield found
+            seen.add(directory.offset)
+            yield directory
 
 
 def values(file: BinaryIO, form: Form, entry: TagEntry) -> np.ndarray:
@@ -238,17 +238,17 @@ def values(file: BinaryIO, form: Form, entry: TagEntry) -> np.ndarray:
     dtype = _NUMBERS.get(entry.kind)
     if dtype is None:
         raise DamagedError(f"damaged: tag {entry.code} holds no numbers")
-    found = np.frombuffer(content(file, entry), form.order + dtype)
-    return found.astype(found.dtype.newbyteorder("="))
+    numbers = np.frombuffer(content(file, entry), form.order + dtype)
+    return numbers.astype(numbers.dtype.newbyteorder("="))
 
 
 def content(file: BinaryIO, entry: TagEntry) -> bytes:
     """The bytes of a tag's value. Raises DamagedError if they are not there."""
     file.seek(entry.start)
-    found = file.read(entry.nbytes)
-    if len(found) != entry.nbytes:
+    data = file.read(entry.nbytes)
+    if len(data) != entry.nbytes:
         raise DamagedError(f"truncated: tag {entry.code} lies beyond the end of the file", ErrorCode.TRUNCATED)
-    return found
+    return data
 
 
 class TagReader:
@@ -303,10 +303,10 @@ def changed_copy(
     raw = file.read(directory.link - directory.entries[0].position)
     link = file.read(form.link.size)
     size, room = form.entry.size, form.link.size
-    kept = [raw[n * size : (n + 1) * size] for n in range(len(raw) // size)]
+    entries = [raw[n * size : (n + 1) * size] for n in range(len(raw) // size)]
     codes = [entry.code for entry in directory.entries]
     new = [code for code in tags if code not in codes]
-    start = offset + form.count.size + (len(kept) + len(new)) * size + room
+    start = offset + form.count.size + (len(entries) + len(new)) * size + room
     extra = bytearray()
 
     def made(code: int) -> bytes:
@@ -322,10 +322,10 @@ def changed_copy(
     replaced: set[int] = set()
     for number, code in enumerate(codes):
         if code in tags and code not in replaced:
-            kept[number] = made(code)
+            entries[number] = made(code)
             replaced.add(code)
     for code in sorted(new):
         number = next((number for number, other in enumerate(codes) if other > code), len(codes))
-        kept.insert(number, made(code))
+        entries.insert(number, made(code))
         codes.insert(number, code)
-    return form.count.pack(len(kept)) + b"".join(kept) + link + bytes(extra)
+    return form.count.pack(len(entries)) + b"".join(entries) + link + bytes(extra)

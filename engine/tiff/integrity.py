@@ -45,26 +45,26 @@ def check_complete(path: str | os.PathLike[str], finished: bool = False) -> None
     path = Path(path)
     with errors_as_input_error(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        found = structure(file, size, path)
-        check_structure(found, file, path)
+        layout = structure(file, size, path)
+        check_structure(layout, file, path)
         if finished:
-            check_end(found, path)
-        if finished and (cause := unfinished(found, file)):
+            check_end(layout, path)
+        if finished and (cause := unfinished(layout, file)):
             raise UnfinishedError(path, f"not complete: {cause}", WAIT)
 
 
-def check_structure(found: Structure, file: BinaryIO, path: Path) -> None:
+def check_structure(layout: Structure, file: BinaryIO, path: Path) -> None:
     """Raise InputError unless all pages are there."""
-    there, named = planes_below(found.pages[0], file, found.size)
-    if len(found.pages) == 1 and not there:
+    present, named = planes_below(layout.pages[0], file, layout.size)
+    if len(layout.pages) == 1 and not present:
         cause = f"truncated: its description names {named} planes, not all are there"
         raise InputError(path, cause, WAIT, ErrorCode.TRUNCATED)
-    for page in found.every:
-        _check_page(page, found.size, path)
-    stored = [page for page in found.pages if len(page.offsets)]  # an old JPEG may lie elsewhere
+    for page in layout.every:
+        _check_page(page, layout.size, path)
+    stored = [page for page in layout.pages if len(page.offsets)]  # an old JPEG may lie elsewhere
     if stored and all(page.sparse.all() for page in stored):
         raise InputError(path, "not complete: its pixels are not written yet", WAIT, ErrorCode.INCOMPLETE)
-    _check_claim(found, path)
+    _check_claim(layout, path)
 
 
 def _check_page(page: ImagePage, size: int, path: Path) -> None:
@@ -85,28 +85,28 @@ def _check_page(page: ImagePage, size: int, path: Path) -> None:
             raise InputError(path, cause, WAIT, ErrorCode.TRUNCATED)
     if page.compression == 6 or not len(counts):
         return
-    there = 1 - page.sparse.mean()
-    needed = page.nbytes * there / (3 if page.photometric == 6 else 1)
+    share = 1 - page.sparse.mean()
+    needed = page.nbytes * share / (3 if page.photometric == 6 else 1)
     if sum(counts.tolist()) * _DENSEST.get(page.compression, _DENSEST_OTHER) < int(needed):
         raise InputError(path, f"truncated: {name} has fewer bytes than pixels", WAIT, ErrorCode.TRUNCATED)
 
 
-def _check_claim(found: Structure, path: Path) -> None:
+def _check_claim(layout: Structure, path: Path) -> None:
     """Raise InputError for pages that claim far more pixels than their bytes can hold, since many share the same ones.
 
     A file of some kilobytes could keep the engine busy for days.
     """
     needed = capacity = sparse = 0.0
     held: list[tuple[np.ndarray, np.ndarray]] = []
-    for page in found.every:
+    for page in layout.every:
         if len(page.offsets) == len(page.counts):
             without = float(page.sparse.mean()) if len(page.sparse) else 1.0
             needed += page.nbytes * (1 - without)
             sparse += page.nbytes * without if len(page.sparse) else 0
             density = _DENSEST.get(page.compression, _DENSEST_OTHER)
-            capacity = max(capacity, float(found.size * density))
+            capacity = max(capacity, float(layout.size * density))
             held.append((page.offsets, page.counts * float(density)))
-    if sparse > max(_CLAIM, _SPARSEST * found.size):
+    if sparse > max(_CLAIM, _SPARSEST * layout.size):
         cause = f"damaged: it claims {sparse / 1e9:.1f} GB of pixels that it does not hold"
         raise InputError(path, cause, WAIT, ErrorCode.DAMAGED)
     if needed <= _CLAIM:
@@ -121,29 +121,29 @@ def _check_claim(found: Structure, path: Path) -> None:
         raise InputError(path, cause, WAIT, ErrorCode.DAMAGED)
 
 
-def check_end(found: Structure, path: Path) -> None:
+def check_end(layout: Structure, path: Path) -> None:
     """Raise InputError for a file whose writer has not ended it: it may go on for days, or was stopped for good."""
-    if found.stopped:
+    if layout.stopped:
         remedy = "wait until it is complete; if its acquisition was stopped, correct it with defocus-run"
-        raise InputError(path, f"not complete: {found.stopped}", remedy, ErrorCode.INCOMPLETE)
+        raise InputError(path, f"not complete: {layout.stopped}", remedy, ErrorCode.INCOMPLETE)
 
 
-def unfinished(found: Structure, file: BinaryIO) -> str:
+def unfinished(layout: Structure, file: BinaryIO) -> str:
     """What a whole file says is still to come; "" if nothing."""
-    for page in found.pages:
+    for page in layout.pages:
         if page.sparse.any():
             return f"{page.name} has strips or tiles not written yet"
-    there, named = planes_below(found.pages[0], file, found.size)
-    there = max(there, len(found.pages))
-    return f"its description names {named} planes, {there} are there" if there < named else ""
+    present, named = planes_below(layout.pages[0], file, layout.size)
+    present = max(present, len(layout.pages))
+    return f"its description names {named} planes, {present} are there" if present < named else ""
 
 
-def ends_in_zeros(found: Structure, file: BinaryIO) -> bool:
+def ends_in_zeros(layout: Structure, file: BinaryIO) -> bool:
     """Whether the last strip or tile of a whole, uncompressed TIFF holds nothing but zeros.
 
     So does a file that was given its final size before its pixels came. Raises OSError.
     """
-    page = found.pages[-1]
+    page = layout.pages[-1]
     if page.compression != 1 or not len(page.offsets) or page.sparse[-1:].all():
         return False
     offset, count = int(page.offsets[-1]), int(page.counts[-1])

@@ -77,7 +77,7 @@ def _ome(tif: tifffile.TiffFile) -> RecordedOptics | None:
         for objective in _list(instrument.get("Objective"))
         if isinstance(objective, dict)
     ]
-    objective = next((one for one in objectives if one.get("ID") == chosen.get("ID")), None)
+    objective = next((candidate for candidate in objectives if candidate.get("ID") == chosen.get("ID")), None)
     objective = objective or (objectives[0] if len(objectives) == 1 else {})
     index = _positive(chosen.get("RefractiveIndex")) or _MEDIA.get(str(objective.get("Immersion", "")).lower())
     return RecordedOptics(size * scale if size and scale else None, _positive(objective.get("LensNA")), index)
@@ -139,4 +139,4 @@ def _list(value: object) -> list[Any]:
 
 
 def _first(value: object) -> Mapping[str, Any]:
-    return next((one for one in _list(value) if isinstance(one, dict)), {})
+    return next((entry for entry in _list(value) if isinstance(entry, dict)), {})

@@ -41,8 +41,8 @@ class ImagePage:
     children: list[ImagePage] = field(default_factory=list)
 
     def number(self, code: int, default: int) -> int:
-        found = self.numbers.get(code, ())
-        return found[0] if found else default
+        values = self.numbers.get(code, ())
+        return values[0] if values else default
 
     @cached_property
     def width(self) -> int:
@@ -211,8 +211,8 @@ def _page(reader: TagReader, directory: Directory, name: str, parent: ImagePage 
         numbers[262] = (1,)  # channels of their own, though it calls them RGB
     tiled = 322 in numbers
 
-    def places(one: int, other: int) -> np.ndarray:
-        entry = directory.tags.get(one if tiled and one in directory.tags else other)
+    def places(tile_code: int, strip_code: int) -> np.ndarray:
+        entry = directory.tags.get(tile_code if tiled and tile_code in directory.tags else strip_code)
         return np.zeros(0, np.int64) if entry is None else reader.values(entry).astype(np.int64)
 
     page = ImagePage(directory, name, numbers, places(324, 273), places(325, 279), tuple(storage), parent)
@@ -242,14 +242,14 @@ def _lsm(pages: list[ImagePage], size: int) -> list[ImagePage]:
         return pages
     others = [size, *(page.directory.offset for page in pages)]
     starts = np.unique(np.concatenate([others, *(page.offsets for page in pages)]))
-    made = []
+    corrected = []
     for page in pages:
         ends = starts[np.minimum(np.searchsorted(starts, page.offsets, side="right"), len(starts) - 1)]
         counts = ends - page.offsets if page.compression != 1 else page.counts
-        made.append(
+        corrected.append(
             ImagePage(page.directory, page.name, page.numbers, page.offsets, counts, page.storage, None, page.children)
         )
-    return made
+    return corrected
 
 
 def planes_below(page: ImagePage, file: BinaryIO, size: int) -> tuple[int, int]:
@@ -265,8 +265,8 @@ def planes_below(page: ImagePage, file: BinaryIO, size: int) -> tuple[int, int]:
     elif 270 in tags and tags[270].nbytes < 1 << 24:
         text = content(file, tags[270])
         if text.startswith(b"ImageJ="):
-            found = re.search(rb"^images=(\d{1,18})", text, re.MULTILINE)
-            named = int(found[1]) if found else 1
+            match = re.search(rb"^images=(\d{1,18})", text, re.MULTILINE)
+            named = int(match[1]) if match else 1
     if named <= 1 or not page.contiguous:
         return 1, named
     start = int(page.offsets[0])

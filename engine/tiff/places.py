@@ -82,10 +82,10 @@ class Survey:
     """
 
     def __init__(self, source: TiffFile) -> None:
-        form, found = source.structure.form, source.structure
+        form, layout = source.structure.form, source.structure
         starts: list[tuple[int, int]] = [(0, 16 if form.big else 8)]
         keys: list[int] = [-1]
-        for directory in [*(page.directory for page in found.every), *found.others]:
+        for directory in [*(page.directory for page in layout.every), *layout.others]:
             starts.append((directory.offset, directory.link + form.link.size))
             keys.append(directory.offset)
             for entry in directory.entries:
@@ -94,7 +94,7 @@ class Survey:
                     keys.append(entry.position)
         whole = {image.pages[0]: image for image in source.images if len(image.planes(image.data)) > 1}
         parts = [np.asarray(starts, np.int64)]
-        pages = list(found.every)
+        pages = list(layout.every)
         for page in pages:
             if page in whole and len(whole[page].pages) == 1:
                 ends = page.offsets[:1] + whole[page].data.nbytes

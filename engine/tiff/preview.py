@@ -89,7 +89,7 @@ class _Binned:
         self._height, self._width = height, width
         step = max(1, -(-max(height, width) // side))
         self._steps = min(step, height), min(step, width)
-        shape = tuple(-(-length // one) for length, one in zip((height, width), self._steps, strict=True))
+        shape = tuple(-(-length // step) for length, step in zip((height, width), self._steps, strict=True))
         self._sums, self._counts = np.zeros(shape, np.float64), np.zeros(shape, np.int64)
 
     def add(self, piece: np.ndarray, top: int, left: int) -> None:

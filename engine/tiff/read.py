@@ -135,29 +135,29 @@ def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory, memory
     path = Path(path)
     with errors_as_input_error(path), open_regular(path) as file, quiet_tifffile():
         status = os.fstat(file.fileno())
-        found = structure(file, status.st_size, path)
-        check_structure(found, file, path)
-        _check_memory(found, memory, path)
-        mapped = place.maps(file, found.size)
-        place.check(_needed(found) + (found.size if mapped else 2 * found.size), found.size)
-        raw = map_input(file, path, found.size) if mapped else _bytes(file, found.size, path, place)
+        layout = structure(file, status.st_size, path)
+        check_structure(layout, file, path)
+        _check_memory(layout, memory, path)
+        mapped = place.maps(file, layout.size)
+        place.check(_needed(layout) + (layout.size if mapped else 2 * layout.size), layout.size)
+        raw = map_input(file, path, layout.size) if mapped else _bytes(file, layout.size, path, place)
         copy: Any = ArrayFile(raw)
         tif = open_tiff(copy)
         decoders = Decoders(tif, raw)
-        planned, levels, notes = plan_images(found, copy, tif, decoders, path)
-        if found.stopped:
-            notes = (*notes, f"{found.stopped}: taken for an acquisition that was stopped, without it")
-        images = tuple(_image(found, raw, decoders, plan, place) for plan in planned)
-        return TiffFile(path, images, found, raw, decoders, levels, notes, status.st_mode & 0o777)
+        planned, levels, notes = plan_images(layout, copy, tif, decoders, path)
+        if layout.stopped:
+            notes = (*notes, f"{layout.stopped}: taken for an acquisition that was stopped, without it")
+        images = tuple(_image(layout, raw, decoders, plan, place) for plan in planned)
+        return TiffFile(path, images, layout, raw, decoders, levels, notes, status.st_mode & 0o777)
 
 
 def axes_of(path: str | os.PathLike[str]) -> tuple[str, tuple[int, ...]]:
     """Axes and shape of the first image of `read_tiff`, without reading pixels. Raises InputError as it does."""
     path = Path(path)
     with errors_as_input_error(path), open_regular(path) as file, quiet_tifffile():
-        found = structure(file, os.fstat(file.fileno()).st_size, path)
+        layout = structure(file, os.fstat(file.fileno()).st_size, path)
         with open_tiff(file) as tif:
-            (first, *_), _, _ = plan_images(found, file, tif, Decoders(tif, np.zeros(0, np.uint8)), path)
+            (first, *_), _, _ = plan_images(layout, file, tif, Decoders(tif, np.zeros(0, np.uint8)), path)
         return first.axes, first.shape
 
 
@@ -168,23 +168,23 @@ def write_tiff(source: TiffFile, restored: Sequence[np.ndarray], path: str | os.
     replace_pixels(source, restored, path, provenance)
 
 
-def _check_memory(found: Structure, memory: int, path: Path) -> None:
+def _check_memory(layout: Structure, memory: int, path: Path) -> None:
     """Refuse what would have to be unpacked in one piece that memory cannot hold."""
-    for page in found.every:
+    for page in layout.every:
         size = prod(page.segment) * (1 if page.planar else page.samples) * -(-max(page.numbers.get(258, (1,))) // 8)
         if memory and size > max(memory, _SMALL) and not page.contiguous:
             cause = f"a strip or tile of {page.name} takes {size / 1e9:.1f} GB unpacked, more than --memory allows"
             raise InputError(path, cause, "save it in smaller strips or tiles, or raise --memory", ErrorCode.MEMORY)
 
 
-def _needed(found: Structure) -> int:
+def _needed(layout: Structure) -> int:
     """Bytes of pixels that do not lie in the file as in an array, before and after."""
 
     def unpacked(page: ImagePage) -> int:
         return page.depth * page.length * page.width * page.samples * -(-max(page.numbers.get(258, (1,))) // 8)
 
-    native = np.dtype(f"{found.form.order}u2").isnative
-    return 2 * sum(unpacked(page) for page in found.every if not (native and page.contiguous))
+    native = np.dtype(f"{layout.form.order}u2").isnative
+    return 2 * sum(unpacked(page) for page in layout.every if not (native and page.contiguous))
 
 
 def _bytes(file: Any, size: int, path: Path, place: Allocator) -> np.ndarray:
@@ -200,19 +200,19 @@ def _bytes(file: Any, size: int, path: Path, place: Allocator) -> np.ndarray:
     return array
 
 
-def _image(found: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, place: Allocator) -> TiffImage:
+def _image(layout: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, place: Allocator) -> TiffImage:
     """Read the pixels of an image: a view of the file's own bytes where they lie there as in an array."""
     page, dtype, count = plan.pages[0], plan.dtype, prod(plan.shape)
     if _as_an_array(plan.pages) and corrected_samples(page) == page.samples:
         start = int(page.offsets[0])
-        native = dtype.newbyteorder(found.form.order).isnative or dtype.itemsize == 1
+        native = dtype.newbyteorder(layout.form.order).isnative or dtype.itemsize == 1
         if native and (raw.ctypes.data + start) % dtype.itemsize == 0:
             view = raw[start : start + count * dtype.itemsize].view(dtype).reshape(plan.shape)
             return TiffImage(view, plan.axes, plan.pages, _kept(plan, view))
     data = place(plan.shape, dtype)
     image = TiffImage(data, plan.axes, plan.pages)
     planes = image.planes(data)
-    stored = dtype.newbyteorder(found.form.order)
+    stored = dtype.newbyteorder(layout.form.order)
     if len(plan.pages) < len(planes):  # all planes under one directory
         start = int(page.offsets[0])
         for number, plane in enumerate(planes):
@@ -220,12 +220,12 @@ def _image(found: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, pl
             plane[...] = np.frombuffer(part, stored).reshape(plane.shape)
             drop_resident_pages(raw, data)
     else:
-        for one, plane in zip(plan.pages, planes, strict=True):
-            if one.contiguous and plane.nbytes == one.nbytes:
-                start = int(one.offsets[0])
-                plane[...] = np.frombuffer(raw[start : start + one.nbytes], stored).reshape(plane.shape)
+        for plane_page, plane in zip(plan.pages, planes, strict=True):
+            if plane_page.contiguous and plane.nbytes == plane_page.nbytes:
+                start = int(plane_page.offsets[0])
+                plane[...] = np.frombuffer(raw[start : start + plane_page.nbytes], stored).reshape(plane.shape)
             else:
-                decoders.read(one, plane)
+                decoders.read(plane_page, plane)
             drop_resident_pages(raw, data)
     return TiffImage(data, plan.axes, plan.pages, _kept(plan, data))
 

@@ -112,8 +112,8 @@ class _Copy:
         shown = {full for _, full in self._source.levels}
         for page, old, new in zip(image.pages, before, after, strict=True):
             in_place = self._survey.in_place(page, new.nbytes)
-            told = page in shown or _TELLS_EXTREMES & page.directory.tags.keys()
-            if (in_place and not told) or same(old, new):  # to write is cheaper than to compare
+            described = page in shown or _TELLS_EXTREMES & page.directory.tags.keys()
+            if (in_place and not described) or same(old, new):  # to write is cheaper than to compare
                 if in_place:
                     self._pixels(int(page.offsets[0]), new)
                 continue
@@ -124,10 +124,10 @@ class _Copy:
 
     def finish(self, provenance: Mapping[str, object]) -> None:
         """Append what must be said elsewhere: how the file was made, and copies of directories that have changed."""
-        found = self._source.structure
-        first = found.pages[0].directory
-        if found.stopped:  # what is appended would come to lie where a page is named that was never written
-            self._file.seek(found.pages[-1].directory.link)
+        layout = self._source.structure
+        first = layout.pages[0].directory
+        if layout.stopped:  # what is appended would come to lie where a page is named that was never written
+            self._file.seek(layout.pages[-1].directory.link)
             self._file.write(self._form.link.pack(0))
         line, record = lines(provenance)
         tags = self._changes.setdefault(first, {})
@@ -139,7 +139,7 @@ class _Copy:
         if not hidden:
             tags |= ours
         # From the last one on, what is below a page before the page: a copy has the pointers as they are by then.
-        for page in reversed(list(found.every)):
+        for page in reversed(list(layout.every)):
             tags = self._changes.get(page.directory, {})
             if tags:
                 self._append(page.directory, tags)
@@ -203,8 +203,8 @@ class _Copy:
         if sample >= after.shape[0] and not convert:
             return None  # alpha of its own
         if sample >= after.shape[0]:
-            found, _, _ = self._decoders.segment(page, number)
-            return encode(found) if found is not None else None
+            decoded, _, _ = self._decoders.segment(page, number)
+            return encode(decoded) if decoded is not None else None
         part = np.s_[sample, z : z + depth, y : y + length, x : x + width]
         new = after[part]
         if not convert and np.array_equal(before[part], new):
@@ -214,10 +214,10 @@ class _Copy:
         shape = (depth, length, width, new.shape[3] if page.planar else page.samples)
         if new.shape == shape:
             return encode(new)
-        found, _, _ = self._decoders.segment(page, number)  # what lies beyond the edges, and alpha
+        decoded, _, _ = self._decoders.segment(page, number)  # what lies beyond the edges, and alpha
         block = np.zeros(shape if page.tiled else (*new.shape[:3], shape[3]), new.dtype)
-        if found is not None:
-            old = found[tuple(map(slice, block.shape))]
+        if decoded is not None:
+            old = decoded[tuple(map(slice, block.shape))]
             block[tuple(map(slice, old.shape))] = old
         block[tuple(map(slice, new.shape))] = new
         return encode(block)
@@ -237,14 +237,14 @@ class _Copy:
             if entry is None or not entry.count:
                 continue
             with suppress(ValueError):  # a type that holds no numbers
-                said = values(ArrayFile(self._source.bytes), self._form, entry)  # type: ignore[arg-type]
+                stated = values(ArrayFile(self._source.bytes), self._form, entry)  # type: ignore[arg-type]
                 was, now = float(extreme(before)), float(extreme(after))
-                beyond = said > now if extreme is np.min else said < now
-                new = np.where((said == was) | beyond, now, said)
-                if said.dtype.kind in "iu":
-                    limits = np.iinfo(said.dtype)
+                beyond = stated > now if extreme is np.min else stated < now
+                new = np.where((stated == was) | beyond, now, stated)
+                if stated.dtype.kind in "iu":
+                    limits = np.iinfo(stated.dtype)
                     new = np.clip(np.floor(new) if extreme is np.min else np.ceil(new), limits.min, limits.max)
-                if not np.array_equal(new, said):
+                if not np.array_equal(new, stated):
                     self._tag(page, entry, new)
 
     def _numbers(self, page: ImagePage, codes: tuple[int, int], before: np.ndarray, after: np.ndarray) -> None:

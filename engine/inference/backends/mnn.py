@@ -82,8 +82,8 @@ class Mnn:
         description = f"MNN {version} CPU f32 ({converted.parity_db:.0f} dB to ONNX Runtime)"
 
         def narrow(streams: int) -> list[MnnSession]:
-            each = max(1, count // streams)
-            return [MnnSession(converted, card, each, description) for _ in range(streams)]
+            threads_each = max(1, count // streams)
+            return [MnnSession(converted, card, threads_each, description) for _ in range(streams)]
 
         whole = f"{description}, {count} thread{'s' * (count > 1)}"
         return Streamed(MnnSession(converted, card, count, whole), narrow)
@@ -131,17 +131,17 @@ class MnnSession:
         self._closed = True
 
     def _network(self, shape: tuple[int, ...], level: int) -> _Network:
-        if (found := self._networks.pop((shape, level), None)) is None:
+        if (network := self._networks.pop((shape, level), None)) is None:
             while self._networks:
                 if (
                     len(self._networks) < _KEPT
-                    and sum(prod(one) for one, _ in self._networks) + prod(shape) <= _KEPT_PX
+                    and sum(prod(known_shape) for known_shape, _ in self._networks) + prod(shape) <= _KEPT_PX
                 ):
                     break
                 self._networks.popitem(last=False)
-            found = _Network(self._model.file, shape, self._threads, level)
-        self._networks[shape, level] = found
-        return found
+            network = _Network(self._model.file, shape, self._threads, level)
+        self._networks[shape, level] = network
+        return network
 
 
 class _Network:
@@ -207,7 +207,7 @@ class _Converted:
     def _convert(self) -> None:
         reference = onnx_runtime.CPU.open(self._path, self._card)  # refuses what does not fit the card
         self._folder = tempfile.TemporaryDirectory(prefix="defocus-mnn-", ignore_cleanup_errors=True)
-        kept, self.file = self.file, Path(self._folder.name, "model.mnn")
+        cached, self.file = self.file, Path(self._folder.name, "model.mnn")
         try:
             lean = self.file.with_suffix(".onnx")
             lean.write_bytes(split_concatenations(self._path.read_bytes()))
@@ -223,13 +223,13 @@ class _Converted:
         data = self.file.read_bytes()
         note = {"sha256": hashlib.sha256(data).hexdigest(), "parity_db": self.parity_db, "model": self._card.name}
         try:
-            for target, content in ((kept, data), (self._note, json.dumps(note).encode())):
+            for target, content in ((cached, data), (self._note, json.dumps(note).encode())):
                 with commit(target) as temporary:
                     temporary.write_bytes(content)
         except (DefocusError, OSError) as error:  # it stays where it is until the last session goes
-            self._say(f"{kept}: the converted model cannot be kept ({first_line(error)}); it is made at each start")
+            self._say(f"{cached}: the converted model cannot be kept ({first_line(error)}); it is made at each start")
         else:
-            self.file = kept
+            self.file = cached
             self._folder.cleanup()
 
 
@@ -240,8 +240,8 @@ def _convert(path: Path, target: Path, name: str) -> None:
         done = subprocess.run(command, capture_output=True, cwd=target.parent, stdin=subprocess.DEVNULL, check=False)
         if done.returncode == 0 and target.is_file():
             return
-        said = [line for line in (done.stdout + done.stderr).decode(errors="replace").splitlines() if line.strip()]
-        reason = said[-1].strip()[:200] if said else f"exit code {done.returncode}"
+        output = [line for line in (done.stdout + done.stderr).decode(errors="replace").splitlines() if line.strip()]
+        reason = output[-1].strip()[:200] if output else f"exit code {done.returncode}"
     except OSError as error:
         reason = first_line(error)
     raise BackendError("backend mnn", f"cannot convert {name} ({reason})", "try another --backend")
@@ -266,7 +266,7 @@ def _without_its_lines() -> Iterator[None]:
         try:
             file = stack.enter_context(tempfile.TemporaryFile())
             _flush()
-            kept = os.dup(1)
+            stdout = os.dup(1)
         except OSError:  # no standard output, or no room for what it says
             yield
             return
@@ -275,8 +275,8 @@ def _without_its_lines() -> Iterator[None]:
             yield
         finally:
             _flush()
-            os.dup2(kept, 1)
-            os.close(kept)
+            os.dup2(stdout, 1)
+            os.close(stdout)
             file.seek(0)
             if others := b"".join(line for line in file if not line.startswith(_ITS_LINES)):
                 with suppress(OSError):

@@ -87,10 +87,10 @@ class OnnxRuntime:
         def narrow(streams: int) -> list[OnnxSession]:
             if not is_still(path, card):
                 return []
-            if (each := max(1, count // streams)) > 1:
-                return [OnnxSession(self._session(path, each), description, card) for _ in range(streams)]
-            one = self._session(path, 1)  # runs on the thread of its caller, so that all can have the same weights
-            return [OnnxSession(one, description, card) for _ in range(streams)]
+            if (threads_each := max(1, count // streams)) > 1:
+                return [OnnxSession(self._session(path, threads_each), description, card) for _ in range(streams)]
+            shared = self._session(path, 1)  # runs on the thread of its caller, so that all can have the same weights
+            return [OnnxSession(shared, description, card) for _ in range(streams)]
 
         return Streamed(OnnxSession(session, f"{description}, {count} thread{'s' * (count > 1)}", card), narrow)
 
@@ -112,8 +112,8 @@ class OnnxRuntime:
             model = path if self.name == "cuda" else split_concatenations(path.read_bytes())
             return onnxruntime.InferenceSession(model, options, providers=[(self.provider, choices)], enable_fallback=0)
         except Exception as error:
-            if lack := shortage_error(path, "to open it", error):
-                raise lack from error
+            if refused := shortage_error(path, "to open it", error):
+                raise refused from error
             if type(error).__name__ in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel", "InvalidArgument"):
                 cause = f"ONNX Runtime cannot read it ({first_line(error)})"
                 raise ModelError(path, cause, "export it again with defocus-export") from error

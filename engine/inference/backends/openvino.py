@@ -145,8 +145,8 @@ def proof_db(exact, fast, card: Card) -> float:  # type: ignore[no-untyped-def]
             plane += 1 / (1 + np.exp((np.hypot(y - cy, x - cx) - radius) / (1 + 3 * seed)))
         plane = np.clip(plane, 0, 1.5) + rng.normal(0, 0.02, plane.shape)
         batch = np.repeat(plane[None, None].astype(np.float32), card.channels, axis=1)
-        expected, found = exact(batch), fast(batch)
-        error = float(np.sqrt(np.mean(np.square(found - expected, dtype=np.float64))))
+        expected, result = exact(batch), fast(batch)
+        error = float(np.sqrt(np.mean(np.square(result - expected, dtype=np.float64))))
         span = float(np.ptp(expected))
         worst = min(worst, 20 * np.log10(span / error) if error > 0 else np.inf) if error == error else -np.inf
     return float(worst)

@@ -84,11 +84,11 @@ class TensorRT:
                     lambda: self._build(trt, path, card, recipe, card_gpu, cache, say),
                     lambda data: _deserialized(trt, runtime, log, data),
                 )
-                found = engine_precision(trt, engine)
-                if found is not None:
-                    require(found, recipe, path)
+                precision = engine_precision(trt, engine)
+                if precision is not None:
+                    require(precision, recipe, path)
                 context, keep = _contexts(trt, engine, cache, self._extra(trt, card_gpu, "runtime"))
-                share = f"{found}" if found else recipe.precision
+                share = f"{precision}" if precision else recipe.precision
                 description = f"{self._title()} {trt.__version__} on {card_gpu.name}, {share}, {device.layer}"
                 own_graphs = not hasattr(trt, "CudaGraphStrategy")
                 return TensorRTSession(
@@ -170,11 +170,11 @@ class TensorRT:
     def _why_no_library(self) -> str | None:
         try:
             trt = import_module(self.module)
-            found = int(trt.__version__.split(".")[0])
+            major = int(trt.__version__.split(".")[0])
         except Exception as error:  # a broken install fails with whatever the loader says
             return f"{self.module} cannot be imported ({first_line(error)})"
         least = _LEAST_VERSION[self.module]
-        return None if found >= least else f"{self.module} {trt.__version__} is too old, {least} is needed"
+        return None if major >= least else f"{self.module} {trt.__version__} is too old, {least} is needed"
 
     def _load(self) -> Any:
         reason = f"{self.module} is not installed" if not is_installed(self.module) else self._why_no_library()
@@ -237,8 +237,8 @@ def _contexts(trt: Any, engine: Any, cache: PlanCache, name: str) -> tuple[Calla
     config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     kernels = config.create_runtime_cache()
-    if kept := cache.read_extra(name):
-        kernels.deserialize(kept)  # refused if it is of another card or driver: then they are compiled anew
+    if stored := cache.read_extra(name):
+        kernels.deserialize(stored)  # refused if it is of another card or driver: then they are compiled anew
     config.set_runtime_cache(kernels)
 
     def keep() -> None:

@@ -62,8 +62,8 @@ def build(
         raise error(
             path, f"TensorRT cannot build an engine of it ({first_line(log.last)})", "try --backend cuda or cpu"
         )
-    kept = bytes(cache.serialize()) if cache is not None else b""
-    return Built(bytes(data), precision, time.perf_counter() - start), kept
+    timings = bytes(cache.serialize()) if cache is not None else b""
+    return Built(bytes(data), precision, time.perf_counter() - start), timings
 
 
 def _why_not_read(parser: Any) -> str:
@@ -96,7 +96,7 @@ def _configure(trt: Any, builder: Any, network: Any, recipe: BuildConfig, timing
         unknown = [name for name in wanted if name not in trt.ComputeCapability.__members__]
         if unknown:
             cause = f"TensorRT for RTX cannot build for {', '.join(unknown)}"
-            known = (one for one in trt.ComputeCapability.__members__ if one.startswith("SM"))
+            known = (capability for capability in trt.ComputeCapability.__members__ if capability.startswith("SM"))
             raise BackendError("TensorRT", cause, f"it knows {', '.join(known)}")
         config.num_compute_capabilities = len(wanted)
         for index, name in enumerate(wanted):

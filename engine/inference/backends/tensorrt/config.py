@@ -96,9 +96,9 @@ class BuildConfig:
     @property
     def options(self) -> tuple[str, ...]:
         """The settings that are not the default, as text."""
-        found = [name for name in ("hardware_compatible", "version_compatible") if getattr(self, name)]
-        found += [f"workspace={self.workspace}"] if self.workspace else []
-        return (*found, *self.capabilities)
+        changed = [name for name in ("hardware_compatible", "version_compatible") if getattr(self, name)]
+        changed += [f"workspace={self.workspace}"] if self.workspace else []
+        return (*changed, *self.capabilities)
 
 
 def describe(profiles: Iterable[Profile]) -> str:

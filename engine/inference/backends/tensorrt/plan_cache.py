@@ -106,20 +106,20 @@ class PlanCache:
             Whatever `build` raises.
         """
         before = self._mark(key)
-        if found := self._accepted(key, accept):
-            return found[0]
+        if accepted := self._accepted(key, accept):
+            return accepted[0]
         with self._locked(key, wait):
             # Another process may have built it since that look, whether or not it had to be waited for.
-            if self._mark(key) != before and (found := self._accepted(key, accept)):
-                return found[0]
+            if self._mark(key) != before and (accepted := self._accepted(key, accept)):
+                return accepted[0]
             data, notes = build()
             self._keep(key, data, notes)
         return accept(data)
 
     def entries(self) -> list[CachedPlan]:
         """The whole engines that are here, newest first."""
-        found = [entry for path in self._files("*.json") if (entry := _read_sidecar(path)) and entry.path.is_file()]
-        return sorted(found, key=lambda entry: entry.built, reverse=True)
+        plans = [entry for path in self._files("*.json") if (entry := _read_sidecar(path)) and entry.path.is_file()]
+        return sorted(plans, key=lambda entry: entry.built, reverse=True)
 
     def clear(self) -> int:
         """Delete every engine and all that belongs to them but the (empty) locks; how many engines there were.
@@ -179,10 +179,10 @@ class PlanCache:
     def _mark(self, key: PlanKey) -> tuple[int, int] | None:
         """What changes when an engine is kept anew: its JSON is written last."""
         try:
-            found = (self.folder / f"{key.digest}.json").stat()
+            status = (self.folder / f"{key.digest}.json").stat()
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns
+        return status.st_ino, status.st_mtime_ns
 
     def _say_why_new(self, key: PlanKey) -> None:
         """Where an engine of the same model is kept that differs in little, name what differs."""

@@ -290,11 +290,11 @@ class TensorRTSession:
         if not slot.context.execute_async_v3(self._compute.handle):
             raise self._failure("the GPU did not take the work")
 
-    def _failure(self, what: str) -> BackendError:
+    def _failure(self, problem: str) -> BackendError:
         """An error that names TensorRT's own reason; its kind tells whether memory was short."""
         reason = first_line(self._log.last)
         kind = OutOfMemoryError if out_of_memory(reason) else BackendError
-        return kind(self.description, f"{what} ({reason})", "try a smaller --tile or another --backend")
+        return kind(self.description, f"{problem} ({reason})", "try a smaller --tile or another --backend")
 
     def _idle(self) -> None:
         """Wait until nothing uses the buffers; a lost GPU uses nothing."""

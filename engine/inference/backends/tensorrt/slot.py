@@ -67,8 +67,8 @@ class Slot:
     def free(self) -> None:
         """Give all memory back; nothing of the slot may be running."""
         self.forget()
-        for kept in (*self.memory, *self.staging):
-            kept.free()
+        for buffer in (*self.memory, *self.staging):
+            buffer.free()
         self.memory, self.staging = [], []
 
 

@@ -101,7 +101,9 @@ class DeviceCounts:
 
 def as_ranges(intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
     """Offsets and scales as the kernels take them, float32 (N, C, 2)."""
-    return np.array([[(one.offset, one.scale) for one in channels] for channels in intensities], np.float32)
+    return np.array(
+        [[(intensity.offset, intensity.scale) for intensity in channels] for channels in intensities], np.float32
+    )
 
 
 def converter(device: Device, stream: Stream) -> tuple[DeviceCounts | None, str]:
@@ -141,9 +143,9 @@ def _proof(device: Device, stream: Stream, kernels: DeviceCounts) -> Iterator[st
     given = np.broadcast_to(some.reshape(packet.shape[2:]), packet.shape)
     with ExitStack() as cleanup:
 
-        def kept(thing):  # type: ignore[no-untyped-def]
-            cleanup.callback(thing.free)
-            return thing
+        def kept(resource):  # type: ignore[no-untyped-def]
+            cleanup.callback(resource.free)
+            return resource
 
         at, unit = (kept(device.allocate(nbytes)) for nbytes in (packet.nbytes, 4 * given.size))
         up, floats = (kept(device.staging(nbytes)) for nbytes in (packet.nbytes, 4 * given.size))
@@ -152,7 +154,7 @@ def _proof(device: Device, stream: Stream, kernels: DeviceCounts) -> Iterator[st
         inside = floats.array.view(np.float32).reshape(packet.shape)
 
         def send() -> None:
-            flag[:], ranges[:], counts[:] = 0, as_ranges([(one,) for one in _PROOF]), given
+            flag[:], ranges[:], counts[:] = 0, as_ranges([(intensity,) for intensity in _PROOF]), given
             device.upload(at, up.array, stream)
 
         send()
@@ -187,17 +189,17 @@ def _host_unit(given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _host_counts(given: np.ndarray, restored: np.ndarray, remainder: np.ndarray) -> np.ndarray:
-    found = given.copy()
+    result = given.copy()
     with np.errstate(over="ignore"):  # that comes back as the highest count
-        for counts, unit, rest, intensity in zip(found, restored, remainder, _PROOF, strict=True):
+        for counts, unit, rest, intensity in zip(result, restored, remainder, _PROOF, strict=True):
             if not intensity.flat:
                 counts[:] = from_unit(unit + rest, intensity, counts.dtype)
-    return found
+    return result
 
 
 def _as_if_restored(given: np.ndarray) -> np.ndarray:
     """Values of a network: near what it was given, some far from it, and ties between two counts (the second plane)."""
-    made = given + np.random.default_rng(0).normal(0, 0.3, given.shape).astype(np.float32)
-    made[1] = given[1] + np.float32(0.5)
-    made[:, :, 0, :4] = -3e38, 3e38, -1e5, 1e5
-    return made
+    values = given + np.random.default_rng(0).normal(0, 0.3, given.shape).astype(np.float32)
+    values[1] = given[1] + np.float32(0.5)
+    values[:, :, 0, :4] = -3e38, 3e38, -1e5, 1e5
+    return values
