@@ -24,7 +24,7 @@ _RUN = "Run"
 def with_settings(command: Callable[..., int]) -> Callable[..., int]:
     """Give a command an option for every setting of `Config`, in place of its `**settings`."""
     signature = inspect.signature(command, eval_str=True)
-    own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
     for name, setting in SETTINGS.items():
         kind, default = (list[str], []) if isinstance(setting.default, tuple) else (setting.kind, setting.default)
         annotation = Annotated[kind, setting.option.typer()]
@@ -88,7 +88,7 @@ def watch(
     }
 
     opened: Callable[[str], None] | None = None
-    if all(source_of(context, one.name) != "COMMANDLINE" for one in context.command.params):
+    if all(source_of(context, parameter.name) != "COMMANDLINE" for parameter in context.command.params):
         from .desktop.folder_dialog import choose_folder
 
         if (folder := choose_folder()) is not None:
@@ -100,11 +100,11 @@ def watch(
     def from_file() -> Config:
         return Config.load(config) if config is not None else Config()
 
-    def settled() -> Config:
-        folders = tuple(Folder(str(one), str(out) if out is not None else "") for one in acquisition or ())
+    def merged_config() -> Config:
+        folders = tuple(Folder(str(folder), str(out) if out is not None else "") for folder in acquisition or ())
         return from_file().given(folders=folders or None, **given).checked()
 
-    chosen = settled()
+    chosen = merged_config()
     if print_config:
         print(chosen.to_toml(), end="")
         return 0
@@ -114,10 +114,10 @@ def watch(
         chosen.settings()  # a service without a folder would start again and again
         model: Any = given.get("model")
         paths = {"output": out, "config": config, "model": Path(model) if model not in (None, "default") else None}
-        kept = given | {"model": model if model == "default" else None}
-        if kept.get("status_token") == from_file().status_token:
-            kept["status_token"] = None
-        print(instructions(command_line(acquisition or (), paths, kept)), end="")
+        written = given | {"model": model if model == "default" else None}
+        if written.get("status_token") == from_file().status_token:
+            written["status_token"] = None
+        print(instructions(command_line(acquisition or (), paths, written)), end="")
         return 0
     if dry_run:
         return _dry_run(chosen)
@@ -127,7 +127,7 @@ def watch(
     if chosen.priority == "low":
         lower_priority()
     asked = _Signals()
-    return run(chosen, settled, asked.stop, asked.reload, asked.end, once, opened)
+    return run(chosen, merged_config, asked.stop, asked.reload, asked.end, once, opened)
 
 
 def _dry_run(config: Config) -> int:
@@ -139,11 +139,11 @@ def _dry_run(config: Config) -> int:
     card, folders = read_card(model_path(config.model)), config.settings()
     check_folders(folders, card)
     for settings in folders:
-        found = False
-        for relative, what in plan(settings, card):
-            _app.say(f"{settings.acquisition / relative}: {what}")
-            found = True
-        if not found and (line := other_formats(settings.acquisition)):
+        any_file = False
+        for relative, verdict in plan(settings, card):
+            _app.say(f"{settings.acquisition / relative}: {verdict}")
+            any_file = True
+        if not any_file and (line := other_formats(settings.acquisition)):
             _app.say(line)
     return 0
 

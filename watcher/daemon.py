@@ -1,7 +1,7 @@
 """The daemon: arrivals become jobs, jobs go through the pipeline, outcomes go into the journal.
 
 A thread for each folder finds files, the pipeline's threads read, restore and write them, the calling one records what
-came of each. Between finders and pipeline stand the queues of the folders, which take turns (promise P10).
+came of each. Between these threads and the pipeline stand the queues of the folders, which take turns (promise P10).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def watch(
     health, lock = health or Health(), threading.Lock()
     check_folders(settings.folders, engine.card)
     with ExitStack() as stack:
-        changed, finders = threading.Condition(), list[_Finder]()
+        changed, scans = threading.Condition(), list[_ScanThread]()
         for folder in settings.folders:
             tell = _folder_report(report, folder.acquisition, lock)
             owner = stack.enter_context(FolderLock(folder.out, folder.acquisition))
@@ -74,51 +74,51 @@ def watch(
             sweep(folder.out)  # what a killed process left half-written
             guard = OutputGuard(folder.out, folder.min_free_mb, tell, health, settings.once, owner, clock)
             processor = FolderProcessor(folder, engine, journal, guard, tell, clock)
-            finders.append(_Finder(processor, settings.once, changed, stop, tell, health, clock))
+            scans.append(_ScanThread(processor, settings.once, changed, stop, tell, health, clock))
         begun()
-        for finder in finders:
-            finder.start()
+        for scan in scans:
+            scan.start()
 
         def stopped() -> bool:
             health.file_progress()
             return stop.is_set()
 
-        jobs = _jobs(finders, changed, stop, health)
+        jobs = _jobs(scans, changed, stop, health)
         outcomes = pipeline(jobs, engine, ahead=AHEAD, memory=settings.memory, stop=stopped)
         try:
             for outcome in outcomes:
-                for finder in finders:
-                    if (running := finder.processor.tracker.finish(outcome.job)) is not None:
-                        finder.processor.record_outcome(outcome, running)
+                for scan in scans:
+                    if (running := scan.processor.tracker.finish(outcome.job)) is not None:
+                        scan.processor.record_outcome(outcome, running)
                 health.file_finished(outcome.job.name)
         finally:
             health.loop_finished("engine")
-            for finder in finders:
-                finder.end()  # it sets `stop`, without which the pipeline's reader would wait for the next file
+            for scan in scans:
+                scan.end()  # it sets `stop`, without which the pipeline's reader would wait for the next file
             outcomes.close()
-            for finder in finders:
-                finder.processor.leave_unfinished()
-        for finder in finders:
-            finder.processor.copy_companions(last=True)
-        return [entry for finder in finders for entry in finder.processor.quarantined()]
+            for scan in scans:
+                scan.processor.leave_unfinished()
+        for scan in scans:
+            scan.processor.copy_companions(last=True)
+        return [entry for scan in scans for entry in scan.processor.quarantined()]
 
 
 def _jobs(
-    finders: Sequence[_Finder], changed: threading.Condition, stop: threading.Event, health: Health
+    scans: Sequence[_ScanThread], changed: threading.Condition, stop: threading.Event, health: Health
 ) -> Iterator[Job]:
     """The jobs of all folders in turn until the stop; raises what ended a thread that finds files.
 
     Files whose output cannot be written to just now are left to a rescan, and the other folders go on. Nothing runs
     beside a file over which a process died, so that it is known for certain which one ended it.
     """
-    turns, alone = deque(finders), False
+    turns, alone = deque(scans), False
     while not stop.is_set():
         health.heartbeat("engine")
         # Asked in this order: what is put before the end is seen after it.
-        over = all(finder.ended for finder in finders)
+        over = all(scan.ended for scan in scans)
         item = _next(turns, changed, 0.0 if over else 0.1)
         if item is None:
-            if over or any(finder.error for finder in finders):
+            if over or any(scan.error for scan in scans):
                 break
             continue
         processor, arrival = item[0].processor, item[1]
@@ -126,30 +126,32 @@ def _jobs(
             processor.tracker.drop(arrival)
             continue
         suspect = processor.is_suspect(arrival)
-        while (alone or suspect) and any(finder.processor.tracker.running for finder in finders):
+        while (alone or suspect) and any(scan.processor.tracker.running for scan in scans):
             if stop.wait(0.01):
                 break
         if stop.is_set():
             break
-        job = processor.job(arrival, sum(len(finder.queue) for finder in finders))
+        job = processor.job(arrival, sum(len(scan.queue) for scan in scans))
         if job is not None:
             alone = suspect
             health.file_started(job.name)
             yield job
-    for finder in finders:
-        finder.check()
+    for scan in scans:
+        scan.check()
 
 
-def _next(turns: deque[_Finder], changed: threading.Condition, timeout: float) -> tuple[_Finder, Arrival] | None:
+def _next(
+    turns: deque[_ScanThread], changed: threading.Condition, timeout: float
+) -> tuple[_ScanThread, Arrival] | None:
     """The next arrival of the folder whose turn it is; None if none came within `timeout` seconds."""
     with changed:
         for wait in (timeout, 0.0):
-            for finder in list(turns):
-                arrival = finder.queue.get(0)
+            for scan in list(turns):
+                arrival = scan.queue.get(0)
                 if arrival is not None:
-                    turns.remove(finder)
-                    turns.append(finder)
-                    return finder, arrival
+                    turns.remove(scan)
+                    turns.append(scan)
+                    return scan, arrival
             if wait:
                 changed.wait(wait)
     return None
@@ -181,7 +183,7 @@ class _JournalTrouble:
         self._problem = str(error) if error else ""
 
 
-class _Finder(threading.Thread):
+class _ScanThread(threading.Thread):
     """Runs `arrivals` of one folder and puts what it yields into the folder's queue."""
 
     def __init__(
@@ -194,7 +196,7 @@ class _Finder(threading.Thread):
         health: Health,
         clock: Clock,
     ) -> None:
-        super().__init__(name="defocus-finder", daemon=True)
+        super().__init__(name="defocus-scan", daemon=True)
         self.processor = processor
         self.queue: ArrivalQueue[Arrival] = ArrivalQueue(
             processor.settings.order, drop=processor.tracker.drop, changed=changed
@@ -228,7 +230,7 @@ class _Finder(threading.Thread):
                 timing,
                 until=(lambda: tracker.idle) if self._once else None,
                 warn=lambda text: self._report(WatchEvent("warning", text=text)),
-                beat=self._beat,
+                on_pass=self._on_pass,
                 tracker=tracker,
                 clock=self._clock,
             ):
@@ -245,8 +247,8 @@ class _Finder(threading.Thread):
         if self.error is not None:
             folder = self.processor.settings.acquisition
             cause = f"looking for files failed ({type(self.error).__name__}: {self.error})"
-            lack = shortage_error(folder, "for looking for files", self.error)
-            raise lack or DefocusError(folder, cause, "start defocus-watch again") from self.error
+            problem = shortage_error(folder, "for looking for files", self.error)
+            raise problem or DefocusError(folder, cause, "start defocus-watch again") from self.error
 
     def end(self) -> None:
         """Ask it to end, and wait for that."""
@@ -262,7 +264,7 @@ class _Finder(threading.Thread):
             self._waiting = waiting
             self._report(WatchEvent("waiting", queued=len(self.queue), waiting=waiting))
 
-    def _beat(self, reachable: bool) -> None:
+    def _on_pass(self, reachable: bool) -> None:
         if reachable and not self._looked:
             self._looked = True
             backlog = self.processor.tracker.counts()["pending"]

@@ -33,12 +33,12 @@ def plan(settings: FolderSettings, card: Card) -> Iterator[tuple[Path, str]]:
     """
     folder = settings.acquisition
     try:
-        found = sorted(scan(folder))
+        paths = sorted(scan(folder))
     except OSError as error:
         raise InputError(folder, f"cannot be read ({error.strerror})", "check the path") from error
     verdicts: dict[Path, str] = {}
     jobs = []
-    for path in found:
+    for path in paths:
         relative = path.relative_to(folder)
         try:
             stat = stat_of(path)
@@ -54,32 +54,34 @@ def plan(settings: FolderSettings, card: Card) -> Iterator[tuple[Path, str]]:
     quarantined = {entry.relative: entry for entry in Journal.peek(settings.out) if entry.model == settings.how(card)}
     for job in jobs:
         verdicts |= _known(job, settings, quarantined) or _verdicts(job, card)
-    yield from ((path.relative_to(folder), verdicts[path]) for path in found if path in verdicts)
+    yield from ((path.relative_to(folder), verdicts[path]) for path in paths if path in verdicts)
 
 
 def _known(job: Job, settings: FolderSettings, quarantined: dict[str, JournalEntry]) -> dict[Path, str]:
     """The reasons for which a job's files are quarantined already; {} if one of them is not, or has changed since."""
-    found = {}
-    for one in job.each():
-        entry = quarantined.get(journal_key(one.source.relative_to(settings.acquisition)))
-        if entry is None or entry.stat != one.stat:
+    reasons = {}
+    for member in job.each():
+        entry = quarantined.get(journal_key(member.source.relative_to(settings.acquisition)))
+        if entry is None or entry.stat != member.stat:
             return {}
-        found[one.source] = f"quarantined: {entry.reason}"
-    return found
+        reasons[member.source] = f"quarantined: {entry.reason}"
+    return reasons
 
 
 def _verdicts(job: Job, card: Card) -> dict[Path, str]:
     """What would become of a job's files."""
-    sources = [one.source for one in job.each()]
-    found = {source: inspect(source) for source in sources}
-    if any(one.own_output for one in found.values()):
+    sources = [member.source for member in job.each()]
+    inspections = {source: inspect(source) for source in sources}
+    if any(inspection.own_output for inspection in inspections.values()):
         return dict.fromkeys(sources, f"ignored: {OWN_OUTPUT}")
     try:
         if is_done(job, card):
             return dict.fromkeys(sources, "done")
     except DefocusError as error:
         return dict.fromkeys(sources, f"quarantined: {error}")
-    problems = {source: one.damage for source, one in found.items() if one.damage is not None}
+    problems = {
+        source: inspection.damage for source, inspection in inspections.items() if inspection.damage is not None
+    }
     if problems:
         first = next(iter(problems.values()))
         return {source: f"quarantined: {problems.get(source) or without(source, first)}" for source in sources}

@@ -116,10 +116,10 @@ class FolderProcessor:
                     continue
             except OSError:
                 continue
-            found = Inspection(row.stat, row.digest, row.reason == OWN_OUTPUTS)
+            inspection = Inspection(row.stat, row.digest, row.reason == OWN_OUTPUTS)
             if row.state is FileState.QUARANTINED:
-                found = inspect(path)
-            facts = (found.damage, found.digest, found.own_output)
+                inspection = inspect(path)
+            facts = (inspection.damage, inspection.digest, inspection.own_output)
             arrivals.append(Arrival(path, relative, row.stat, 0.0, *facts, recalled=True))
         return arrivals
 
@@ -204,8 +204,8 @@ class FolderProcessor:
 
     def quarantined(self) -> list[JournalEntry]:
         """The files that are quarantined, but those that are gone from the acquisition folder."""
-        there = self.settings.acquisition
-        return [entry for entry in self.journal.quarantined() if os.path.lexists(there / path_of(entry.relative))]
+        folder = self.settings.acquisition
+        return [entry for entry in self.journal.quarantined() if os.path.lexists(folder / path_of(entry.relative))]
 
     def record_outcome(self, outcome: Outcome, running: RunningJob) -> None:
         """Write down what became of a job."""

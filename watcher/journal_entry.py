@@ -52,7 +52,7 @@ def path_of(key: str) -> Path:
     """The path that a key stands for."""
     if r"\udc" not in key:
         return Path(key)
-    return Path(_ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", key))
+    return Path(_ESCAPED.sub(lambda match: chr(int(match[1], 16)) if match[1] else "\\", key))
 
 
 def entries_of(rows: Iterable[tuple]) -> list[JournalEntry]:

@@ -18,7 +18,7 @@ from .configuration.settings import check_folders
 from .daemon import watch as watch_folders
 from .display import open_display
 from .events import WatchEvent
-from .service.systemd import tell_systemd, watchdog
+from .service.systemd import notify_systemd, watchdog
 from .tally import Tally, duration
 
 RETRY_PAUSE = 5.0  # s between two tries to start with settings that had started before
@@ -82,7 +82,7 @@ def run(
             stop.clear()
             if end.is_set():
                 return code
-            tell_systemd("RELOADING=1")
+            notify_systemd("RELOADING=1")
             try:
                 config = _checked(read_settings())  # only now: settings that cannot work would end the daemon
             except DefocusError as error:
@@ -90,7 +90,7 @@ def run(
             except Exception as error:  # whatever stands in the file, the images go on
                 say(f"settings: cannot be used ({first_line(error)}); keeping the previous ones")
     finally:
-        tell_systemd("STOPPING=1")
+        notify_systemd("STOPPING=1")
         ended.set()
 
 
@@ -146,7 +146,7 @@ def _watch(
                 for folder in settings.folders:
                     folders = f"watching {folder.acquisition} -> {folder.out}"
                     display.say(f"{folders}, model {engine.card.name}, {engine.description}")
-                tell_systemd("READY=1")
+                notify_systemd("READY=1")
                 started.set()
                 health.set_problem("start", None)
 

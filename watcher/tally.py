@@ -32,7 +32,7 @@ class Tally:
     def __str__(self) -> str:
         text = f"{self.restored} corrected, {self.kept} kept"
         trouble = (self.quarantined, "quarantined"), (self.doubtful, "doubtful")
-        return ", ".join([text, *(f"{count} {what}" for count, what in trouble if count)])
+        return ", ".join([text, *(f"{count} {label}" for count, label in trouble if count)])
 
 
 def duration(seconds: float) -> str:

@@ -27,7 +27,7 @@ from defocus.watcher.journal import Journal
 from defocus.watcher.journal_entry import FileState, JournalEntry
 from defocus.watcher.output import disk_space
 from defocus.watcher.output.lock import FolderLock
-from defocus.watcher.service.systemd import tell_systemd, watchdog
+from defocus.watcher.service.systemd import notify_systemd, watchdog
 
 from ..helpers.waiting import wait_for
 from .conftest import Configured, needs_sighup, outputs, write_tiff
@@ -234,7 +234,7 @@ def test_systemd_is_told_of_start_life_and_end(folders, tiny_model, tmp_path):
 
 def test_a_daemon_that_hangs_pings_no_more(monkeypatch, tmp_path):
     sent = []
-    monkeypatch.setattr("defocus.watcher.service.systemd.tell_systemd", sent.append)
+    monkeypatch.setattr("defocus.watcher.service.systemd.notify_systemd", sent.append)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "x"))
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
     stop, hangs, asked = threading.Event(), threading.Event(), []
@@ -248,7 +248,7 @@ def test_a_daemon_that_hangs_pings_no_more(monkeypatch, tmp_path):
     assert len(sent) == before
     stop.set()
     thread.join(60)
-    assert tell_systemd("READY=1", {}) is False
+    assert notify_systemd("READY=1", {}) is False
 
 
 def test_health_tells_what_hangs():

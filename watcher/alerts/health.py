@@ -15,24 +15,24 @@ class Health:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._lock = clock, threading.Lock()
-        self._beats: dict[str, float] = {}
+        self._heartbeats: dict[str, float] = {}
         self._files: dict[str, float] = {}
         self._problems: dict[str, str] = {}
 
     def reset(self) -> None:
         """A new stretch begins: what was known of the loops, files and folders of the last one is forgotten."""
         with self._lock:
-            self._beats, self._files, self._problems = {}, {}, {}
+            self._heartbeats, self._files, self._problems = {}, {}, {}
 
     def heartbeat(self, loop: str) -> None:
         """A loop has come around."""
         with self._lock:
-            self._beats[loop] = self._clock()
+            self._heartbeats[loop] = self._clock()
 
     def loop_finished(self, loop: str) -> None:
         """A loop has ended as it should."""
         with self._lock:
-            self._beats.pop(loop, None)
+            self._heartbeats.pop(loop, None)
 
     def file_started(self, name: str) -> None:
         """A file is in progress."""
@@ -61,16 +61,16 @@ class Health:
         """What is wrong now, a line each; empty if all is well."""
         now = self._clock()
         with self._lock:
-            found = list(self._problems.values())
+            problems = list(self._problems.values())
             busy = dict(self._files)
-            for loop, last in self._beats.items():
+            for loop, last in self._heartbeats.items():
                 # The engine's loop does not come around while it has its hands full.
                 if now - last > LOOP_STUCK and not (loop == "engine" and busy):
-                    found.append(f"{loop}: no sign of life for {now - last:.0f} s")
+                    problems.append(f"{loop}: no sign of life for {now - last:.0f} s")
             for name, since in busy.items():
                 if now - since > FILE_STUCK:
-                    found.append(f"{name}: in progress for {now - since:.0f} s")
-        return found
+                    problems.append(f"{name}: in progress for {now - since:.0f} s")
+        return problems
 
     def stuck(self) -> bool:
         """Whether a loop hangs: then only a restart helps. A missing share or a full disk heal by themselves."""

@@ -42,7 +42,7 @@ class Notifier:
 
     def __init__(
         self,
-        tellers: list[Callable[[dict[str, Any]], None]],
+        senders: list[Callable[[dict[str, Any]], None]],
         drift_px: float = 0.0,
         say: Callable[[str], None] = lambda text: None,
         pause: float = PAUSE,
@@ -50,14 +50,14 @@ class Notifier:
         until_midnight: Callable[[], float] = lambda: _until_midnight(),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._tellers, self._drift_px, self._say, self._pause = tellers, drift_px, say, pause
+        self._senders, self._drift_px, self._say, self._pause = senders, drift_px, say, pause
         self._quiet, self._until_midnight, self._clock = quiet, until_midnight, clock
         self._drifts: dict[Path | None, Drift] = {}
         self._drifted: set[Path | None] = set()
         self._batches: dict[Path | None, Tally] = {}
         self._day, self._midnight = Tally(), self._clock.monotonic() + until_midnight()
-        self._told: dict[tuple[str, Path | None], float] = {}
-        self._unsaid: dict[tuple[str, Path | None], int] = {}
+        self._last_sent: dict[tuple[str, Path | None], float] = {}
+        self._held_back: dict[tuple[str, Path | None], int] = {}
         self._lock = threading.Lock()  # of all of these: events and the clock come from different threads
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._run, name="defocus-notifier", daemon=True)
@@ -73,18 +73,18 @@ class Notifier:
         InputError
             The command or the URL makes no sense.
         """
-        tellers: list[Callable[[dict[str, Any]], None]] = []
+        senders: list[Callable[[dict[str, Any]], None]] = []
         for name, make in (("notify_command", by_command), ("notify_url", by_url)):
             if value := getattr(config, name):
                 try:
-                    tellers.append(make(value))
+                    senders.append(make(value))
                 except InputError as error:
                     raise config.refused(name, f"is {error.thing!r}: {error.cause}", error.remedy) from error
-        return cls(tellers, config.drift_px, say)
+        return cls(senders, config.drift_px, say)
 
     def see(self, event: WatchEvent) -> None:
         """Judge an event; never waits."""
-        if not self._tellers or event.kind not in ("done", "quarantined"):
+        if not self._senders or event.kind not in ("done", "quarantined"):
             return
         with self._lock:
             now = self._clock.monotonic()
@@ -120,7 +120,7 @@ class Notifier:
             self._message("drift", f"{text}, more than {self._drift_px:g}", event)
         elif blur is not None and event.folder in self._drifted:
             self._drifted.discard(event.folder)
-            self._told.pop(("drift", event.folder), None)  # the next drift is another one
+            self._last_sent.pop(("drift", event.folder), None)  # the next drift is another one
             self._message("drift_end", f"focus is back: the last {RECENT} files are blurred by {blur:.1f} px", event)
 
     def _tick(self) -> None:
@@ -145,11 +145,11 @@ class Notifier:
     def _message(self, kind: str, text: str, event: WatchEvent | None = None) -> None:
         folder = event.folder if event is not None else None
         key, now = (kind, folder), self._clock.monotonic()
-        if kind in ("failed", "drift") and key in self._told and now - self._told[key] < self._pause:
-            self._unsaid[key] = self._unsaid.get(key, 0) + 1
+        if kind in ("failed", "drift") and key in self._last_sent and now - self._last_sent[key] < self._pause:
+            self._held_back[key] = self._held_back.get(key, 0) + 1
             return
-        self._told[key] = now
-        more = self._unsaid.pop(key, 0)
+        self._last_sent[key] = now
+        more = self._held_back.pop(key, 0)
         message = {
             "kind": kind,
             "text": one_line(f"{text} (and {more} more since the last message)" if more else text),
@@ -161,7 +161,7 @@ class Notifier:
         try:
             self._queue.put_nowait(message)
         except queue.Full:
-            self._unsaid[key] = more + 1
+            self._held_back[key] = more + 1
 
     def _run(self) -> None:
         while True:
@@ -174,9 +174,9 @@ class Notifier:
                 continue
             if message is None:
                 return
-            for tell in self._tellers:
+            for send in self._senders:
                 try:
-                    tell(message)
+                    send(message)
                 except Exception as error:  # whatever a command or a server does, the images go on
                     self._say(one_line(f"the notification failed ({type(error).__name__}: {error})".replace("\n", " ")))
 

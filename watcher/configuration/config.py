@@ -169,7 +169,7 @@ class Config:
         """
         values = settings_file.read(path, SETTINGS, FOLDER)
         if "folders" in values:
-            values["folders"] = tuple(Folder(**one) for one in values["folders"])
+            values["folders"] = tuple(Folder(**table) for table in values["folders"])
         return cls(**values, file=path).checked()
 
     def checked(self) -> Config:
@@ -242,12 +242,12 @@ class Config:
     def to_toml(self) -> str:
         """The settings as a file that `load` reads; of a token it says only that there is one."""
         values = {name: getattr(self, name) for name in SETTINGS}
-        return settings_file.text_of(values, [asdict(one) for one in self.folders], SETTINGS, FOLDER)
+        return settings_file.text_of(values, [asdict(folder) for folder in self.folders], SETTINGS, FOLDER)
 
 
 def _declared(kind: type[Config | Folder]) -> dict[str, Setting]:
     hints = get_type_hints(kind, include_extras=True)
-    declared = {one.name: (one.default, get_args(hints[one.name])) for one in fields(kind)}
+    declared = {item.name: (item.default, get_args(hints[item.name])) for item in fields(kind)}
     return {
         name: Setting(parts[0], default, parts[1])
         for name, (default, parts) in declared.items()

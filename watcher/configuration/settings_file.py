@@ -75,11 +75,13 @@ def text_of(
             lines.append("# status_token = '...'  # it is set, but secret: write it here yourself")
         else:
             lines.append(f"{name} = {_toml(values[name])}")
-    example = {"acquisition": "ACQ"} | {name: one.default for name, one in folder.items() if name != "acquisition"}
+    example = {"acquisition": "ACQ"} | {
+        name: setting.default for name, setting in folder.items() if name != "acquisition"
+    }
     for table in folders or [example]:
         mark = "" if folders else "# "
         lines += ["", f"{mark}[[folders]]"]
-        lines += [f"{mark}{name} = {_toml(table[name])}  {_comment(one)}" for name, one in folder.items()]
+        lines += [f"{mark}{name} = {_toml(table[name])}  {_comment(setting)}" for name, setting in folder.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -89,15 +91,15 @@ def _comment(setting: Setting) -> str:
 
 
 def _folders(value: Any, folder: Mapping[str, Setting], path: Path) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
         raise InputError(path, "folders is not a list of tables", "write [[folders]] and acquisition = '...' below it")
-    found = []
+    result = []
     for table in value:
         _check_names(table, folder, path, "folders.")
         if not isinstance(table.get("acquisition"), str) or not table["acquisition"]:
             raise InputError(path, "a folder without an acquisition path", "write acquisition = '/path/to/folder'")
-        found.append({name: _value(f"folders.{name}", one, folder[name], path) for name, one in table.items()})
-    return found
+        result.append({name: _value(f"folders.{name}", entry, folder[name], path) for name, entry in table.items()})
+    return result
 
 
 def _remedy(text: str, error: str) -> str:
@@ -125,7 +127,7 @@ def _check_names(values: dict[str, Any], known: Iterable[str], path: Path, prefi
 def _value(name: str, value: Any, setting: Setting, path: Path) -> Any:
     """A value of the kind of its default and within its bounds; whole numbers pass for others."""
     example = "" if setting.default is MISSING else setting.default
-    if isinstance(example, tuple) and isinstance(value, list) and all(isinstance(one, str) for one in value):
+    if isinstance(example, tuple) and isinstance(value, list) and all(isinstance(entry, str) for entry in value):
         return tuple(value)
     if isinstance(value, int | float) and isinstance(example, int | float) and bool not in (type(value), type(example)):
         if remedy := setting.option.refusal(value):

@@ -65,16 +65,16 @@ class ChannelAssembler:
         group = self._groups.setdefault(place.group, ChannelGroup())
         self._seen.add(place.channel)
         other = group.members.get(place.channel)
-        gone: list[Arrival] = []
+        outdated: list[Arrival] = []
         if other is not None and other.relative != arrival.relative:
             if other.path.exists():
                 names = (other.path.name, arrival.path.name)
                 return [replace(arrival, problem=twice(arrival.path, place.channel, names))]
-            gone = [other]  # it was renamed, or is no more: the pipeline finds that out
+            outdated = [other]  # it was renamed, or is no more: the pipeline finds that out
         group.members.pop(place.channel, None)  # what came last stands last
         group.members[place.channel] = arrival
         group.since = self._clock.monotonic()
-        return gone + self._leaving(place.group, place.channel)
+        return outdated + self._leaving(place.group, place.channel)
 
     def overdue(self) -> list[Arrival]:
         """What goes on without anything having come: with partners that the journal now knows, or quarantined.
@@ -85,19 +85,19 @@ class ChannelAssembler:
         if not self._groups or now < self._next_look:
             return []
         self._next_look = now + self._interval
-        found: list[Arrival] = []
+        ready: list[Arrival] = []
         for key, group in list(self._groups.items()):
-            found += self._leaving(key, next(reversed(group.members)))
+            ready += self._leaving(key, next(reversed(group.members)))
         late = [key for key, group in self._groups.items() if now - group.since >= self._wait]
         if late:
             try:
                 present, left_out = self._present(late)
             except OSError:  # the folder has just gone: nobody can tell what is missing
-                return found
+                return ready
             for key in late:
                 if not present[key]:
-                    found += self._missing(key, bool(left_out[key]))
-        return found
+                    ready += self._missing(key, bool(left_out[key]))
+        return ready
 
     def _alone(self, path: Path, unreadable: bool = False) -> bool:
         """Whether a file has all channels itself; `unreadable` is the answer for one that cannot be read."""
@@ -109,30 +109,31 @@ class ChannelAssembler:
     def _leaving(self, key: Group, last: str) -> list[Arrival]:
         """Those of a group that can go on: all, or, with the reason, those that cannot; `last` came last."""
         group, pattern = self._groups[key], self._the_pattern
-        found = dict(group.members)
-        newest = found[last]
-        if newest.problem is None and len(found) < self._channels:
+        by_channel = dict(group.members)
+        newest = by_channel[last]
+        if newest.problem is None and len(by_channel) < self._channels:
             for other in self._find(pattern.glob(key), group.newest_ns):
                 place = pattern.match(other.relative)
                 if place is None or place.group != key or self._alone(other.path):
                     continue
-                mine = found.setdefault(place.channel, other)
+                mine = by_channel.setdefault(place.channel, other)
                 if mine.relative != other.relative:
                     names = (mine.path.name, other.path.name)
                     return self._drop(key, last, twice(newest.path, place.channel, names))
-        if len(found) > self._channels:
-            return self._drop(key, last, too_many(newest.path, pattern.order(found), self._channels))
-        bad = next((one.problem for one in found.values() if one.problem is not None), None)
+        if len(by_channel) > self._channels:
+            return self._drop(key, last, too_many(newest.path, pattern.order(by_channel), self._channels))
+        bad = next((member.problem for member in by_channel.values() if member.problem is not None), None)
         if bad is not None:
             del self._groups[key]
             return [
-                one if one.problem else replace(one, problem=without(one.path, bad)) for one in group.members.values()
+                member if member.problem else replace(member, problem=without(member.path, bad))
+                for member in group.members.values()
             ]
-        if len(found) < self._channels:
+        if len(by_channel) < self._channels:
             return []
         del self._groups[key]
-        seen = max(one.seen for one in group.members.values())
-        first, *others = (replace(found[channel], seen=seen) for channel in pattern.order(found))
+        seen = max(member.seen for member in group.members.values())
+        first, *others = (replace(by_channel[channel], seen=seen) for channel in pattern.order(by_channel))
         return [replace(first, others=tuple(others))]
 
     def _drop(self, key: Group, channel: str, problem: InputError) -> list[Arrival]:
@@ -177,10 +178,10 @@ class ChannelAssembler:
         remedy = "it is corrected when that file comes"
         # One that has gone itself has no problem: the pipeline finds that out.
         return [
-            replace(one, problem=InputError(one.path, cause, remedy, ErrorCode.NO_PARTNER))
-            if one.path.exists()
-            else one
-            for one in members.values()
+            replace(member, problem=InputError(member.path, cause, remedy, ErrorCode.NO_PARTNER))
+            if member.path.exists()
+            else member
+            for member in members.values()
         ]
 
     @property

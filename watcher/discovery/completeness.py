@@ -71,28 +71,28 @@ class Inspection:
 
 def inspect(path: Path) -> Inspection:
     """Whatever is to be known of a file before it is taken; a TIFF is opened once for all of it."""
-    found = Inspection()
+    inspection = Inspection()
     try:
         if is_other(path):
             with suppress(OSError):
-                found.digest = digest(path)
-            found.own_output = own_output(path)
+                inspection.digest = digest(path)
+            inspection.own_output = own_output(path)
             check_complete(path, finished=True)
-            return found
+            return inspection
         with errors_as_input_error(path), open_regular(path) as file:
             status = os.fstat(file.fileno())
-            found.stat = version_of(status.st_size, status.st_mtime_ns)
-            found.digest = digest_of(file)
+            inspection.stat = version_of(status.st_size, status.st_mtime_ns)
+            inspection.digest = digest_of(file)
             tiff = structure(file, status.st_size, path)
             check_structure(tiff, file, path)
-            found.own_output = recorded(file, tiff.size, tiff.pages[0].directory) is not None
-            found.empty_end = ends_in_zeros(tiff, file)
+            inspection.own_output = recorded(file, tiff.size, tiff.pages[0].directory) is not None
+            inspection.empty_end = ends_in_zeros(tiff, file)
             check_end(tiff, path)
             if cause := unfinished(tiff, file):
                 raise UnfinishedError(path, f"not complete: {cause}", WAIT)
     except InputError as problem:  # also one that another program holds open without sharing, as on Windows
-        found.problem = problem
-    return found
+        inspection.problem = problem
+    return inspection
 
 
 @dataclass
@@ -109,7 +109,7 @@ class PendingFile:
         Monotonic time of what made us look: the close of the file, or its last change.
     closed : bool
         The system said that its writer closed it (or that it was moved here whole): no need to wait.
-    found : Inspection
+    inspection : Inspection
         What it held when last looked into.
     not_before : float
         Monotonic time before which it is not looked into again.
@@ -119,7 +119,7 @@ class PendingFile:
     since: float
     seen: float
     closed: bool = False
-    found: Inspection = field(default_factory=Inspection)
+    inspection: Inspection = field(default_factory=Inspection)
     not_before: float = 0.0
 
     def due(self, settle: float) -> float:
@@ -129,7 +129,7 @@ class PendingFile:
     def changed(self, stat: Stat, now: float) -> None:
         """It has another size or time than before: the waiting starts anew."""
         self.stat, self.since, self.seen = stat, now, now
-        self.closed, self.found, self.not_before = False, Inspection(), 0.0
+        self.closed, self.inspection, self.not_before = False, Inspection(), 0.0
 
     def retry(self, now: float, settle: float) -> None:
         """Its structure was not whole: look again later, as its writer may only be pausing."""
@@ -157,19 +157,19 @@ def look(path: Path, waiting: PendingFile, now: float, settle: float, patience: 
         return Completeness.WAITING
     if not waiting.closed and now - waiting.since < settle:
         return Completeness.WAITING
-    waiting.found = found = inspect(path)
-    if found.stat not in (stat, Inspection.stat):
-        waiting.changed(found.stat, now)
+    waiting.inspection = inspection = inspect(path)
+    if inspection.stat not in (stat, Inspection.stat):
+        waiting.changed(inspection.stat, now)
         return Completeness.WAITING
     # Given its final size before its pixels came, and its writer is slow? Unless the system said that it is closed,
     # pixels that end in zeros are believed only after our whole patience.
-    if found.problem is None and (waiting.closed or not found.empty_end):
+    if inspection.problem is None and (waiting.closed or not inspection.empty_end):
         return Completeness.COMPLETE
     if now - waiting.since < max(patience, settle):
         waiting.closed = False
         waiting.retry(now, settle)
         return Completeness.WAITING
-    return Completeness.COMPLETE if found.damage is None else Completeness.BAD
+    return Completeness.COMPLETE if inspection.damage is None else Completeness.BAD
 
 
 def suffix_matches(name: str) -> bool:

@@ -70,16 +70,16 @@ class FileEvents(FileSystemEventHandler):
             return "its folders are nested too deep"
         except RuntimeError as error:
             _end(observer)
-            if (lack := shortage(error)) is None:
+            if (problem := shortage(error)) is None:
                 raise
-            return lack[0]
+            return problem[0]
         self._observer = observer
         return None
 
     def alive(self) -> bool:
         """Whether the observer and the thread that reads the system's events still run."""
         observer = self._observer
-        return observer is not None and observer.is_alive() and all(one.is_alive() for one in observer.emitters)
+        return observer is not None and observer.is_alive() and all(emitter.is_alive() for emitter in observer.emitters)
 
     def stop(self) -> None:
         """Stop observing, if it does."""
@@ -147,5 +147,5 @@ def _observed_inodes() -> set[int]:
             with suppress(OSError):
                 if os.readlink(f"/proc/self/fd/{number}") == "anon_inode:inotify":
                     text = Path(f"/proc/self/fdinfo/{number}").read_text()
-                    observed |= {int(found[1], 16) for found in _WATCH.finditer(text)}
+                    observed |= {int(match[1], 16) for match in _WATCH.finditer(text)}
     return observed

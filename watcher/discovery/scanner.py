@@ -50,7 +50,7 @@ def arrivals(
     timing: ScanTiming | None = None,
     until: Callable[[], bool] | None = None,
     warn: Callable[[str], None] = lambda text: None,
-    beat: Callable[[bool], None] = lambda reachable: None,
+    on_pass: Callable[[bool], None] = lambda reachable: None,
     tracker: FileTracker | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Iterator[Arrival]:
@@ -65,7 +65,7 @@ def arrivals(
         Asked before each rescan; if it says yes and the rescan finds nothing that is not known, that is the end.
     warn : function (str)
         Told, in a line, when the folder cannot be reached or is not observed.
-    beat : function (bool)
+    on_pass : function (bool)
         Called each time around, with whether the folder can be reached.
     tracker : FileTracker, optional
         Where files that may not be complete are kept. While it says that a path is busy, no newer version is yielded.
@@ -85,7 +85,7 @@ def arrivals(
                 if may_end and watcher.reachable and not tracker.pending():
                     return
                 next_scan = now + timing.rescan
-            beat(watcher.reachable)
+            on_pass(watcher.reachable)
             yield from _ready(folder, tracker, timing, clock.monotonic())
             due = min((pending.due(timing.settle) for _, pending in tracker.pending()), default=next_scan)
             watcher.events.wait(min(max(due, now + 0.02), next_scan, now + LONGEST_WAIT) - clock.monotonic())
@@ -129,13 +129,13 @@ class FolderWatcher:
     def __init__(self, folder: Path, timing: ScanTiming, warn: Callable[[str], None], clock: Clock) -> None:
         self.folder, self.events, self.reachable = folder, FileEvents(folder, clock), True
         self._polling, self._warn = timing.polling, warn
-        self._deafness: str | None = None  # why the system tells of nothing, as was last said
+        self._no_events_reason: str | None = None  # why the system tells of nothing, as was last said
         self._mounted = False
         self._told_formats = False
         self._identity: tuple[int, int] | None = None
         self._skipped: dict[Path, OSError] = {}
         self._unobserved: Path | None = None  # a subfolder without a watch at the last look
-        self._partly_deaf = False
+        self._told_unobserved = False
 
     def scan(self) -> list[Path]:
         """The files that are there; none while the folder cannot be reached."""
@@ -159,32 +159,32 @@ class FolderWatcher:
 
     def _listed(self) -> list[Path]:
         """Raises OSError if the folder cannot be listed, or is the empty place that an unmounted share leaves."""
-        there = os.stat(self.folder)
+        status = os.stat(self.folder)
         mounted = os.path.ismount(self.folder)
         if self._mounted and not mounted:
             raise OSError(errno.ENODEV, "no longer mounted")
         self._mounted = mounted
-        if self._identity not in (None, (there.st_dev, there.st_ino)):
+        if self._identity not in (None, (status.st_dev, status.st_ino)):
             self.events.stop()  # another folder is in its place; the observer sees the old one
-        self._identity = there.st_dev, there.st_ino
+        self._identity = status.st_dev, status.st_ino
         before, self._skipped = self._skipped, {}
         inodes: dict[str, int] = {}
         files = list(scan(self.folder, self._skipped.__setitem__, inodes.__setitem__))
         for path, error in self._skipped.items():
             if path not in before and not isinstance(error, FileNotFoundError):
                 self._warn(f"{path}: cannot be read ({error.strerror}); its files wait, the others are corrected")
-        self._look_for_deaf_folders(inodes | {os.fspath(self.folder): there.st_ino})
+        self._check_unobserved(inodes | {os.fspath(self.folder): status.st_ino})
         return files
 
-    def _look_for_deaf_folders(self, inodes: dict[str, int]) -> None:
+    def _check_unobserved(self, inodes: dict[str, int]) -> None:
         """Say once that subfolders send no events: the system's watches may run out below the folder, in silence."""
         if self._polling or not self.events.alive():
             return
         unobserved = first_unobserved(self.folder, inodes)
         if unobserved is None:
-            self._partly_deaf = False
-        elif unobserved == self._unobserved and not self._partly_deaf:  # one that was just made gets its watch
-            self._partly_deaf = True
+            self._told_unobserved = False
+        elif unobserved == self._unobserved and not self._told_unobserved:  # one that was just made gets its watch
+            self._told_unobserved = True
             cause = "no watch left for it: raise fs.inotify.max_user_watches"
             self._warn(_deaf(unobserved, cause))
         self._unobserved = unobserved
@@ -194,9 +194,9 @@ class FolderWatcher:
         if self._polling or self.events.alive():
             return False
         reason = self.events.start()
-        if reason and reason != self._deafness:
+        if reason and reason != self._no_events_reason:
             self._warn(_deaf(self.folder, reason))
-        self._deafness = reason
+        self._no_events_reason = reason
         return reason is None
 
 
@@ -249,8 +249,8 @@ def _ready(folder: Path, tracker: FileTracker, timing: ScanTiming, now: float) -
         if state is Completeness.GONE:
             tracker.discard_pending(path)
             continue
-        found = pending.found
-        facts = (found.damage, found.digest, found.own_output)
+        inspection = pending.inspection
+        facts = (inspection.damage, inspection.digest, inspection.own_output)
         ready.append(Arrival(path, path.relative_to(folder), pending.stat, pending.seen, *facts))
     for arrival in sorted(ready, key=lambda arrival: (arrival.stat[1], arrival.relative)):
         yield arrival

@@ -25,12 +25,12 @@ def lower_priority() -> None:
         kernel.GetCurrentProcess.restype = ctypes.c_void_p
         kernel.SetPriorityClass(ctypes.c_void_p(kernel.GetCurrentProcess()), _BELOW_NORMAL)
         return
-    here = os.getpriority(os.PRIO_PROCESS, 0)
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
     # Linux: each thread has its own, and those of numpy are there already.
-    threads = [int(one) for one in os.listdir("/proc/self/task")] if sys.platform == "linux" else [0]
+    threads = [int(name) for name in os.listdir("/proc/self/task")] if sys.platform == "linux" else [0]
     for thread in threads:
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, max(NICE, here))
+            os.setpriority(os.PRIO_PROCESS, thread, max(NICE, niceness))
     if sys.platform == "linux" and os.getsid(0) == os.getpid():
         with suppress(OSError):
             Path("/proc/self/autogroup").write_text(str(NICE), encoding="ascii")

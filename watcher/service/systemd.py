@@ -21,7 +21,7 @@ SECRETS = {"status_token": "--status-token (or DEFOCUS_STATUS_TOKEN)", "notify_u
 _LINES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def tell_systemd(state: str, environment: dict[str, str] | None = None) -> bool:
+def notify_systemd(state: str, environment: dict[str, str] | None = None) -> bool:
     """Send a state such as "READY=1" to systemd (sd_notify(3)); False where nobody listens."""
     address = (os.environ if environment is None else environment).get("NOTIFY_SOCKET", "")
     if not address or not hasattr(socket, "AF_UNIX"):
@@ -44,7 +44,7 @@ def watchdog(stuck: Callable[[], bool], stop: threading.Event) -> threading.Thre
     def ping() -> None:
         while not stop.wait(microseconds / 2e6):
             if not stuck():
-                tell_systemd("WATCHDOG=1")
+                notify_systemd("WATCHDOG=1")
 
     thread = threading.Thread(target=ping, name="defocus-watchdog", daemon=True)
     thread.start()
@@ -71,14 +71,14 @@ def command_line(folders: Sequence[Path], paths: Mapping[str, Path | None], give
             cause = "would appear in the text of the service, which other users can read"
             remedy = f"write {name} = '...' into the settings file (--config), and let only the service's user read it"
             raise InputError(option, cause, remedy)
-    arguments = [str(one.absolute()) for one in folders]
+    arguments = [str(folder.absolute()) for folder in folders]
     arguments += [f"--{name}={path.absolute()}" for name, path in paths.items() if path is not None]
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             arguments.append(flag)
         elif value is not None:
-            arguments += [f"{flag}={one}" for one in (value if isinstance(value, tuple) else (value,))]
+            arguments += [f"{flag}={entry}" for entry in (value if isinstance(value, tuple) else (value,))]
     return arguments
 
 
@@ -152,7 +152,7 @@ WantedBy=default.target
 def _launchd(program: str, arguments: Sequence[str], folder: str) -> str:
     from xml.sax.saxutils import escape
 
-    strings = "\n".join(f"        <string>{escape(one)}</string>" for one in (program, *arguments))
+    strings = "\n".join(f"        <string>{escape(argument)}</string>" for argument in (program, *arguments))
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <!-- Write this to ~/Library/LaunchAgents/defocus-watch.plist, then:
      launchctl load ~/Library/LaunchAgents/defocus-watch.plist -->
@@ -175,11 +175,11 @@ def _windows(program: str, arguments: Sequence[str], folder: str) -> str:
     from subprocess import list2cmdline
 
     # Within PowerShell's single quotes only the quote itself is special, and the typographic ones count as such.
-    one, rest, where = (
+    executable, rest, working_folder = (
         re.sub("(['\u2018-\u201b])", r"\1\1", text) for text in (program, list2cmdline(arguments), folder)
     )
     return f"""# In PowerShell, as the user who may read the acquisition folder. It starts at logon and after a failure:
-$action = New-ScheduledTaskAction -Execute '{one}' -Argument '{rest}' -WorkingDirectory '{where}'
+$action = New-ScheduledTaskAction -Execute '{executable}' -Argument '{rest}' -WorkingDirectory '{working_folder}'
 $trigger = New-ScheduledTaskTrigger -AtLogOn
 $settings = New-ScheduledTaskSettingsSet -RestartCount 999 -RestartInterval (New-TimeSpan -Minutes 1) `
     -ExecutionTimeLimit ([TimeSpan]::Zero) -MultipleInstances IgnoreNew -AllowStartIfOnBatteries

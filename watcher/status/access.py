@@ -51,11 +51,11 @@ class Access:
 
     def _knows(self, request: Request) -> bool:
         scheme, _, given = request.fields.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and any(self._is_token(one) for one in _bytes(given.strip())):
+        if scheme.lower() == "bearer" and any(self._is_token(candidate) for candidate in _bytes(given.strip())):
             return True
         for name, value in parse_qsl(request.query, keep_blank_values=True, encoding="latin-1", max_num_fields=None):
             # Decoded as forms write it, where "+" is a blank; and as it stands, for who typed it.
-            if name == "token" and any(self._is_token(one) for one in _bytes(value)):
+            if name == "token" and any(self._is_token(candidate) for candidate in _bytes(value)):
                 return True
         for part in request.query.split("&"):
             name, _, value = part.partition("=")

@@ -66,7 +66,9 @@ class FolderStatistics:
         history = read_history(settings.out)
         self.before = history.done  # corrected before this start, as far as it is remembered
         self.points: list[Point] = history.points
-        self.failures: dict[str, Failure] = {one.file: one for one in reversed(history.failures)}  # the newest last
+        self.failures: dict[str, Failure] = {
+            failure.file: failure for failure in reversed(history.failures)
+        }  # the newest last
         for point in self.points[-50:]:
             self.drift.add(point.known.blur_px)
         self._latencies: deque[float] = deque(maxlen=500)
@@ -164,8 +166,8 @@ class FolderStatistics:
         self.drift.add(known.blur_px)
         self.points.append(Point(time.time(), event.relative, known))
         if len(self.points) > _POINTS:
-            kept = set(thin([(point.time, point.file) for point in self.points]))
-            self.points = [point for point in self.points if (point.time, point.file) in kept]
+            kept_points = set(thin([(point.time, point.file) for point in self.points]))
+            self.points = [point for point in self.points if (point.time, point.file) in kept_points]
         if time.monotonic() > self._next_optics:
             self._look_at_optics(event.relative)
 
@@ -173,14 +175,14 @@ class FolderStatistics:
         """Ask a corrected file, which lies near and has the tags of its input; the settings go before."""
         self._next_optics = time.monotonic() + OPTICS_AGE
         try:
-            found = read_optics(self.settings.output(Path(relative)))
+            recorded = read_optics(self.settings.output(Path(relative)))
         except (InputError, OSError, ValueError):
             return
-        said = self.microscope.optics
+        configured = self.microscope.optics
         self.optics = RecordedOptics(
-            said.pixel_size_um or found.pixel_size_um,
-            said.na or found.na,
-            said.refractive_index or found.refractive_index,
+            configured.pixel_size_um or recorded.pixel_size_um,
+            configured.na or recorded.na,
+            configured.refractive_index or recorded.refractive_index,
         )
 
 

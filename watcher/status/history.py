@@ -123,8 +123,10 @@ def _connect(out: Path, mode: str) -> sqlite3.Connection:
 def _failures(connection: sqlite3.Connection) -> list[Failure]:
     query = f"SELECT updated, relative, {_REPORT}, {_REASON} FROM files WHERE state = ? AND {_NAMED}"
     rows = connection.execute(query, (FileState.QUARANTINED.value,)).fetchall()
-    found = [Failure(_time(updated), str(relative), _code(report), str(why)) for updated, relative, report, why in rows]
-    return sorted(found, key=lambda failure: (-failure.time, failure.file))
+    failures = [
+        Failure(_time(updated), str(relative), _code(report), str(why)) for updated, relative, report, why in rows
+    ]
+    return sorted(failures, key=lambda failure: (-failure.time, failure.file))
 
 
 def _code(report: object) -> str:

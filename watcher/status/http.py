@@ -234,21 +234,21 @@ class BoundedHandler(BaseHTTPRequestHandler):
 
 def _check_start(data: bytes) -> None:
     """Raise BadRequest as soon as what has come cannot become a request: it is not waited for."""
-    line, found, _ = data.partition(b"\n")
+    line, newline, _ = data.partition(b"\n")
     if len(line) > LINE:
         raise BadRequest(HTTPStatus.REQUEST_URI_TOO_LONG, "address too long")
-    if found:
+    if newline:
         _request_line(line.removesuffix(b"\r"))
     elif line and not re.match(_TOKEN, line):
         raise BadRequest(HTTPStatus.BAD_REQUEST, "not HTTP")
 
 
 def _request_line(line: bytes) -> tuple[str, str, tuple[int, int]]:
-    found = _REQUEST_LINE.fullmatch(line)
-    if found is None:
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
         raise BadRequest(HTTPStatus.BAD_REQUEST, "not a request of HTTP/1.1")
-    method, target = found[1].decode(), found[2].decode("latin-1")
-    version = int(found[3]), int(found[4])
+    method, target = match[1].decode(), match[2].decode("latin-1")
+    version = int(match[3]), int(match[4])
     if version[0] != 1:
         raise BadRequest(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "speak HTTP/1.1")
     if method not in _METHODS:
@@ -269,10 +269,10 @@ def parse_head(head: bytes) -> Request:
         raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header lines")
     fields: dict[str, str] = {}
     for line in lines:
-        found = _FIELD.fullmatch(line)
-        if found is None:
+        match = _FIELD.fullmatch(line)
+        if match is None:
             raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed header line")
-        name, value = found[1].decode().lower(), found[2].decode("latin-1").strip()
+        name, value = match[1].decode().lower(), match[2].decode("latin-1").strip()
         if name in fields and name in _ONCE:
             raise BadRequest(HTTPStatus.BAD_REQUEST, f"{name} twice")
         fields[name] = f"{fields[name]}, {value}" if name in fields else value

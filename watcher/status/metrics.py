@@ -24,70 +24,81 @@ def metrics(state: State) -> str:
         lines.extend(f"defocus_{name}{labels} {_number(value)}" for labels, value in samples if value is not None)
 
     def each(value: Callable[[FolderStatistics], float | None]) -> list[tuple[str, float | None]]:
-        return [(_labels(folder=_folder(one)), value(one)) for one in folders]
+        return [(_labels(folder=_folder(folder)), value(folder)) for folder in folders]
 
     folders = state.microscopes
     family("up", "gauge", "1 if healthy, 0 if /healthz reports a problem.", ("", not state.health.problems()))
     family("queue_files", "gauge", "Files that wait for the engine.", ("", state.queued))
-    if any(one.settings.channels is not None for one in folders):
-        family("waiting_files", "gauge", "Files that wait for a partner.", *each(lambda one: one.waiting))
-    outcomes = [(_labels(folder=_folder(one), outcome=kind), one.counts[kind]) for one in folders for kind in OUTCOMES]
+    if any(folder.settings.channels is not None for folder in folders):
+        family("waiting_files", "gauge", "Files that wait for a partner.", *each(lambda folder: folder.waiting))
+    outcomes = [
+        (_labels(folder=_folder(folder), outcome=kind), folder.counts[kind]) for folder in folders for kind in OUTCOMES
+    ]
     family("files_total", "counter", "Files processed since the start, by outcome.", *outcomes)
     reasons = [
-        (_labels(folder=_folder(one), reason=kind), count)
-        for one in folders
-        for kind, count in sorted(one.failed.items())
+        (_labels(folder=_folder(folder), reason=kind), count)
+        for folder in folders
+        for kind, count in sorted(folder.failed.items())
     ]
     family("failed_files_total", "counter", "Files quarantined since the start, by reason.", *reasons)
-    family("quarantined_files", "gauge", "Files that are quarantined.", *each(lambda one: len(one.failures)))
+    family("quarantined_files", "gauge", "Files that are quarantined.", *each(lambda folder: len(folder.failures)))
     family(
         "corrected_files",
         "gauge",
         "Files that were ever corrected.",
-        *each(lambda one: one.before + one.counts["done"]),
+        *each(lambda folder: folder.before + folder.counts["done"]),
     )
-    family("read_bytes_total", "counter", "Bytes of the files that were corrected.", *each(lambda one: one.bytes))
+    family("read_bytes_total", "counter", "Bytes of the files that were corrected.", *each(lambda folder: folder.bytes))
     family("latency_seconds", "histogram", "Time from the close of a file to its corrected copy.")
-    for one in folders:
-        lines.extend(_histogram("latency_seconds", one.latency, folder=_folder(one)))
+    for folder in folders:
+        lines.extend(_histogram("latency_seconds", folder.latency, folder=_folder(folder)))
     family("stage_seconds", "histogram", "Time of each stage of a file.")
-    for one in folders:
-        for stage, histogram in sorted(one.stages.items()):
-            lines.extend(_histogram("stage_seconds", histogram, folder=_folder(one), stage=stage))
+    for folder in folders:
+        for stage, histogram in sorted(folder.stages.items()):
+            lines.extend(_histogram("stage_seconds", histogram, folder=_folder(folder), stage=stage))
     family(
         "focus_in_cycles_per_pixel",
         "gauge",
         "Focus score of the last input.",
-        *each(lambda one: _last(one, "focus_in")),
+        *each(lambda folder: _last(folder, "focus_in")),
     )
     family(
         "focus_out_cycles_per_pixel",
         "gauge",
         "Focus score of the last output.",
-        *each(lambda one: _last(one, "focus_out")),
+        *each(lambda folder: _last(folder, "focus_out")),
     )
     family(
-        "blur_pixels", "gauge", "Blur between the last input and its output.", *each(lambda one: _last(one, "blur_px"))
+        "blur_pixels",
+        "gauge",
+        "Blur between the last input and its output.",
+        *each(lambda folder: _last(folder, "blur_px")),
     )
     family(
-        "drifted", "gauge", "1 when the last files are blurred beyond --drift-px.", *each(lambda one: one.drift.drifted)
+        "drifted",
+        "gauge",
+        "1 when the last files are blurred beyond --drift-px.",
+        *each(lambda folder: folder.drift.drifted),
     )
-    family("disk_free_bytes", "gauge", "Free space on the disk of each output folder.", *each(lambda one: one.free()))
+    family(
+        "disk_free_bytes", "gauge", "Free space on the disk of each output folder.", *each(lambda folder: folder.free())
+    )
     names = [
-        (_labels(folder=_folder(one), name=one.microscope.name, output=str(one.settings.out)), 1) for one in folders
+        (_labels(folder=_folder(folder), name=folder.microscope.name, output=str(folder.settings.out)), 1)
+        for folder in folders
     ]
     family("folder_info", "gauge", "Watched folder, its name and its output folder.", *names)
     family("backend_info", "gauge", "Backend and model.", (_labels(backend=state.backend, model=state.model), 1))
     return "\n".join(lines) + "\n"
 
 
-def _folder(one: FolderStatistics) -> str:
-    return str(one.settings.acquisition)
+def _folder(statistics: FolderStatistics) -> str:
+    return str(statistics.settings.acquisition)
 
 
-def _last(one: FolderStatistics, key: str) -> float | None:
+def _last(statistics: FolderStatistics, key: str) -> float | None:
     """The median over the planes of the last file."""
-    values = sorted(plane[key] for plane in one.last_planes if plane.get(key) is not None)
+    values = sorted(plane[key] for plane in statistics.last_planes if plane.get(key) is not None)
     return values[len(values) // 2] if values else None
 
 

@@ -93,19 +93,19 @@ def _names(host: str, port: int) -> list[str]:
     """Names by which the page, which listens at `host` already, can be opened; "0.0.0.0" and "::" are none."""
     if host not in ("0.0.0.0", "::"):
         return [host]
-    family, nowhere, here = (
+    family, nowhere, loopback = (
         (socket.AF_INET6, "2001:db8::1", "::1") if host == "::" else (socket.AF_INET, "192.0.2.1", "127.0.0.1")
     )
     names = [socket.gethostname()]
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((nowhere, 9))  # of documentation; nothing is sent, but the address of the way there is known
         names.append(probe.getsockname()[0])
-    return [name for name in dict.fromkeys(names) if _opens(name, port)] or [here]
+    return [name for name in dict.fromkeys(names) if _opens(name, port)] or [loopback]
 
 
 def _opens(name: str, port: int) -> bool:
     try:
-        if all(is_loopback(str(found[4][0])) for found in socket.getaddrinfo(name, port)):
+        if all(is_loopback(str(entry[4][0])) for entry in socket.getaddrinfo(name, port)):
             return False  # as Debian resolves its own name; it tells nobody else anything
         with socket.create_connection((name, port), timeout=0.5):
             return True

@@ -61,7 +61,11 @@ class Server(BoundedServer):
         """A file before and after; without a folder the last one. Raises InputError for what was not corrected here."""
         state = self.state
         if folder is None:
-            newest = [(one.points[-1].time, index) for index, one in enumerate(state.microscopes) if one.points]
+            newest = [
+                (microscope.points[-1].time, index)
+                for index, microscope in enumerate(state.microscopes)
+                if microscope.points
+            ]
             folder = max(newest)[1] if newest else 0
             relative = state.microscopes[folder].points[-1].file if newest else ""
         pair = state.pair(folder, relative) if relative else None

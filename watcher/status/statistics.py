@@ -49,7 +49,7 @@ class State:
         self._gpu = why_no_gpu() or find_gpu().name
         named = _named(folders, microscopes)
         self.microscopes = [
-            FolderStatistics(one, microscope, drift_px) for one, microscope in zip(folders, named, strict=True)
+            FolderStatistics(folder, microscope, drift_px) for folder, microscope in zip(folders, named, strict=True)
         ]
 
     def begin(self, engine: Engine) -> None:
@@ -66,7 +66,9 @@ class State:
                 self._notes.append((time.time(), event.text))
             if event.kind != "warning":
                 self.queued = event.queued
-            owner = next((one for one in self.microscopes if one.settings.acquisition == event.folder), None)
+            owner = next(
+                (microscope for microscope in self.microscopes if microscope.settings.acquisition == event.folder), None
+            )
             if owner is not None:
                 owner.see(event)
 
@@ -74,7 +76,7 @@ class State:
         """Another text whenever `picture` would be another: what costs nothing is looked at, and nothing else."""
         problems = self.health.problems()
         with self._lock:
-            live = [(one.rate(), one.free_lately()) for one in self.microscopes]
+            live = [(microscope.rate(), microscope.free_lately()) for microscope in self.microscopes]
             return f"{self._started:.6f} {self.version} {live} {problems}"
 
     def picture(self) -> dict[str, Any]:
@@ -82,8 +84,9 @@ class State:
         problems = self.health.problems()
         with self._lock:
             folders = [
-                one.picture() | {"rate_per_min": round(one.rate(), 1), "free_bytes": one.free_lately()}
-                for one in self.microscopes
+                microscope.picture()
+                | {"rate_per_min": round(microscope.rate(), 1), "free_bytes": microscope.free_lately()}
+                for microscope in self.microscopes
             ]
             return {
                 "phase": self.phase,
@@ -92,9 +95,9 @@ class State:
                 "backend": self.backend,
                 "gpu": self._gpu,
                 "queue": self.queued,
-                "total": sum(one["total"] for one in folders),
-                "done": sum(one["done"] for one in folders),
-                "failed": sum(one["failed"] for one in folders),
+                "total": sum(folder["total"] for folder in folders),
+                "done": sum(folder["done"] for folder in folders),
+                "failed": sum(folder["failed"] for folder in folders),
                 "drift_px": self.drift_px,
                 "notes": [[round(when, 1), text] for when, text in reversed(self._notes)],
                 "problems": problems,
@@ -113,35 +116,39 @@ class State:
 
         No path of a visitor becomes one of the disk: it must be one that the daemon has written down.
         """
-        one = self.folders[folder]
+        settings = self.folders[folder]
         with self._lock:
             fresh = any(point.file == relative for point in reversed(self.microscopes[folder].points[-20:]))
         path = path_of(relative)
         if PurePosixPath(path).is_absolute() or ".." in path.parts or "\0" in relative:
             return None
-        return (one.acquisition / path, one.output(path)) if fresh or is_corrected(one.out, relative) else None
+        return (
+            (settings.acquisition / path, settings.output(path))
+            if fresh or is_corrected(settings.out, relative)
+            else None
+        )
 
     def retry(self, folder: int, file: str | None = None, code: str | None = None) -> int:
         """Forget that a file, or every file of a reason, was quarantined, so that the next rescan takes it.
 
         Returns how many. Raises OutputError if the journal cannot be written, or is damaged, which the daemon mends.
         """
-        one = self.microscopes[folder]
+        microscope = self.microscopes[folder]
         with self._lock:
             wanted = [
                 failure.file
-                for failure in one.failures.values()
+                for failure in microscope.failures.values()
                 if failure.file == file or (file is None and failure.code == code)
             ]
         try:
-            count = forget(one.settings.out, wanted) if wanted else 0
+            count = forget(microscope.settings.out, wanted) if wanted else 0
         except (sqlite3.Error, OSError) as error:
             raise OutputError(
-                one.settings.out, f"its journal cannot be written ({error})", "try again later"
+                microscope.settings.out, f"its journal cannot be written ({error})", "try again later"
             ) from error
         with self._lock:
             for name in wanted:
-                one.failures.pop(name, None)
+                microscope.failures.pop(name, None)
             self.version += 1
         return count
 
@@ -150,9 +157,9 @@ def _named(folders: Sequence[FolderSettings], given: Sequence[MicroscopeSettings
     """A name for each, the folder's where none is given, and no name twice."""
     taken: Counter[str] = Counter()
     named = []
-    for index, one in enumerate(folders):
+    for index, folder in enumerate(folders):
         microscope = given[index] if index < len(given) else MicroscopeSettings()
-        name = microscope.name or one.acquisition.resolve().name or str(one.acquisition)
+        name = microscope.name or folder.acquisition.resolve().name or str(folder.acquisition)
         taken[name] += 1
         named.append(MicroscopeSettings(f"{name} ({taken[name]})" if taken[name] > 1 else name, microscope.optics))
     return named

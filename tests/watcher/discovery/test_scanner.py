@@ -40,11 +40,11 @@ class Collector:
         def known(relative, stat, from_event):
             return (relative, stat) in self.versions
 
-        def beat(reachable):
+        def on_pass(reachable):
             self._rounds += 1
 
         def run():
-            more = {"warn": self.warnings.append, "beat": beat, "clock": self.clock}
+            more = {"warn": self.warnings.append, "on_pass": on_pass, "clock": self.clock}
             for arrival in arrivals(folder, self.stop, known, timing, **more):
                 self.versions.add((arrival.relative, arrival.stat))
                 self.found.append(arrival)

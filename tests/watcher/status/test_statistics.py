@@ -213,7 +213,9 @@ def test_100_000_rows_answer_at_once(tmp_path, settings):
     with page:
         port, times = int(config.status), []
         for number in range(20):
-            page.state.see(WatchEvent("quarantined", f"{number}.tif", "bad", folder=tmp_path / "acq"))  # nothing is cached
+            page.state.see(
+                WatchEvent("quarantined", f"{number}.tif", "bad", folder=tmp_path / "acq")
+            )  # nothing is cached
             begun = time.process_time()  # the page is of this process
             seen = state(port)
             times.append(time.process_time() - begun)
