@@ -1,4 +1,4 @@
-"""The engine room: from a frame file to the corrected one. Nothing is imported until it is used."""
+"""The engine: from a frame file to the corrected one. Nothing is imported until it is used."""
 
 import os
 

@@ -28,7 +28,7 @@ class WatchEvent:
         Files found and not yet taken; with "backlog", the files, if they are many, that were there at the
         start and are to be corrected.
     waiting : int
-        With "waiting", which comes when it changes: files of the folder that wait for a partner (see `partners`).
+        With "waiting", which comes when it changes: files of the folder that wait for a partner.
     outcome : Outcome or None
         With "done": stages' times and what is known of each plane.
     folder : Path or None

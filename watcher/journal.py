@@ -2,7 +2,7 @@
 
 It holds one row a path: the version that was dealt with last, and how. A file that is not in it, or is there in another
 version, is still to be done. So nothing is lost when the process is killed: what was committed but not written down
-says in its own provenance what it was made from (see `daemon`).
+says in its own provenance what it was made from (see `batch.is_done`).
 """
 
 from __future__ import annotations

@@ -46,7 +46,3 @@ def report(
 def main() -> None:
     """The entry point."""
     _app.run(app, blas_threads=False)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""What the pipeline and the daemon ask of a file of any format, handed to the room that knows it.
+"""What the pipeline and the daemon ask of a file of any format, handed to the module that knows it.
 
 What is no TIFF is an `OtherFile` once it has been read: its images, and how they are written again.
 """

@@ -136,7 +136,7 @@ class Engine:
             What errors call the image: its file, say.
         out : array, optional
             Takes the result: of the same shape and dtype, sharing no memory with `image`. Both may lie on disk
-            (`scratch.on_disk`): what is in memory at a time is a tile.
+            (`memmap.on_disk`): what is in memory at a time is a tile.
         cancelled : function () -> bool
             Asked between tiles; yes ends it with `StoppedError`.
 

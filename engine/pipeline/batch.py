@@ -148,7 +148,7 @@ def restore(
 ) -> Iterator[Result]:
     """Restore the files that are not done yet; results come as they are there, skipped ones first.
 
-    Reading and writing go on beside the engine, with `memory` bytes of pixels in hand (see `pipeline.pipeline`).
+    Reading and writing go on beside the engine, with `memory` bytes of pixels in hand (see `run.pipeline`).
 
     A file is done when its target says that it was made with this model from this version (size and time) of this
     file. A target made from something else is made anew; one that is not defocus's work is never replaced, unless

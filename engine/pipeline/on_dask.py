@@ -39,7 +39,7 @@ class Task:
     """What a worker needs to know beside the file: `model` is a path that it must reach too, with this hash.
 
     `threads` None: as many as the worker has been given (`dask worker --nthreads`). `memory`: bytes of pixels that a
-    worker may have in memory (see `pipeline.pipeline`).
+    worker may have in memory (see `run.pipeline`).
     """
 
     model: str

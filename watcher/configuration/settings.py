@@ -95,7 +95,7 @@ class DaemonSettings:
     once : bool
         End when everything that is there has been dealt with.
     memory : int
-        Bytes of pixels that may be in memory (see `pipeline.pipeline`); 0: not limited.
+        Bytes of pixels that may be in memory (see `run.pipeline`); 0: not limited.
     """
 
     folders: tuple[FolderSettings, ...]

@@ -48,7 +48,3 @@ def install_shortcut(
 def main() -> None:
     """The entry point."""
     _app.run(app)
-
-
-if __name__ == "__main__":
-    main()

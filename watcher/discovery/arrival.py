@@ -27,7 +27,7 @@ class Arrival:
     own_output : bool
         Whether defocus made it.
     recalled : bool
-        It has not come now: it was dealt with before, and comes along for the sake of its partner (see `partners`).
+        It has not come now: it was dealt with before, and comes along for the sake of its partner.
     others : tuple of Arrival
         The files that belong together with it: it holds the first channel, they the next ones, in order.
     """

@@ -1,6 +1,6 @@
 """Backends: the runtimes that can run a model, behind one small contract, each imported only when used.
 
-A backend answers `why_not()` with a reason or None, and opens a session for a card; a session maps float32
+A backend answers `unavailable_reason()` with a reason or None, and opens a session for a card; a session maps float32
 (N, C, H, W) to the same. To add one: a file with an object that fits `Backend`, and a line in `_WHERE`.
 """
 
@@ -60,7 +60,7 @@ class Uint16Session(Session, Protocol):
         ...
 
     def run_uint16(self, batch: np.ndarray, intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
-        """Map counts (N, C, H, W) to the same shape and dtype: what `intensity` and `run` give together, bit for bit.
+        """Map counts (N, C, H, W) to the same shape and dtype: what `normalization` and `run` give together, to the bit.
 
         `intensities` has a tuple of C for each of the N; flat channels keep their counts. The result is that of `run`:
         valid until the next run. Raises BackendError when the runtime fails, or the network gives values that are no

@@ -14,7 +14,6 @@ import tifffile
 
 from defocus import Engine
 from defocus.engine.errors import ChangedError, InputError, OutputError, StoppedError
-from defocus.engine.files import local_disk
 from defocus.engine.image import memmap
 from defocus.engine.image.memmap import DiskAllocator, drop_resident_pages, is_disk_backed, on_disk
 from defocus.engine.pipeline.jobs import Job
@@ -110,7 +109,7 @@ def test_what_lies_on_a_share_or_is_small_is_not_mapped(tmp_path, image, monkeyp
     tifffile.imwrite(path, image, **GREY)
     device = os.stat(path).st_dev
     mounts = tmp_path / "mounts"
-    monkeypatch.setattr(local_disk, "_MOUNTS", mounts)
+    monkeypatch.setattr(memmap, "_MOUNTS", mounts)
     with open(path, "rb") as file:
         for kind, local in (("ext4", True), ("cifs", False), ("fuse.sshfs", False)):
             where = f"{os.major(device)}:{os.minor(device)}"

@@ -1,6 +1,6 @@
 """TensorRT ("tensorrt", 11 or newer) and TensorRT for RTX ("rtx"), which share their calls.
 
-An engine is built at first use, with progress on stderr, and kept in the user's cache (`engine_cache`). Engines are
+An engine is built at first use, with progress on stderr, and kept in the user's cache (`plan_cache`). Engines are
 loaded from there only. CUDA is initialised before TensorRT is touched: without a working driver its objects crash the
 process.
 """
@@ -57,31 +57,25 @@ class TensorRT:
         return f"install it with: {install_command(self.name)}, {_OTHER}"
 
     def open(self, path: Path, card: Card, threads: int | None = None) -> TensorRTSession:
-        """Open an FP16 graph; its engine is built if it is not in the cache."""
-        return self.open_with(path, card, BuildConfig(usual_profiles(card)))
-
-    def open_with(
-        self, path: Path, card: Card, recipe: BuildConfig, cache: PlanCache | None = None, say: Say = on_stderr
-    ) -> TensorRTSession:
-        """The same with another recipe or cache.
+        """Open an FP16 graph; its engine is built if it is not in the cache.
 
         Raises
         ------
         BackendError
             TensorRT cannot run here, cannot build the graph, or the engine is not in the precision asked for.
         """
+        recipe, cache = BuildConfig(usual_profiles(card)), PlanCache(say=on_stderr)
         card_gpu = find_gpu(self._cuda())  # raises before TensorRT is loaded
         device = gpu.open_device()
         try:
             with device.current():
                 trt = self._load()
-                cache = cache or PlanCache(say=say)
                 log = make_log(trt)
                 runtime = trt.Runtime(log)
                 key = self.key(trt, card, recipe, card_gpu)
                 engine = cache.load_or_build(
                     _built_ahead(cache, key) or key,
-                    lambda: self._build(trt, path, card, recipe, card_gpu, cache, say),
+                    lambda: self._build(trt, path, card, recipe, card_gpu, cache, on_stderr),
                     lambda data: _deserialized(trt, runtime, log, data),
                 )
                 precision = engine_precision(trt, engine)
@@ -108,7 +102,7 @@ class TensorRT:
         Raises
         ------
         BackendError
-            See `open_with`.
+            See `open`.
         ModelError
             The file is no model of ours.
         """

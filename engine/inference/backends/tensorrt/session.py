@@ -10,7 +10,7 @@ Each slot has an execution context of its own, so that what its graph recorded i
 share one scratch memory, for only one of them runs at a time. The last few shapes of batches each keep their own two
 slots, so that shapes that take turns keep their graphs.
 
-Counts of 16 bits are converted on the device (`device_counts`) where that is proven right when the session opens, else
+Counts of 16 bits are converted on the device (`uint16`) where that is proven right when the session opens, else
 on the host, by the engine, as for every backend.
 """
 
@@ -115,11 +115,11 @@ class TensorRTSession:
         """See `backends.Session.trim`. It keeps the shapes that it has graphs for."""
 
     def takes_uint16(self, dtype: np.dtype) -> bool:
-        """See `backends.CountsSession.takes_uint16`."""
+        """See `backends.Uint16Session.takes_uint16`."""
         return self._counts is not None and dtype.newbyteorder("=") == np.uint16
 
     def run_uint16(self, batch: np.ndarray, intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
-        """See `backends.CountsSession.run_uint16`."""
+        """See `backends.Uint16Session.run_uint16`."""
         if self._counts is None:
             raise BackendError(self.description, "it takes no counts", "convert them on the host")
         result = self._result.array(batch.shape, np.uint16)

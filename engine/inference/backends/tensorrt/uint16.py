@@ -1,7 +1,7 @@
 """16-bit counts converted on the device: half as many bytes go up and come down, and the processor is left alone.
 
-The kernels (`gpu/uint16.cu`, loaded as PTX) do what `intensity` does on the host, bit for bit. That is proven on the
-card itself before they are used (`proven`): nothing else shows that its driver made of the PTX what was meant.
+The kernels (`gpu/uint16.cu`, loaded as PTX) do what `normalization` does on the host, bit for bit. That is proven on
+the card itself before they are used (`proven`): nothing else shows that its driver made of the PTX what was meant.
 """
 
 from __future__ import annotations
