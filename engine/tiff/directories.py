@@ -22,8 +22,6 @@ _SUBIFDS, _EXIF, _GPS, _INTEROP = 330, 34665, 34853, 40965
 LSM, _NDPI, _MAKE = 34412, 65420, 271
 _MARKS = ((8, 483729), (32, 2355492))  # position and number: NDTiff, Micro-Manager
 _MOST = 1 << 20  # directories of a file; more is damage
-_SHARED = 1 << 26  # bytes that pages of a small file may share
-_COMPARED = 8  # what a value costs that is kept as Python's numbers, in bytes of it
 
 
 class DamagedError(ValueError):
@@ -249,32 +247,6 @@ def content(file: BinaryIO, entry: TagEntry) -> bytes:
     if len(data) != entry.nbytes:
         raise DamagedError(f"truncated: tag {entry.code} lies beyond the end of the file", ErrorCode.TRUNCATED)
     return data
-
-
-class TagReader:
-    """Reads values of tags for a file's structure, in all not much more than a file of this size can hold.
-
-    Thousands of directories may name the same megabytes, each anew.
-    """
-
-    def __init__(self, file: BinaryIO, form: Form, size: int) -> None:
-        self.form, self.size = form, size
-        self._file, self._left = file, 2 * size + _SHARED
-
-    def values(self, entry: TagEntry) -> np.ndarray:
-        """As `directories.values`; DamagedError, too, where that would be too much."""
-        self._take(entry.nbytes)
-        return values(self._file, self.form, entry)
-
-    def content(self, entry: TagEntry) -> bytes:
-        """As `directories.content`; DamagedError, too, where that would be too much."""
-        self._take(_COMPARED * entry.nbytes)
-        return content(self._file, entry)
-
-    def _take(self, nbytes: int) -> None:
-        self._left -= nbytes
-        if self._left < 0:
-            raise DamagedError("damaged: the tags of its pages overlap")
 
 
 def holds(entry: TagEntry, numbers: np.ndarray) -> bool:

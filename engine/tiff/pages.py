@@ -17,13 +17,27 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import ErrorCode, InputError
-from .directories import LSM, DamagedError, Directory, Form, TagReader, below, chain, content, read_header, wide_offsets
+from .directories import (
+    LSM,
+    DamagedError,
+    Directory,
+    Form,
+    TagEntry,
+    below,
+    chain,
+    content,
+    read_header,
+    values,
+    wide_offsets,
+)
 
 WAIT = "wait until it is complete, or write it again"
 LOSSLESS = {1, 5, 8, 32946, 32773, 34925, 50000, 34887}  # kept; all others would alter the result a second time
 _STORAGE = (254, 255, 256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 320, 322, 323, 338, 339, 347, 529, 530)
 _STORAGE = (*_STORAGE, 532, 32997, 32998, 33628, 34412, 42113, 50674)
 _SLACK = 16  # bytes between parts of a file
+_SHARED = 1 << 26  # bytes that pages of a small file may share
+_COMPARED = 8  # what a value costs that is kept as Python's numbers, in bytes of it
 _STK_PLANES = 33629
 
 
@@ -154,6 +168,32 @@ class Structure:
         for page in self.pages:
             yield page
             yield from page.children
+
+
+class TagReader:
+    """Reads values of tags for a file's structure, in all not much more than a file of this size can hold.
+
+    Thousands of directories may name the same megabytes, each anew.
+    """
+
+    def __init__(self, file: BinaryIO, form: Form, size: int) -> None:
+        self.form, self.size = form, size
+        self._file, self._left = file, 2 * size + _SHARED
+
+    def values(self, entry: TagEntry) -> np.ndarray:
+        """As `directories.values`; DamagedError, too, where that would be too much."""
+        self._take(entry.nbytes)
+        return values(self._file, self.form, entry)
+
+    def content(self, entry: TagEntry) -> bytes:
+        """As `directories.content`; DamagedError, too, where that would be too much."""
+        self._take(_COMPARED * entry.nbytes)
+        return content(self._file, entry)
+
+    def _take(self, nbytes: int) -> None:
+        self._left -= nbytes
+        if self._left < 0:
+            raise DamagedError("damaged: the tags of its pages overlap")
 
 
 def structure(file: BinaryIO, size: int, path: Path) -> Structure:

@@ -60,7 +60,7 @@ class Uint16Session(Session, Protocol):
         ...
 
     def run_uint16(self, batch: np.ndarray, intensities: Sequence[tuple[Intensity, ...]]) -> np.ndarray:
-        """Map counts (N, C, H, W) to the same shape and dtype: what `normalization` and `run` give together, to the bit.
+        """Map counts (N, C, H, W) to the same shape and dtype: what `normalization` and `run` give, bit for bit.
 
         `intensities` has a tuple of C for each of the N; flat channels keep their counts. The result is that of `run`:
         valid until the next run. Raises BackendError when the runtime fails, or the network gives values that are no
