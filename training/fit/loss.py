@@ -12,7 +12,11 @@ FLOOR = 1e-6  # of the mean square in unit range, 60 dB: an empty crop must not 
 
 
 def content_loss(
-    outputs: list[Tensor], sharp: Tensor, weights: Tensor | None = None, distance: Distance = "l1"
+    outputs: list[Tensor],
+    sharp: Tensor,
+    weights: Tensor | None = None,
+    distance: Distance = "l1",
+    light_weight: float = 0.0,
 ) -> Tensor:
     """Eq. (5).
 
@@ -27,6 +31,9 @@ def content_loss(
         The absolute error, which the paper's text prefers; the square that it prints; or the logarithm of each image's
         mean square, the loss of NAFNet (Chen et al., ECCV 2022): PSNR but for a factor, so that a decibel counts the
         same near focus and far from it.
+    light_weight : float
+        With "mse" and "log-mse": adds so many times the square of the mean error to the mean square, so that the total
+        light of a plane stays as it is, which a mean square alone hardly asks for where it is small.
 
     Returns
     -------
@@ -37,6 +44,8 @@ def content_loss(
         target = sharp if n == 0 else avg_pool2d(sharp, 2**n)
         difference = output.float() - target
         errors = (difference.abs() if distance == "l1" else difference.square()).mean(dim=(1, 2, 3))
+        if distance != "l1" and light_weight:
+            errors = errors + light_weight * difference.mean(dim=(1, 2, 3)).square()
         if distance == "log-mse":
             errors = torch.log(errors + FLOOR)
         total = total + (errors if weights is None else errors * weights).mean()

@@ -66,6 +66,7 @@ class Recipe:
     decay_share: float = 0.35  # of the steps, at the end, along which the learning rate falls to a hundredth
     frozen_norm_share: float = 0.9  # of the steps, at the end, in which BatchNorm uses its running statistics; 1: all
     balance: float = 0.0  # with "l1" and "mse", 0.7 keeps near distances, whose errors are small, from being drowned
+    light_weight: float = 0.0  # with "mse" and "log-mse", how much more the square of the mean error counts
     ema_decay: float = 0.999
     ema_from_step: int = 600  # before, BatchNorm's statistics are still those of no image
     validate_every: int = 4  # epochs

@@ -371,6 +371,15 @@ def test_the_loss_is_equation_5(distance):
     assert float(content_loss([sharp], sharp, distance=distance)) == 0
 
 
+def test_the_mean_error_can_count_more():
+    """A plane that is too dark all over, against one with the same mean square and all of its light."""
+    sharp = torch.rand(1, 1, 16, 16)
+    even = 0.01 * torch.tensor([1.0, -1.0]).repeat(16, 8)
+    darker, noisier = (content_loss([sharp + change], sharp, None, "mse", 9.0) for change in (-0.01, even))
+    assert float(darker) == pytest.approx(10 * 1e-4, rel=1e-3)
+    assert float(noisier) == pytest.approx(1e-4, rel=1e-3)
+
+
 def test_balance_favours_what_is_nearly_sharp():
     sharp = torch.rand(2, 1, 16, 16)
     blurred = torch.stack([sharp[0] + 0.01, sharp[1] + 0.2])
