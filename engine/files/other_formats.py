@@ -27,6 +27,13 @@ _EXPORTS = {
     ".h5": "with Bio-Formats",
     ".png": "with the program that wrote them: save as TIFF",
     ".jpg": "with the program that wrote them: save as TIFF, without loss",
+    ".jpeg": "with the program that wrote them: save as TIFF, without loss",
+    ".hdf5": "with Bio-Formats",
+    ".qptiff": "in QuPath: Export > OME-TIFF",
+    ".scn": "in QuPath: Export > OME-TIFF",
+    ".bif": "in QuPath: Export > OME-TIFF",
+    ".flex": "with Bio-Formats",
+    ".sif": "in Andor Solis: Export > TIFF",
 }
 _READ = (".nd2", ".czi", ".lif", ".zarr")  # by the extra `formats`
 _KNOWN = {*_READ, *_EXPORTS}

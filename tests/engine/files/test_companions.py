@@ -80,6 +80,12 @@ def test_other_formats_are_named_with_a_way_to_tiffs(tmp_path):
     assert "2 .oib, 1 .czi; export them in FluoView" in line
 
 
+@pytest.mark.parametrize("name", ["a.jpeg", "a.JPG", "a.hdf5", "a.qptiff", "a.scn", "a.bif", "a.flex", "a.sif"])
+def test_a_folder_of_one_other_format_says_how_to_export_it(name, tmp_path):
+    (tmp_path / name).write_bytes(b"")
+    assert f"holds no TIFF, but 1 {Path(name).suffix.lower()}; export it " in (other_formats(tmp_path) or "")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
 def test_no_link_or_pipe_decides_what_is_read_or_where_it_goes(folders, tmp_path):
     source, out = folders
