@@ -46,3 +46,7 @@ def report(
 def main() -> None:
     """The entry point."""
     _app.run(app, blas_threads=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -48,3 +48,7 @@ def install_shortcut(
 def main() -> None:
     """The entry point."""
     _app.run(app)
+
+
+if __name__ == "__main__":
+    main()
