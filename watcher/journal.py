@@ -63,6 +63,7 @@ class Journal:
         self.warning: str | None = None
         self._lock, self._trouble, self._failing = threading.Lock(), trouble, False
         self._unwritten: dict[str, JournalEntry] = {}
+        self._unwritable = False  # the last write failed: that it can be read says nothing
         self._busy_timeout = busy_timeout
         try:
             make_private(self.path.parent)
@@ -197,8 +198,10 @@ class Journal:
                 if done is not None:
                     connection.execute("DELETE FROM in_progress WHERE relative = ?", (done.relative,))
         except OutputError as error:
+            self._unwritable = True
             self._fails(error)
             return False
+        self._unwritable = False
         return True
 
     def _fails(self, error: OutputError) -> None:
@@ -206,7 +209,7 @@ class Journal:
         self._trouble(error)
 
     def _works(self) -> None:
-        if self._failing and not self._unwritten:
+        if self._failing and not self._unwritten and not self._unwritable:
             self._failing = False
             self._trouble(None)
 
