@@ -126,12 +126,14 @@ def shortage(error: BaseException) -> tuple[str, str] | None:
     return None
 
 
-def shortage_error(thing: object, purpose: str, error: BaseException) -> DefocusError | None:
-    """The same as an error: `purpose` says what it would have been needed for ("to open it")."""
+def shortage_error(
+    thing: object, purpose: str, error: BaseException, kind: type[DefocusError] | None = None
+) -> DefocusError | None:
+    """The same as an error of a kind: `purpose` says what it would have been needed for ("to open it")."""
     if (missing := shortage(error)) is None:
         return None
     code = ErrorCode.MEMORY if "memory" in missing[0] else ErrorCode.SHORTAGE
-    return DefocusError(thing, f"{missing[0]} {purpose}", missing[1], code)
+    return (kind or DefocusError)(thing, f"{missing[0]} {purpose}", missing[1], code)
 
 
 def is_full(error: OSError) -> bool:

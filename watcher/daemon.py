@@ -176,7 +176,7 @@ class _JournalTrouble:
 
     def __call__(self, error: OutputError | None) -> None:
         if error is not None and self._once:
-            raise error
+            raise DefocusError(error.thing, error.cause, error.remedy, error.code)
         self._health.set_problem(f"{self._out} journal", str(error) if error else None)
         if error is not None and self._problem != str(error):
             self._report(WatchEvent("warning", text=str(error), code=error.code))
@@ -246,6 +246,8 @@ class _ScanThread(threading.Thread):
         """Raise what ended the thread."""
         if self.error is not None:
             folder = self.processor.settings.acquisition
+            if isinstance(self.error, DefocusError):
+                raise self.error
             cause = f"looking for files failed ({type(self.error).__name__}: {self.error})"
             problem = shortage_error(folder, "for looking for files", self.error)
             raise problem or DefocusError(folder, cause, "start defocus-watch again") from self.error

@@ -114,11 +114,11 @@ class FolderProcessor:
             try:
                 if stat_of(path) != row.stat or not self.settings.wants(relative, mtime_ns, self._clock.time()):
                     continue
+                inspection = Inspection(row.stat, row.digest, row.reason == OWN_OUTPUTS)
+                if row.state is FileState.QUARANTINED:
+                    inspection = inspect(path)
             except OSError:
                 continue
-            inspection = Inspection(row.stat, row.digest, row.reason == OWN_OUTPUTS)
-            if row.state is FileState.QUARANTINED:
-                inspection = inspect(path)
             facts = (inspection.damage, inspection.digest, inspection.own_output)
             arrivals.append(Arrival(path, relative, row.stat, 0.0, *facts, recalled=True))
         return arrivals
@@ -167,6 +167,12 @@ class FolderProcessor:
             new = all(self._state(member) is None for member in members if not member.recalled)
             done = new and is_done(job, self.card)
         except DefocusError as error:
+            if error.code is ErrorCode.SHORTAGE:  # what lies at the output's path is not known: looked at again later
+                self.guard.is_to_blame(arrival.stat[0], error)
+                for member in members:
+                    self._put_off(member)
+                    self.tracker.drop(member)
+                return None
             for member in members:
                 self._quarantine(member, error, queued)
             return None
@@ -210,11 +216,12 @@ class FolderProcessor:
     def record_outcome(self, outcome: Outcome, running: RunningJob) -> None:
         """Write down what became of a job."""
         log.debug("%s: %s", outcome.job.name, outcome.error or "done")
-        left = isinstance(outcome.error, ChangedError | StoppedError)  # not complete after all, or left for later
-        if isinstance(outcome.error, OutputError):
-            for arrival in running.arrivals:  # the others have their turn first
-                self.tracker.put_off(arrival.path, self._clock.monotonic() + self.guard.file_pause)
-            left = self.guard.is_to_blame(max(arrival.stat[0] for arrival in running.arrivals), outcome.error)
+        error = outcome.error
+        left = isinstance(error, ChangedError | StoppedError)  # not complete after all, or left for later
+        if isinstance(error, OutputError) or (error is not None and error.code is ErrorCode.SHORTAGE):
+            for arrival in running.arrivals:
+                self._put_off(arrival)
+            left = self.guard.is_to_blame(max(arrival.stat[0] for arrival in running.arrivals), error)
         # Files that belong together are given up together.
         attempts = 1 + max(self._failures(arrival) for arrival in running.arrivals)
         for arrival, result in zip(running.arrivals, outcome.each(), strict=True):
@@ -232,6 +239,10 @@ class FolderProcessor:
             else:
                 self._record(arrival, FileState.FAILED, attempts, result.error)
                 self._fail("retry", arrival, result.error, running.queued)
+
+    def _put_off(self, arrival: Arrival) -> None:
+        """The others have their turn first."""
+        self.tracker.put_off(arrival.path, self._clock.monotonic() + self.guard.file_pause)
 
     def leave_unfinished(self) -> None:
         """At the end: jobs that came to no outcome because they were not begun are no fault of their files."""

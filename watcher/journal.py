@@ -12,11 +12,11 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ..engine.errors import DefocusError, OutputError
+from ..engine.errors import DefocusError, OutputError, shortage
 from ..engine.files.atomic import make_private, output_error
 from ..engine.files.version import open_regular
 from ..engine.pipeline.steps import Stat
@@ -72,7 +72,7 @@ class Journal:
         except OSError as error:
             raise output_error(self.path, error) from error
         except sqlite3.OperationalError as error:  # no permission, full disk
-            raise output_error(self.path, OSError(0, str(error))) from error
+            raise _disk_error(self.path, error) from error
         self._attempts = {relative: ((size, mtime_ns), attempts) for relative, size, mtime_ns, attempts in rows}
 
     def find(self, relative: Path) -> JournalEntry | None:
@@ -226,7 +226,7 @@ class Journal:
             raise output_error(self.path, error) from error
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):  # a disk that fails or is full
-                raise output_error(self.path, OSError(0, str(error))) from error
+                raise _disk_error(self.path, error) from error
             self._check_readable()
             remedy = "start defocus-watch again: it renames the damaged file and begins a new one"
             raise DefocusError(self.path, f"was damaged while it was in use ({error})", remedy) from error
@@ -280,6 +280,18 @@ class Journal:
             connection.close()
             raise
         return connection
+
+
+def _disk_error(path: Path, error: sqlite3.DatabaseError) -> DefocusError:
+    """The error of a disk, or of too few descriptors, of which SQLite tells as of any file that cannot be opened."""
+    try:
+        with ExitStack() as files:  # it needs another two, for its own journal and for the folder
+            for place in (path, os.devnull):
+                files.enter_context(open(place, "rb"))
+    except OSError as cause:
+        if shortage(cause):
+            return output_error(path, cause)
+    return output_error(path, OSError(0, str(error)))
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import DefocusError, ErrorCode, InputError, OutputError, is_full
+from ..errors import DefocusError, ErrorCode, InputError, OutputError, is_full, shortage_error
 from .folders import check_inside, make_folders
 from .walk import walk
 
@@ -102,6 +102,8 @@ def output_error(target: Path, error: OSError) -> DefocusError:
     """
     elsewhere = "choose another output folder with -o"
     # numpy.tofile swallows the errno of a write that ended short: "200000 requested and 130712 written".
+    if lack := shortage_error(target, "for writing it", error, OutputError):
+        return lack
     short = error.errno is None and "requested and" in str(error)
     if short or is_full(error):
         return OutputError(target, "the disk is full", f"free some space or {elsewhere}", ErrorCode.DISK_FULL)

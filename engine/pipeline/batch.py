@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DefocusError, ErrorCode, InputError, OutputError
+from ..errors import DefocusError, ErrorCode, InputError, OutputError, shortage, shortage_error
 from ..files.other_formats import other_formats
 from ..files.patterns import is_wanted
 from ..files.walk import walk
@@ -231,14 +231,23 @@ def is_done(job: Job, card: Card) -> bool:
 
 def _made(target: Path) -> dict[str, Any] | None:
     """What an output says of its making; None if there is none. Raises OutputError if it is not ours."""
-    if not os.path.lexists(target):
-        return None
+    try:
+        return _account(target) if os.path.lexists(target) else None
+    except (OSError, MemoryError) as error:
+        if lack := shortage_error(target, "for looking into it", error):
+            raise lack from error
+        raise
+
+
+def _account(target: Path) -> dict[str, Any] | None:
     from ..tiff.provenance import cut_short
 
     remedy = "move it away, choose another output folder with -o, or replace it with defocus-run --overwrite"
     try:
         account = read_provenance(target)
     except (DefocusError, OSError) as error:
+        if shortage(error):
+            raise
         with suppress(DefocusError, OSError):
             if cut_short(target):
                 return None
@@ -308,7 +317,8 @@ def _refuse_inside(folder: Path, out: Path) -> None:
 
 
 def _unreadable(error: OSError) -> None:
-    raise InputError(error.filename, f"cannot be searched ({error.strerror})", "check its permissions") from error
+    unreadable = InputError(error.filename, f"cannot be searched ({error.strerror})", "check its permissions")
+    raise shortage_error(error.filename, "for searching it", error) or unreadable from error
 
 
 def _identity(path: Path) -> str:

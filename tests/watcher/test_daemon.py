@@ -170,6 +170,21 @@ def test_with_once_a_journal_that_cannot_be_written_ends_it(folders, run, monkey
     assert outputs(folders[1]) == ["a.tif"]
 
 
+def test_with_once_a_journal_that_cannot_be_read_ends_it(folders, run, monkeypatch):
+    """No file would be found that is to be done, and the exit code would be 0."""
+    write_tiff(folders[0] / "a.tif")
+    used, trouble = Journal._used, iter([OutputError("journal", "is locked", "wait")])
+
+    def once(self):
+        if threading.current_thread().name == "defocus-finder" and (error := next(trouble, None)):
+            raise error
+        return used(self)
+
+    monkeypatch.setattr(Journal, "_used", once)
+    with pytest.raises(DefocusError, match="is locked"):
+        run()
+
+
 def test_a_dead_finder_ends_the_daemon(run, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("oops")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...engine.errors import InputError, first_line
+from ...engine.errors import InputError, first_line, shortage_error
 from ...engine.files.companions import COMPANIONS
 from ...engine.files.patterns import is_wanted
 from ...engine.formats.names import output_path
@@ -147,7 +147,8 @@ def _check_acquisition(acquisition: Path) -> None:
     try:
         next(acquisition.iterdir(), None)
     except OSError as error:
-        raise InputError(acquisition, f"cannot be read ({error.strerror})", "check its permissions") from error
+        unreadable = InputError(acquisition, f"cannot be read ({error.strerror})", "check its permissions")
+        raise shortage_error(acquisition, "for looking into it", error) or unreadable from error
 
 
 def _refuse_shared(folder: FolderSettings, other: FolderSettings) -> None:

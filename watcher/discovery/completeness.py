@@ -157,7 +157,13 @@ def look(path: Path, waiting: PendingFile, now: float, settle: float, patience: 
         return Completeness.WAITING
     if not waiting.closed and now - waiting.since < settle:
         return Completeness.WAITING
-    waiting.inspection = inspection = inspect(path)
+    try:
+        waiting.inspection = inspection = inspect(path)
+    except (OSError, MemoryError):  # of descriptors or memory there are too few: if that lasts, reading it tells
+        if now - waiting.since >= max(patience, settle):
+            return Completeness.COMPLETE
+        waiting.retry(now, settle)
+        return Completeness.WAITING
     if inspection.stat not in (stat, Inspection.stat):
         waiting.changed(inspection.stat, now)
         return Completeness.WAITING

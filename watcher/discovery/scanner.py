@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...engine.errors import DefocusError, ErrorCode, InputError, shortage, shortage_error
 from ...engine.files.other_formats import other_formats
 from ...engine.formats.names import is_store
 from ...engine.pipeline.steps import Stat, stat_of
@@ -22,6 +23,7 @@ from .completeness import Completeness, PendingFile, is_file, is_folder, is_imag
 from .fs_events import FileEvents, first_unobserved
 
 LONGEST_WAIT = 0.5  # s until `stop` is looked at again
+_LOOKING = "for looking for files"
 BUSY_WAIT = 0.1  # s until a file is looked at again whose older version is being corrected
 
 
@@ -62,13 +64,19 @@ def arrivals(
         Whether this version has been yielded or dealt with. `from_event` says that the system told of a change, so that
         the content may be another although the stat is the same.
     until : function () -> bool, optional
-        Asked before each rescan; if it says yes and the rescan finds nothing that is not known, that is the end.
+        Asked before each rescan; if it says yes and the rescan finds nothing that is not known, that is the end. There
+        is an end then, too, if the folder cannot be reached for `timing.patience`.
     warn : function (str)
         Told, in a line, when the folder cannot be reached or is not observed.
     on_pass : function (bool)
         Called each time around, with whether the folder can be reached.
     tracker : FileTracker, optional
         Where files that may not be complete are kept. While it says that a path is busy, no newer version is yielded.
+
+    Raises
+    ------
+    DefocusError
+        With `until`: the folder cannot be reached.
     """
     timing, tracker = timing or ScanTiming(), tracker or FileTracker()
     watcher = FolderWatcher(folder, timing, warn, clock)
@@ -84,6 +92,8 @@ def arrivals(
                     _notice(folder, path, tracker, known, clock.monotonic(), closed=False, from_event=False)
                 if may_end and watcher.reachable and not tracker.pending():
                     return
+                if until is not None and watcher.lost and now - watcher.lost_since >= timing.patience:
+                    raise _unreachable(folder, watcher.lost)
                 next_scan = now + timing.rescan
             on_pass(watcher.reachable)
             yield from _ready(folder, tracker, timing, clock.monotonic())
@@ -124,10 +134,18 @@ def scan(
 
 
 class FolderWatcher:
-    """Events and rescans of one folder, and whether it can be reached."""
+    """Events and rescans of one folder, and whether it can be reached.
+
+    Attributes
+    ----------
+    lost, lost_since : OSError or None, float
+        Why it cannot be reached, and since when (monotonic).
+    """
 
     def __init__(self, folder: Path, timing: ScanTiming, warn: Callable[[str], None], clock: Clock) -> None:
-        self.folder, self.events, self.reachable = folder, FileEvents(folder, clock), True
+        self.folder, self.events, self._clock = folder, FileEvents(folder, clock), clock
+        self.lost: OSError | None = None
+        self.lost_since = 0.0
         self._polling, self._warn = timing.polling, warn
         self._no_events_reason: str | None = None  # why the system tells of nothing, as was last said
         self._mounted = False
@@ -148,14 +166,21 @@ class FolderWatcher:
                 self._told_formats = True
         except OSError as error:
             if self.reachable:
-                self._warn(f"{self.folder}: cannot be reached ({error.strerror}); waiting for it to come back")
-            self.reachable = False
+                self.lost_since = self._clock.monotonic()
+                lack = shortage_error(self.folder, _LOOKING, error)
+                cause = f"cannot be reached ({error.strerror}); waiting for it to come back"
+                self._warn(str(lack or f"{self.folder}: {cause}"))
+            self.lost = error
             self.events.stop()  # it watches a folder that is not there any more
             return []
         if not self.reachable:
             self._warn(f"{self.folder}: is back")
-            self.reachable = True
+            self.lost = None
         return files
+
+    @property
+    def reachable(self) -> bool:
+        return self.lost is None
 
     def _listed(self) -> list[Path]:
         """Raises OSError if the folder cannot be listed, or is the empty place that an unmounted share leaves."""
@@ -171,6 +196,8 @@ class FolderWatcher:
         inodes: dict[str, int] = {}
         files = list(scan(self.folder, self._skipped.__setitem__, inodes.__setitem__))
         for path, error in self._skipped.items():
+            if shortage(error):
+                raise error
             if path not in before and not isinstance(error, FileNotFoundError):
                 self._warn(f"{path}: cannot be read ({error.strerror}); its files wait, the others are corrected")
         self._check_unobserved(inodes | {os.fspath(self.folder): status.st_ino})
@@ -198,6 +225,11 @@ class FolderWatcher:
             self._warn(_deaf(self.folder, reason))
         self._no_events_reason = reason
         return reason is None
+
+
+def _unreachable(folder: Path, error: OSError) -> DefocusError:
+    cause, remedy = f"cannot be reached ({error.strerror})", "check the folder or its share, then start again"
+    return shortage_error(folder, _LOOKING, error) or InputError(folder, cause, remedy, ErrorCode.UNREADABLE)
 
 
 def _deaf(folder: Path, cause: str) -> str:

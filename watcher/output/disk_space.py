@@ -28,7 +28,8 @@ class OutputGuard:
     """Pauses a folder while its output cannot be written to, and goes on by itself.
 
     If the output is there, is ours, has `min_free_mb` MB of room, takes a small file, and its disk is not full for one
-    image after the other, what fails is the fault of a file. Methods may be called from any thread.
+    image after the other, what fails is the fault of a file. The folder is paused, too, while there are too few file
+    descriptors or threads for one image after the other. Methods may be called from any thread.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class OutputGuard:
         self._lock = threading.Lock()
         self._next_look = 0.0  # monotonic; 0: the output can be written to
         self._told = False  # of the pause, and not yet that it is over
-        self._full = 0  # how often the disk was full since something was written
+        self._short = 0  # how often room, descriptors or threads were too few since something was written
 
     @property
     def file_pause(self) -> float:
@@ -76,22 +77,24 @@ class OutputGuard:
                 self._pause(error)
             elif self._next_look:
                 self._next_look = 0.0
-                if self._full < 2:  # else a small file fits, and whether an image does is still to be seen
+                if self._short < 2:  # else a small file fits, and whether an image does is still to be seen
                     self._resume()
             return error is None
 
     def is_to_blame(self, size: int, error: DefocusError) -> bool:
-        """Whether an output failed because the whole folder cannot be written to; then it is paused.
+        """Whether a file failed because the whole folder cannot be written to, or for too little of something; then the
+        folder is paused.
 
         It is tried with a small file. A disk that has room for that is full if two outputs in a row did not fit, be
         they of one file; `size` bytes are what its input takes, and one larger than the whole disk does not count.
-        Raises `error` with `once` if it is.
+        Descriptors and threads are too few if they were for two in a row. Raises `error` with `once` if it is.
         """
         full = error.code is ErrorCode.DISK_FULL and size <= _capacity(self._out)
+        short = full or error.code is ErrorCode.SHORTAGE
         with self._lock:
             self._health.set_problem(f"{self._out} writing", str(error))  # until a write has worked
-            self._full += full
-            if why_not_writable(self._out) is None and not (full and self._full > 1):
+            self._short += short
+            if why_not_writable(self._out) is None and not (short and self._short > 1):
                 return False
             if self._once:
                 raise error
@@ -101,7 +104,7 @@ class OutputGuard:
     def worked(self) -> None:
         """An output was written."""
         with self._lock:
-            self._full = 0
+            self._short = 0
             self._health.set_problem(f"{self._out} writing", None)
             if self._next_look == 0:
                 self._resume()

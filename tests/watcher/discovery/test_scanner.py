@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from watchdog import observers as observers_module
 
+from defocus.engine.errors import DefocusError
 from defocus.engine.files.version import digest
 from defocus.watcher.discovery import scanner
 from defocus.watcher.discovery.arrival import Arrival
@@ -216,6 +217,19 @@ def test_no_inotify_instance_left_means_rescans_and_a_line(folder, tmp_path, mon
         collector.wait(1)
     assert len(collector.warnings) == 1
     assert "does not tell defocus about new files (inotify instance limit reached)" in collector.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"), [(errno.EMFILE, "not enough file descriptors"), (errno.EIO, "cannot be reached")]
+)
+def test_with_an_end_a_folder_that_cannot_be_reached_is_not_waited_for(folder, monkeypatch, number, cause):
+    def broken(path):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(scanner.os, "scandir", broken)
+    timing = ScanTiming(settle=0.01, rescan=0.01, patience=0.05, polling=True)
+    with pytest.raises(DefocusError, match=cause):
+        list(arrivals(folder, threading.Event(), lambda *_: True, timing, until=lambda: True))
 
 
 def test_an_observer_that_dies_is_started_again(folder, tmp_path, monkeypatch):

@@ -46,19 +46,20 @@ def test_a_file_that_alone_cannot_be_written_pauses_nothing(output):
 
 
 @pytest.mark.parametrize("name", ["b.tif", "c.tif"])
-def test_a_disk_that_is_full_twice_in_a_row_pauses_the_folder_until_a_file_fits(output, name):
-    assert not output.fails("a.tif", ErrorCode.DISK_FULL)
+@pytest.mark.parametrize("code", [ErrorCode.DISK_FULL, ErrorCode.SHORTAGE])
+def test_a_disk_that_is_full_twice_in_a_row_pauses_the_folder_until_a_file_fits(output, name, code):
+    assert not output.fails("a.tif", code)
     output.guard.worked()
-    assert not output.fails("b.tif", ErrorCode.DISK_FULL)
+    assert not output.fails("b.tif", code)
     for _ in range(3):
-        assert output.fails(name, ErrorCode.DISK_FULL)
+        assert output.fails(name, code)
         assert output.guard.paused()
         output.clock.advance(PAUSE)
         assert output.guard.available()  # a small file can be written: others have their turn
     assert [event.kind for event in output.events] == ["paused"]
     output.guard.worked()
     assert [event.kind for event in output.events] == ["paused", "warning"]
-    assert not output.fails("d.tif", ErrorCode.DISK_FULL)
+    assert not output.fails("d.tif", code)
 
 
 def test_an_output_that_takes_no_file_pauses_the_folder_until_it_does(output, monkeypatch):
