@@ -65,6 +65,7 @@ class Journal:
         self._unwritten: dict[str, JournalEntry] = {}
         self._unwritable = False  # the last write failed: that it can be read says nothing
         self._busy_timeout = busy_timeout
+        self._opened: tuple[int, int] | None = None  # the identity of the file that the connection has open
         try:
             make_private(self.path.parent)
             self._connection = self._open()
@@ -218,9 +219,13 @@ class Journal:
         """The connection, held by this thread alone; what SQLite raises becomes one of our own errors."""
         try:
             with self._lock:
-                if not self.path.exists() and self.path.parent.is_dir():
-                    self._connection.close()  # it was deleted: what is written there now is lost
-                    self._connection = self._open()
+                if _identity(self.path) != self._opened and self.path.parent.is_dir():
+                    # It was deleted or replaced: what is written to the old one is lost. If there can be no new one
+                    # yet, the old one can still be read.
+                    with suppress(OSError, sqlite3.OperationalError):
+                        connection = self._open()
+                        self._connection.close()
+                        self._connection = connection
                 yield self._connection
         except OSError as error:
             raise output_error(self.path, error) from error
@@ -236,6 +241,9 @@ class Journal:
             if path.is_symlink():  # somebody wants us to write elsewhere
                 os.replace(path, path.with_name(f"{path.name}.link-{datetime.now(UTC):%Y%m%dT%H%M%S}"))
                 self.warning = f"{path}: was a link, which is not followed; beginning a new one"
+            elif path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+                os.replace(path, path.with_name(f"{path.name}.other-{datetime.now(UTC):%Y%m%dT%H%M%S}"))
+                self.warning = f"{path}: was a pipe or a device; beginning a new one"
             elif path.is_file() and path.stat().st_nlink > 1:  # another name of it is not written to, either
                 copy = path.with_name(f"{path.name}.{os.getpid()}")
                 copy.unlink(missing_ok=True)
@@ -279,15 +287,25 @@ class Journal:
         except BaseException:
             connection.close()
             raise
+        self._opened = _identity(self.path)
         return connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one that takes its place; None if there is none. Raises OSError."""
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _disk_error(path: Path, error: sqlite3.DatabaseError) -> DefocusError:
     """The error of a disk, or of too few descriptors, of which SQLite tells as of any file that cannot be opened."""
     try:
         with ExitStack() as files:  # it needs another two, for its own journal and for the folder
-            for place in (path, os.devnull):
-                files.enter_context(open(place, "rb"))
+            files.enter_context(open(os.devnull, "rb"))
+            files.enter_context(open_regular(path))
     except OSError as cause:
         if shortage(cause):
             return output_error(path, cause)

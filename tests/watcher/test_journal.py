@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import sys
 import threading
 from pathlib import Path
 
@@ -153,3 +155,37 @@ def test_its_trouble_is_told_until_all_is_written(tmp_path):
         assert told[-1] is None
         assert other.execute("SELECT COUNT(*) FROM files").fetchone() == (1,)
         other.close()
+
+
+def _another(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (what)")
+    connection.close()
+
+
+REPLACED = {
+    "link": lambda path: path.symlink_to(path.with_name("elsewhere")),
+    "pipe": os.mkfifo,
+    "another": _another,
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a file that may be replaced while it is open, and pipes")
+@pytest.mark.parametrize("name", REPLACED)
+def test_one_in_whose_place_something_else_is_put_is_begun_anew_also_while_it_is_in_use(tmp_path, name):
+    with Journal(tmp_path) as journal:
+        journal.record(entry("before.tif"))
+        for used in ("a.tif", "b.tif"):
+            journal.path.unlink()
+            REPLACED[name](journal.path)
+            journal.record(entry(used))
+            assert journal.path.is_file()
+            assert not journal.path.is_symlink()
+    with Journal(tmp_path) as journal:
+        assert journal.find(Path("b.tif")) == entry("b.tif")
+        journal.path.unlink()
+        REPLACED[name](journal.path)
+    with Journal(tmp_path) as journal:
+        assert journal.warning
+        assert journal.quarantined() == []
+    assert not (tmp_path / ".defocus" / "elsewhere").exists()
