@@ -176,7 +176,7 @@ def test_with_once_a_journal_that_cannot_be_read_ends_it(folders, run, monkeypat
     used, trouble = Journal._used, iter([OutputError("journal", "is locked", "wait")])
 
     def once(self):
-        if threading.current_thread().name == "defocus-finder" and (error := next(trouble, None)):
+        if threading.current_thread().name == "defocus-scan" and (error := next(trouble, None)):
             raise error
         return used(self)
 
