@@ -19,7 +19,7 @@ from .inference.backends.onnx_runtime import providers
 from .inference.backends.tensorrt.plan_cache import PlanCache
 from .inference.cpu_count import available_cores
 from .inference.gpu.driver import driver_version, find_gpu, why_no_gpu
-from .model.card import Card, model_path, read_card
+from .model.card import Card, half_precision, model_path, read_card
 
 PACKAGES = (
     "onnxruntime",
@@ -98,10 +98,12 @@ def examine(
     try:
         path = model_path(model)
         card = read_card(path)
+        half = half_precision(path, card)
         about: dict[str, Any] | str = {
             "name": card.name,
             "sha256": card.sha256,
             "precision": card.precision,
+            "half_sha256": half[1].sha256 if half else "",
             "channels": card.channels,
             "halo": card.halo,
         }
@@ -147,7 +149,8 @@ def lines(picture: Picture) -> list[str]:
     rows.append(f"providers of ONNX Runtime: {', '.join(picture.providers) or 'none'}")
     model = picture.model
     if isinstance(model, dict):
-        rows.append(f"model     {model['name']}, {model['precision']}, sha256 {model['sha256'][:12]}")
+        on_card = f"; on a card fp16, sha256 {model['half_sha256'][:12]}" if model["half_sha256"] else ""
+        rows.append(f"model     {model['name']}, {model['precision']}, sha256 {model['sha256'][:12]}{on_card}")
     else:
         rows.append(f"model     {model}")
     rows.append("backends, in the order of --backend auto:")

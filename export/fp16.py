@@ -148,10 +148,10 @@ def rounded_like_half(model: Any) -> Any:
 
 
 def save_half(model: Any, card: Card, path: Path) -> None:
-    """Write a half graph with its card, whole or not at all. Raises OutputError."""
+    """Write a half graph, whole or not at all; `card` is that of the FP32 file. Raises OutputError."""
     import onnx
 
-    onnx.helper.set_model_props(model, {KEY: replace(card, precision="fp16").to_json()})
+    onnx.helper.set_model_props(model, {KEY: replace(card, precision="fp16", fp32_sha256=card.sha256).to_json()})
     model.producer_name = "defocus"
     with commit(Path(path)) as temporary:
         onnx.save(model, str(temporary))

@@ -11,17 +11,16 @@ import numpy as np
 
 from ..engine.errors import BackendError, InputError, MissingExtraError, ModelError
 from ..engine.files.atomic import output_error
-from ..engine.inference.backends import backend, open_session
+from ..engine.inference.backends import ON_CARD, backend, open_session
 from ..engine.inference.backends.tensorrt.backend import RTX, TENSORRT, TensorRT
 from ..engine.inference.backends.tensorrt.config import BuildConfig, Profile, usual_profiles
 from ..engine.inference.backends.tensorrt.plan_cache import PlanCache, PlanKey
 from ..engine.installation import install_command
-from ..engine.model.card import Card, model_path, read_card
+from ..engine.model.card import Card, half_precision, model_path, read_card
 from .fp16_check import Run
 
 AUTO = "auto"
 ONNX_SUFFIX = ".onnx"
-_ON_GPU = ("tensorrt", "rtx", "cuda")  # where half precision is really computed in half
 Tell = Callable[[str], None]
 
 
@@ -172,7 +171,7 @@ def export_fp16(
     half = to_half(model, kept, half_ends)
     with unproven(out) as candidate:
         save_half(half, card, candidate)
-        for name in ("cpu", *(name for name in _ON_GPU if backend(name).unavailable_reason() is None)):
+        for name in ("cpu", *(name for name in ON_CARD if backend(name).unavailable_reason() is None)):
             opened = open_session(name, candidate, card)
             try:
                 real = list(compare(exact, opened.session.run, card, every))
@@ -188,7 +187,7 @@ def export_fp16(
 
 
 def build_engine(model: Path, texts: Sequence[str], tell: Tell, **settings: object) -> PlanKey:
-    """Build the TensorRT engine of an FP16 model into the user's cache.
+    """Build the TensorRT engine of an FP16 model, or of that beside an FP32 one, into the user's cache.
 
     `texts` are profiles (`Profile.parse`), () for the usual ones; `settings` are fields of `BuildConfig`. TensorRT is
     taken where it runs, else TensorRT for RTX, which needs no GPU if `capabilities` are given.
@@ -199,6 +198,7 @@ def build_engine(model: Path, texts: Sequence[str], tell: Tell, **settings: obje
         Neither is installed or can build here; the model is not FP16; a profile cannot be read.
     """
     card = read_card(model)
+    model, card = half_precision(model, card) or (model, card)
     profiles = tuple(Profile.parse(text, card) for text in texts) or usual_profiles(card)
     recipe = replace(BuildConfig(profiles), **settings)  # type: ignore[arg-type]
     key = _flavour(recipe).build_ahead(model, recipe, say=tell)

@@ -1,6 +1,6 @@
 """Every way to run the network, timed and compared on one machine, as a Markdown table with the floor beside each row.
 
-    python -m benchmarks.gpu.gpu --fp16 default_fp16.onnx -o runs/gpu/gpu.md [--minutes 8]
+    python -m benchmarks.gpu.gpu --fp16 engine/model/default_fp16.onnx -o runs/gpu/gpu.md [--minutes 8]
     python -m benchmarks.gpu.gpu --cpu --sizes 64x64x1 --repeat 3        # what runs without a GPU
 
 A way that cannot run here is a line that says why. Latency is that of a call with the input in host memory and the

@@ -2,7 +2,7 @@
 # The part of a measurement that runs on a GPU machine which reaches no package index (docs/results/gpu.md has the steps).
 # It has Python 3.12 and torch with CUDA 13; the rest comes in bundles of ../shared/gpu/make_bundle.sh.
 #   bash benchmarks/gpu/lent.sh unpack runs/gpu/bundle-ort.1 ...     parts of bundles, as they arrive
-#   bash benchmarks/gpu/lent.sh measure runs/gpu/default_fp16.onnx OUT [options of gpu.py]
+#   bash benchmarks/gpu/lent.sh measure engine/model/default_fp16.onnx OUT [options of gpu.py]
 set -uo pipefail
 what=${1:?unpack or measure}; shift
 unpack=$(ls -d runs/gpu/bundle-*/unpack.sh 2>/dev/null | head -1)

@@ -100,10 +100,13 @@ class OnDevice(Way):
 
 
 class Backend(Way):
-    """A backend of ours, as `--backend` opens it."""
+    """A backend of ours with this very file: `--backend` would take the one in half precision on a card."""
 
     def __init__(self, name: str, path: Path) -> None:
-        self._session = backends.open_session(name, path, read_card(path)).session
+        chosen = backends.backend(name)
+        if reason := chosen.unavailable_reason():
+            raise RuntimeError(reason)
+        self._session = chosen.open(path, read_card(path))
         self.description = self._session.description
 
     def run(self, batch: np.ndarray) -> np.ndarray:

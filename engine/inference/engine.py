@@ -54,6 +54,7 @@ class Engine:
     def __init__(self, card: Card, opened: OpenedSession, settings: Settings, fallback: Fallback | None = None) -> None:
         self.card, self.settings = card, settings
         self.backend, self.rejected_backends = opened.name, opened.rejected_backends
+        self._half_sha256 = opened.half_sha256
         self._threads = thread_pool(max(settings.streams, available_cores()) + 1, "defocus-engine")
         self._requests = RequestQueue(lambda *run: self.restore_many(*run), lambda: self.settings, self._threads)
         self._sessions, self.description = self._pool(opened), opened.session.description
@@ -84,7 +85,8 @@ class Engine:
         Parameters
         ----------
         model : "default" or path
-            "default" is the model inside the package.
+            "default" is the model inside the package. On a card the file `NAME_fp16.onnx` beside a model `NAME.onnx`
+            runs in its place if it was proven against it; the default one has such a file.
         backend : str
             "auto" takes the first that really works here of `backends.NAMES`.
         tile, halo : int, optional
@@ -280,6 +282,7 @@ class Engine:
             "software": f"defocus {__version__}",
             "model": self.card.name,
             "model_sha256": self.card.sha256,
+            **({"half_sha256": self._half_sha256} if self._half_sha256 else {}),
             "backend": self.description,
             "settings": asdict(self.settings) | {"intensity": asdict(self.card.intensity)},
             **({"fallbacks": self.fallbacks} if self.fallbacks else {}),
@@ -309,6 +312,7 @@ class Engine:
         opened, self.settings = taken
         self.rejected_backends = self.rejected_backends | {self.backend: error.cause}
         self.backend, self.description = opened.name, opened.session.description
+        self._half_sha256 = opened.half_sha256
         self._sessions = self._pool(opened)
         return True
 

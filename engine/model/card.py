@@ -62,6 +62,8 @@ class Card:
         Where it comes from; the date is ISO 8601.
     precision : "fp32" or "fp16"
         What the graph's convolutions are in (FP16: all but those that were kept out of it).
+    fp32_sha256 : str
+        Of an FP16 file: hash of the FP32 file that it was made from and proven against.
     sha256 : str
         Hash of the whole file in hexadecimal; computed when the file is read, never stored in it.
     """
@@ -79,6 +81,7 @@ class Card:
     date: str = ""
     licence: str = ""
     precision: str = "fp32"
+    fp32_sha256: str = ""
     sha256: str = ""
 
     def to_json(self) -> str:
@@ -124,6 +127,7 @@ class Card:
                 date=str(fields.get("date", "")),
                 licence=str(fields.get("licence", "")),
                 precision=str(fields.get("precision", "fp32")),
+                fp32_sha256=str(fields.get("fp32_sha256", "")),
                 sha256=sha256,
             )
         except KeyError as error:
@@ -183,6 +187,19 @@ def read_card(path: str | os.PathLike[str]) -> Card:
     if text is None:
         raise ModelError(path, "an ONNX file, but without a defocus card in its metadata", _EXPORT)
     return Card.from_json(text, path, sha256)
+
+
+def half_precision(path: Path, card: Card) -> tuple[Path, Card] | None:
+    """The file `NAME_fp16.onnx` beside a model file `NAME.onnx`, with its card; None if there is none.
+
+    It counts only if its card names this very file as the one that it was proven against. Raises ModelError where it
+    cannot be used.
+    """
+    half = path.with_name(f"{path.stem}_fp16{path.suffix}")
+    if not half.exists():
+        return None
+    found = read_card(half)
+    return (half, found) if found.fp32_sha256 == card.sha256 else None
 
 
 def is_still(path: Path, card: Card) -> bool:

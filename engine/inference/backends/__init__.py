@@ -17,7 +17,7 @@ import numpy as np
 from ...errors import BackendError, MissingExtraError
 from ...image.normalization import Intensity
 from ...installation import install_command, is_installed
-from ...model.card import Card
+from ...model.card import Card, half_precision
 from ..memory import Footprint
 
 
@@ -141,16 +141,21 @@ _WHERE = {
     "cpu": ("onnx_runtime", "CPU"),
 }
 NAMES = tuple(_WHERE)
+ON_CARD = ("tensorrt", "rtx", "cuda")  # on an NVIDIA card, which computes half precision in half the time
 AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class OpenedSession:
-    """A session, the name of its backend, and why the backends before it were not taken."""
+    """A session, the name of its backend, and why the backends before it were not taken.
+
+    `half_sha256` is the hash of the file in half precision, where that runs in the place of the model's own.
+    """
 
     name: str
     session: Session
     rejected_backends: dict[str, str] = field(default_factory=dict)
+    half_sha256: str = ""
 
 
 def not_finite(description: str) -> BackendError:
@@ -176,6 +181,8 @@ def backend(name: str) -> Backend:
 def open_session(name: str, path: Path, card: Card, threads: int | None = None) -> OpenedSession:
     """Open a model with the backend of that name; "auto" takes the first that really works here.
 
+    On a card the model's file in half precision is opened in the place of `path`, where it has one (`half_precision`).
+
     Raises
     ------
     BackendError
@@ -190,14 +197,14 @@ def open_session(name: str, path: Path, card: Card, threads: int | None = None) 
         reason = chosen.unavailable_reason()
         if reason:
             raise BackendError(f"backend {name}", reason, chosen.remedy())
-        return OpenedSession(name, chosen.open(path, card, threads))
+        return _opened(name, path, card, threads, {})
     rejected_backends: dict[str, str] = {}
     for candidate in NAMES:
         chosen = backend(candidate)
         reason = chosen.unavailable_reason()
         if reason is None:
             try:
-                return OpenedSession(candidate, chosen.open(path, card, threads), rejected_backends)
+                return _opened(candidate, path, card, threads, rejected_backends)
             except BackendError as error:
                 reason = error.cause
         rejected_backends[candidate] = reason
@@ -207,3 +214,9 @@ def open_session(name: str, path: Path, card: Card, threads: int | None = None) 
     raise BackendError(
         "no backend", f"works here ({reasons})", f"reinstall one: {install_command('cpu', options='--force-reinstall')}"
     )
+
+
+def _opened(name: str, path: Path, card: Card, threads: int | None, rejected_backends: dict[str, str]) -> OpenedSession:
+    half = half_precision(path, card) if name in ON_CARD else None
+    session = backend(name).open(*(half or (path, card)), threads)
+    return OpenedSession(name, session, rejected_backends, half[1].sha256 if half else "")

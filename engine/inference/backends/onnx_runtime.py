@@ -82,7 +82,7 @@ class OnnxRuntime:
         _fit(path, card, session)
         description = f"ONNX Runtime {onnxruntime.__version__} {running[0]}"
         if self.name == "cuda":
-            return OnnxSession(session, description)
+            return OnnxSession(session, description + ", half precision" * (card.precision == "fp16"))
 
         def narrow(streams: int) -> list[OnnxSession]:
             if not is_still(path, card):

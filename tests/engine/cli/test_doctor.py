@@ -55,6 +55,16 @@ def test_for_people_it_says_why_not_and_what_to_do(tiny_model):
     assert "CPUExecutionProvider" in text
 
 
+def test_a_file_in_half_precision_is_told(make_model, tmp_path):
+    full = make_model(tmp_path / "m.onnx")
+    card = read_card(full)
+    half = read_card(make_model(tmp_path / "m_fp16.onnx", precision="fp16", fp32_sha256=card.sha256))
+    picture = diagnostics.examine(str(full))
+    told = f"model     tiny, fp32, sha256 {card.sha256[:12]}; on a card fp16, sha256 {half.sha256[:12]}"
+    assert told in diagnostics.lines(picture)
+    assert picture.to_dict()["model"]["half_sha256"] == half.sha256
+
+
 def test_a_card_is_told_with_its_driver_and_where_counts_are_converted(tiny_model, monkeypatch):
     """Over a card that is not there: only what is asked of the driver and of TensorRT is made up."""
     monkeypatch.setattr(diagnostics, "why_no_gpu", lambda: None)

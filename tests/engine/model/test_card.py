@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from defocus.engine.errors import ModelError
-from defocus.engine.model.card import KEY, Card, Percentiles, model_path, read_card
+from defocus.engine.model.card import KEY, Card, Percentiles, half_precision, model_path, read_card
 
 
 def test_reads_what_a_file_says(tiny_model):
@@ -122,6 +122,20 @@ def test_the_default_model(tmp_path):
         assert read_card(model_path("default")).channels == 1
     except ModelError as error:
         assert "no default model" in str(error)  # noqa: PT017 (a tree without the trained model)
+
+
+def test_half_precision_is_taken_of_this_very_file_only(make_model, tmp_path):
+    full, half = make_model(tmp_path / "m.onnx"), tmp_path / "m_fp16.onnx"
+    card = read_card(full)
+    assert half_precision(full, card) is None
+    make_model(half, precision="fp16", fp32_sha256=card.sha256)
+    assert half_precision(full, card) == (half, read_card(half))
+    assert half_precision(half, read_card(half)) is None
+    other = read_card(make_model(full, name="trained further"))
+    assert half_precision(full, other) is None
+    half.write_bytes(half.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"m_fp16\.onnx: not an ONNX file"):
+        half_precision(full, card)
 
 
 def test_weights_in_another_file_are_refused(tiny_model, tmp_path):
