@@ -9,7 +9,7 @@ PACKAGE = $(filter-out %/__pycache__,$(wildcard src/defocus/*)) engine watcher t
 PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/pytest -p xdist
 LINK = find .venv/package/defocus -type l -delete && ln -sfn $(addprefix ../../../,$(PACKAGE)) .venv/package/defocus
 
-.PHONY: demo test test-quick coverage test-wheel check docs package commands soak soak-30min format bench results compare clean
+.PHONY: model demo test test-quick coverage test-wheel check docs package commands soak soak-30min format bench results compare clean
 
 demo: .venv/.demo
 	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
@@ -76,6 +76,15 @@ commands: .venv/.develop
 format: .venv/.develop
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The two files of the default model: FP32 from its weights, FP16 from that. `make results` is due then.
+WEIGHTS ?= docs/models/default/weights.pt
+
+model: .venv/.develop
+	$(BIN)/defocus-export $(WEIGHTS) -o engine/model/default.onnx --name default --licence BSD-3-Clause \
+	    --training-data "in-focus BBBC006 fields (Broad Bioimage Benchmark Collection, Ljosa et al. 2012), DSB 2018 nuclei, \
+	CellProfiler GFP examples and drawn cells, defocused by simulation"
+	$(BIN)/defocus-export default --fp16 --keep-fp32 auto -o engine/model/default_fp16.onnx
 
 # The tables and pictures of the default model in docs/, anew from its weights. DATA holds sharp fields of BBBC006 and
 # DSB 2018, and the bead stacks (docs/guides/data.md).

@@ -168,9 +168,7 @@ def stage(tmp_path, tiny_model, tiny_model_2c):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     places = dict.fromkeys(("/acq/folder", "/acq", "ACQ", "INPUT", "raw", "drift", "live"), str(acquisition))
-    models = dict.fromkeys(("mine.onnx", "default_fp16.onnx"), str(tiny_model)) | {
-        "two_channels.onnx": str(tiny_model_2c)
-    }
+    models = {"mine.onnx": str(tiny_model)} | {"two_channels.onnx": str(tiny_model_2c)}
     files = {"defocus.toml": str(tmp_path / "defocus.toml"), "/home/me/defocus.toml": str(tmp_path / "defocus.toml")}
     return places | models | files | {"8765": str(port), "0.0.0.0:8765": f"0.0.0.0:{port}"}
 

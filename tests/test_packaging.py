@@ -86,7 +86,8 @@ def test_the_wheel_holds_the_rooms_and_the_model(wheel):
         for path in (ROOT / room).rglob("*.py")
     }
     assert modules <= names
-    assert {"defocus/__init__.py", "defocus/engine/_version.py", "defocus/engine/model/default.onnx"} <= names
+    assert {"defocus/__init__.py", "defocus/engine/_version.py"} <= names
+    assert {"defocus/engine/model/default.onnx", "defocus/engine/model/default_fp16.onnx"} <= names
     assert {"defocus/engine/inference/gpu/uint16.cu", "defocus/engine/inference/gpu/uint16.ptx"} <= names
     assert {"defocus/training/fit/recipes/default.toml", "defocus/training/fit/recipes/paper.toml"} <= names
     tops = {"/".join(name.split("/")[:2]) for name in names if "/" in name and "dist-info" not in name}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from scipy.ndimage import correlate  # noqa: E402
 from defocus import Engine  # noqa: E402
 from defocus.engine.errors import InputError, ModelError  # noqa: E402
 from defocus.engine.image.normalization import LIMIT, measure  # noqa: E402
-from defocus.engine.model.card import model_path, read_card  # noqa: E402
+from defocus.engine.model.card import half_precision, model_path, read_card  # noqa: E402
 from defocus.export import fp16, fp16_check, workflow  # noqa: E402
 from defocus.export.fp16_check import LEAST_DB, Verdict, compare, culprits, on_cpu, planes, refuse_imprecise, samples  # noqa: E402
 
@@ -106,10 +108,17 @@ def test_rounding_is_that_of_numpys_half(tiny_model):
     np.testing.assert_allclose(found[0], by_hand, rtol=2**-9, atol=2**-12)
 
 
-def test_the_default_model_passes_on_planes_of_every_kind(default):
+@pytest.mark.parametrize("how", ["as ONNX Runtime runs it", "rounded after every operation"])
+def test_the_default_models_two_files_belong_together(default, how):
+    """The one in half precision was made from the other, and passes on planes of every kind."""
     card = read_card(model_path())
-    rounded = on_cpu(fp16.rounded_like_half(fp16.to_half(default)))
-    verdicts = list(compare(on_cpu(default), rounded, card, samples(planes(), card)))
+    pair = half_precision(model_path(), card)
+    assert pair is not None, "make model makes both"
+    assert pair[1] == replace(card, precision="fp16", fp32_sha256=card.sha256, sha256=pair[1].sha256)
+    half = onnx.load(str(pair[0]))
+    assert fp16.half_share(half)[0] > 31
+    run = on_cpu(fp16.rounded_like_half(half) if how.startswith("rounded") else half)
+    verdicts = list(compare(on_cpu(default), run, card, samples(planes(), card)))
     assert {verdict.name.split(":")[0].split()[0] for verdict in verdicts} >= {"dim", "bright", "saturated", "empty"}
     for verdict in verdicts:
         assert verdict.passes, str(verdict)
@@ -232,6 +241,22 @@ def test_engines_are_built_listed_and_cleared(tiny_model, tmp_path):
     full = command(tiny_model, "--tensorrt", "--capability", "SM89", **cache)
     assert full.returncode == 1
     assert "make an FP16 graph with defocus-export --fp16" in full.stderr
+
+
+def test_the_engine_is_built_of_the_file_in_half_precision(make_model, tmp_path, monkeypatch):
+    built = []
+
+    class Builds:
+        def build_ahead(self, model, recipe, say):
+            built.append((model, recipe.profiles))
+            return SimpleNamespace(digest="0")
+
+    monkeypatch.setattr(workflow, "_flavour", lambda recipe: Builds())
+    full = make_model(tmp_path / "m.onnx")
+    half = make_model(tmp_path / "m_fp16.onnx", precision="fp16", fp32_sha256=read_card(full).sha256)
+    for source in (full, half):
+        workflow.build_engine(source, (), lambda line: None)
+    assert [model for model, _ in built] == [half, half]
 
 
 @pytest.mark.skipif(workflow.backend("rtx").unavailable_reason() is None, reason="a GPU is here")

@@ -43,8 +43,8 @@ def trt():
 
 
 @pytest.fixture(scope="module")
-def default_half(tmp_path_factory) -> Path:
-    return half(model_path(), tmp_path_factory.mktemp("half") / "default_fp16.onnx")
+def default_half() -> Path:
+    return model_path().with_name("default_fp16.onnx")
 
 
 @pytest.fixture(scope="module")
