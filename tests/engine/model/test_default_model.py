@@ -28,7 +28,7 @@ def engine() -> Iterator[Engine]:
 def test_its_card_says_what_it_is(engine):
     card = engine.card
     assert (card.name, card.channels, card.multiple) == ("default", 1, 16)
-    assert card.defocus_um_range == (0.0, 36.0)
+    assert card.defocus_um_range == (0.0, 42.0)
     assert card.na_range == (0.4, 0.6)
     assert "BBBC006" in card.training_data
     assert card.licence == "BSD-3-Clause"
