@@ -141,12 +141,18 @@ def test_each_folder_has_its_own_order_and_keeps_sharp_planes_or_not(tmp_path, m
             tifffile.imwrite(settings.acquisition / f"{number}.tif", sharp)
             os.utime(settings.acquisition / f"{number}.tif", (1e9 + number, 1e9 + number))
         folders.append(settings)
-    events: list[WatchEvent] = []
+    taken: list[Path] = []  # the order in which files are done is another one: two are corrected at a time
+
+    class Recorder(Health):
+        def file_started(self, name: str) -> None:
+            taken.append(Path(name))
+            super().file_started(name)
+
     with Engine.load(make_model(tmp_path / "m.onnx"), backend="cpu") as engine:
-        daemon.watch(DaemonSettings(tuple(folders), once=True), engine, threading.Event(), events.append)
-    done = {name: [event.relative for event in events if event.folder == tmp_path / name] for name in "ab"}
-    assert done["b"] == [f"{number}.tif" for number in range(6)]
-    assert done["a"] != sorted(done["a"])
-    assert done["a"][-1] in ("0.tif", "1.tif")  # the first are taken while the others are being found
+        daemon.watch(DaemonSettings(tuple(folders), once=True), engine, threading.Event(), health=Recorder())
+    order = {name: [path.name for path in taken if path.parent == tmp_path / name] for name in "ab"}
+    assert order["b"] == [f"{number}.tif" for number in range(6)]
+    assert order["a"] != sorted(order["a"])
+    assert order["a"][-1] in ("0.tif", "1.tif")  # the first are taken while the others are being found
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a_out" / "0.tif"), sharp)
     assert not np.array_equal(tifffile.imread(tmp_path / "b_out" / "0.tif"), sharp)
