@@ -12,16 +12,16 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ..engine.errors import DefocusError, OutputError, shortage
+from ..engine.errors import DefocusError, OutputError
 from ..engine.files.atomic import make_private, output_error
 from ..engine.files.version import open_regular
 from ..engine.pipeline.steps import Stat
+from .journal_database import create_tables, disk_error, is_damage
 from .journal_entry import FileState, JournalEntry, entries_of, journal_key, path_of
-from .journal_schema import create_tables
 
 FOLDER, NAME = ".defocus", "journal.sqlite"
 _BESIDE = ("-journal", "-wal", "-shm")
@@ -73,7 +73,7 @@ class Journal:
         except OSError as error:
             raise output_error(self.path, error) from error
         except sqlite3.OperationalError as error:  # no permission, full disk
-            raise _disk_error(self.path, error) from error
+            raise disk_error(self.path, error) from error
         self._attempts = {relative: ((size, mtime_ns), attempts) for relative, size, mtime_ns, attempts in rows}
 
     def find(self, relative: Path) -> JournalEntry | None:
@@ -230,8 +230,8 @@ class Journal:
         except OSError as error:
             raise output_error(self.path, error) from error
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):  # a disk that fails or is full
-                raise _disk_error(self.path, error) from error
+            if not is_damage(error):  # a disk that fails or is full
+                raise disk_error(self.path, error) from error
             self._check_readable()
             remedy = "start defocus-watch again: it renames the damaged file and begins a new one"
             raise DefocusError(self.path, f"was damaged while it was in use ({error})", remedy) from error
@@ -252,7 +252,7 @@ class Journal:
         try:
             return self._connect()
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise
             self._check_readable()
             aside = self.path.with_name(f"{NAME}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
@@ -298,25 +298,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino
-
-
-def _disk_error(path: Path, error: sqlite3.DatabaseError) -> DefocusError:
-    """The error of a disk, or of too few descriptors, of which SQLite tells as of any file that cannot be opened."""
-    try:
-        with ExitStack() as files:  # it needs another two, for its own journal and for the folder
-            files.enter_context(open(os.devnull, "rb"))
-            files.enter_context(open_regular(path))
-    except OSError as cause:
-        if shortage(cause):
-            return output_error(path, cause)
-    return output_error(path, OSError(0, str(error)))
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether an error says that the content is damaged, and not that it cannot be read or written just now."""
-    if isinstance(error, sqlite3.OperationalError):
-        return error.sqlite_errorcode == sqlite3.SQLITE_ERROR  # a table is missing: the file was emptied
-    return True
 
 
 def _peek(out: Path, query: str, parameters: tuple) -> list[tuple]:

@@ -6,7 +6,6 @@ Inputs are only read, so an output never takes the place of one.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DefocusError, ErrorCode, InputError, OutputError, shortage, shortage_error
-from ..files.other_formats import other_formats
 from ..files.patterns import is_wanted
-from ..files.walk import walk
 from ..formats.dispatch import axes_of, check_complete, read_provenance
-from ..formats.names import is_store, output_path, readable
+from ..formats.names import output_path
+from .inputs import files_of
 from .jobs import Job, Outcome, version_record
 
 if TYPE_CHECKING:
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from ..model.card import Card
 
 AHEAD = 2  # files read before their turn
-SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".stk", ".lsm")  # what a folder is searched for, in either case
 
 OWN_OUTPUT = "an output of defocus"
 OWN_OUTPUTS = "outputs of defocus are not corrected again"
@@ -116,7 +113,7 @@ def find(
     jobs: dict[str, Job] = {}
     sources: set[str] = set()
     for given in inputs:
-        for source, relative in _expand(os.fspath(given), out):
+        for source, relative in files_of(os.fspath(given), out):
             if not is_wanted(relative, include, exclude):
                 continue
             job = Job(source, out / output_path(relative))
@@ -261,64 +258,6 @@ def _account(target: Path) -> dict[str, Any] | None:
     except InputError:  # ours, but cut short since: made anew
         return None
     return account
-
-
-def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
-    """The files of one input, each with its path relative to the output folder."""
-    path = Path(text)
-    if path.is_dir() and not is_store(path):
-        yield from _folder(path, out)
-    elif os.path.lexists(path):
-        yield path, Path(path.name)
-    elif glob.has_magic(text):
-        yield from _glob(text, out)
-    else:
-        raise InputError(text, "no such file or folder", "check the path", ErrorCode.MISSING)
-
-
-def _folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
-    _refuse_inside(folder, out)
-    any_file = False
-    for root, folders, names in walk(folder, _unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        stores = [name for name in folders if is_store(Path(name))]
-        folders[:] = [name for name in folders if name not in stores]
-        for name in sorted([*names, *stores]):
-            if (name.lower().endswith(SUFFIXES) or readable(name)) and not name.startswith("."):
-                any_file = True
-                path = root / name
-                yield path, path.relative_to(folder)
-    if not any_file:
-        if (line := other_formats(folder)) is not None:
-            cause, remedy = line.removeprefix(f"{folder}: ").split("; ", 1)
-            raise InputError(folder, cause, remedy, ErrorCode.NOT_TIFF)
-        raise InputError(folder, f"holds no file that ends in {', '.join(SUFFIXES)}", "give a folder with TIFF files")
-
-
-def _glob(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
-    parts = Path(pattern).parts
-    magic = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    root = Path(*parts[:magic])
-    if "**" in parts:
-        _refuse_inside(root, out)
-    paths = sorted(Path(match) for match in glob.glob(pattern, recursive=True))
-    files = [path for path in paths if path.is_file() or is_store(path)]
-    if not files:
-        raise InputError(pattern, "matches no file", "check the pattern, and put it in quotes")
-    yield from ((path, path.relative_to(root)) for path in files)
-
-
-def _refuse_inside(folder: Path, out: Path) -> None:
-    inside, outside = out.resolve(), folder.resolve()
-    if outside == inside:
-        raise InputError(out, "is the input folder itself", "choose an output folder outside it with -o")
-    if outside in inside.parents:
-        raise InputError(out, f"lies inside the input folder {folder}", "choose an output folder outside it with -o")
-
-
-def _unreadable(error: OSError) -> None:
-    unreadable = InputError(error.filename, f"cannot be searched ({error.strerror})", "check its permissions")
-    raise shortage_error(error.filename, "for searching it", error) or unreadable from error
 
 
 def _identity(path: Path) -> str:

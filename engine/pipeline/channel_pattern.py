@@ -22,7 +22,7 @@ from pathlib import Path, PurePath
 from ..errors import ErrorCode, InputError
 from ..formats.dispatch import axes_of
 from ..model.card import Card
-from .batch import SUFFIXES
+from .inputs import SUFFIXES
 from .jobs import Job
 
 EXAMPLE = '"*_w{channel}*", or "*_w{channel=1,2}{ignore}"'

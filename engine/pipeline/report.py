@@ -23,7 +23,8 @@ from ..quality.overview import FileOverview, overview, plane_report, verdict_of
 from ..quality.report import summary
 from ..tiff.optics import RecordedOptics, read_optics
 from ..tiff.preview import previews
-from .batch import SUFFIXES, Result, Status
+from .batch import Result, Status
+from .inputs import SUFFIXES
 from .jobs import version_record
 from .steps import stat_of
 

@@ -16,7 +16,8 @@ from ...engine.errors import InputError
 from ...engine.files.version import digest, digest_of, open_regular
 from ...engine.formats.dispatch import check_complete
 from ...engine.formats.names import is_other, is_store, readable
-from ...engine.pipeline.batch import SUFFIXES, own_output
+from ...engine.pipeline.batch import own_output
+from ...engine.pipeline.inputs import SUFFIXES
 from ...engine.pipeline.steps import Stat, stat_of, version_of
 from ...engine.tiff.integrity import (
     UnfinishedError,

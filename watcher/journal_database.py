@@ -1,8 +1,15 @@
-"""The tables of the journal: made, brought up to date, and recognised as ours."""
+"""The journal's database: its tables are made, brought up to date and recognised; what an error of SQLite means."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import ExitStack
+from pathlib import Path
+
+from ..engine.errors import DefocusError, shortage
+from ..engine.files.atomic import output_error
+from ..engine.files.version import open_regular
 
 SCHEMA = 2  # 1 had no report
 _TABLE = """
@@ -51,3 +58,22 @@ def _check_tables(connection: sqlite3.Connection) -> None:
     for name, count in _TABLES.items():
         if len(connection.execute(f"PRAGMA table_info({name})").fetchall()) != count:
             raise sqlite3.DatabaseError(f"its table {name} has unknown columns")
+
+
+def disk_error(path: Path, error: sqlite3.DatabaseError) -> DefocusError:
+    """The error of a disk, or of too few descriptors, of which SQLite tells as of any file that cannot be opened."""
+    try:
+        with ExitStack() as files:  # it needs another two, for its own journal and for the folder
+            files.enter_context(open(os.devnull, "rb"))
+            files.enter_context(open_regular(path))
+    except OSError as cause:
+        if shortage(cause):
+            return output_error(path, cause)
+    return output_error(path, OSError(0, str(error)))
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error says that the content is damaged, and not that it cannot be read or written just now."""
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode == sqlite3.SQLITE_ERROR  # a table is missing: the file was emptied
+    return True
