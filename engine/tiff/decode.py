@@ -96,12 +96,14 @@ class Decoders:
         data = None
         if not page.sparse[number]:
             data = self._stored(page, number)
-            _check_size(page, data)
         return decoder.decode(data, number, jpegtables=decoder.jpegtables)
 
     def _stored(self, page: ImagePage, number: int) -> bytes:
+        """The bytes of a strip or tile. Raises ValueError where no decoder may have them."""
         start = int(page.offsets[number])
-        return self.bytes[start : start + int(page.counts[number])].tobytes()
+        data = self.bytes[start : start + int(page.counts[number])].tobytes()
+        _check_size(page, data)
+        return data
 
     def read(self, page: ImagePage, out: np.ndarray) -> None:
         """Decode a page into (separate samples, Z, Y, X, samples), which may lack the last samples of a pixel."""
