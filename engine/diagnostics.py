@@ -98,12 +98,13 @@ def examine(
     try:
         path = model_path(model)
         card = read_card(path)
-        half = half_precision(path, card)
+        half_sha256, half_error = _half(path, card)
         about: dict[str, Any] | str = {
             "name": card.name,
             "sha256": card.sha256,
             "precision": card.precision,
-            "half_sha256": half[1].sha256 if half else "",
+            "half_sha256": half_sha256,
+            "half_error": half_error,
             "channels": card.channels,
             "halo": card.halo,
         }
@@ -151,6 +152,8 @@ def lines(picture: Picture) -> list[str]:
     if isinstance(model, dict):
         on_card = f"; on a card fp16, sha256 {model['half_sha256'][:12]}" if model["half_sha256"] else ""
         rows.append(f"model     {model['name']}, {model['precision']}, sha256 {model['sha256'][:12]}{on_card}")
+        if model["half_error"]:
+            rows.append(f"          on a card, too: {model['half_error']}")
     else:
         rows.append(f"model     {model}")
     rows.append("backends, in the order of --backend auto:")
@@ -171,6 +174,15 @@ def lines(picture: Picture) -> list[str]:
             verdict = "" if trial.passes else f" FAILED: less than {LEAST_DB:g} dB"
             rows.append(f"  {trial.backend:9} {trial.seconds * 1e3:7.1f} ms, {near}{verdict} ({trial.description})")
     return rows
+
+
+def _half(path: Path, card: Card) -> tuple[str, str]:
+    """The hash of the model's file in half precision, "" without one, and what is wrong with it."""
+    try:
+        half = half_precision(path, card)
+    except DefocusError as error:
+        return "", str(error)
+    return (half[1].sha256 if half else ""), ""
 
 
 def _trials(path: Path, card: Card, reasons: dict[str, str | None], tell: Callable[[str], None]):  # type: ignore[no-untyped-def]

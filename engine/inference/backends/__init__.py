@@ -6,6 +6,7 @@ A backend answers `unavailable_reason()` with a reason or None, and opens a sess
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -14,11 +15,13 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ...errors import BackendError, MissingExtraError
+from ...errors import BackendError, MissingExtraError, ModelError
 from ...image.normalization import Intensity
 from ...installation import install_command, is_installed
 from ...model.card import Card, half_precision
 from ..memory import Footprint
+
+_LOG = logging.getLogger("defocus")
 
 
 class Session(Protocol):
@@ -182,6 +185,7 @@ def open_session(name: str, path: Path, card: Card, threads: int | None = None) 
     """Open a model with the backend of that name; "auto" takes the first that really works here.
 
     On a card the model's file in half precision is opened in the place of `path`, where it has one (`half_precision`).
+    If that file is damaged, a line in the log says so, and `path` itself is opened.
 
     Raises
     ------
@@ -217,6 +221,11 @@ def open_session(name: str, path: Path, card: Card, threads: int | None = None) 
 
 
 def _opened(name: str, path: Path, card: Card, threads: int | None, rejected_backends: dict[str, str]) -> OpenedSession:
-    half = half_precision(path, card) if name in ON_CARD else None
-    session = backend(name).open(*(half or (path, card)), threads)
-    return OpenedSession(name, session, rejected_backends, half[1].sha256 if half else "")
+    chosen = backend(name)
+    if name in ON_CARD:
+        try:
+            if half := half_precision(path, card):
+                return OpenedSession(name, chosen.open(*half, threads), rejected_backends, half[1].sha256)
+        except ModelError as error:  # the model itself is another file, which may well be whole
+            _LOG.warning("%s; %s runs in full precision", error, path.name)
+    return OpenedSession(name, chosen.open(path, card, threads), rejected_backends)

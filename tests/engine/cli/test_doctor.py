@@ -63,6 +63,11 @@ def test_a_file_in_half_precision_is_told(make_model, tmp_path):
     told = f"model     tiny, fp32, sha256 {card.sha256[:12]}; on a card fp16, sha256 {half.sha256[:12]}"
     assert told in diagnostics.lines(picture)
     assert picture.to_dict()["model"]["half_sha256"] == half.sha256
+    (tmp_path / "m_fp16.onnx").write_bytes(b"cut short")
+    picture = diagnostics.examine(str(full))
+    assert picture.chosen
+    (line,) = (line for line in diagnostics.lines(picture) if "m_fp16.onnx" in line)
+    assert "not an ONNX file" in line
 
 
 def test_a_card_is_told_with_its_driver_and_where_counts_are_converted(tiny_model, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from defocus import Engine
@@ -85,6 +86,32 @@ def test_a_card_that_is_lost_leaves_the_full_precision_of_the_processor(put):
         account = engine.provenance()
         assert "half_sha256" not in account
         assert "the GPU is lost" in account["fallbacks"][0]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "no graph"])
+@pytest.mark.parametrize("asked", ["auto", "cuda"])
+def test_a_damaged_file_in_half_precision_leaves_full_precision_with_one_line(
+    put, make_model, tmp_path, damage, asked, caplog
+):
+    full, half = make_model(tmp_path / "m.onnx"), tmp_path / "m_fp16.onnx"
+    make_model(half, precision="fp16", fp32_sha256=read_card(full).sha256)
+    if damage == "cut short":
+        half.write_bytes(half.read_bytes()[:-100])
+    else:  # its card can be read, and names this model
+        model = onnx.load(str(half))
+        model.graph.node[0].input[0] = "nothing"
+        onnx.save(model, str(half))
+    card = put("cuda")
+    with Engine.load(full, backend=asked) as engine:
+        assert engine.backend == "cuda"
+        assert card.opened[-1] == full
+        assert "half_sha256" not in engine.provenance()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    line = record.getMessage()
+    assert line.startswith(f"{half}: ")
+    assert line.endswith("; m.onnx runs in full precision")
+    assert "\n" not in line
 
 
 def test_a_model_without_such_a_file_runs_as_it_is(put, tiny_model):
