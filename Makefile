@@ -4,9 +4,11 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 DECLARED := pyproject.toml engine/_version.py constraints.txt
 PACKAGE = $(filter-out %/__pycache__,$(wildcard src/defocus/*)) engine watcher training export
-# One thread each, or else each of two workers would let PyTorch take both cores. What is compiled is kept, also where
-# Python is told not to: rewriting the assertions takes seconds. So do the plugins that napari and others bring along.
-PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/pytest -p xdist
+# One thread each, or else each worker would let PyTorch take both cores. What is compiled is kept, also where Python is
+# told not to: rewriting the assertions takes seconds. So do the plugins that napari and others bring along.
+QUIETLY = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+# A file of tests goes to one worker, which keeps what they share; the longest files go first (tests/conftest.py).
+WHOLE = -p xdist -p pytest-qt -p napari -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
 LINK = find .venv/package/defocus -type l -delete && ln -sfn $(addprefix ../../../,$(PACKAGE)) .venv/package/defocus
 
 .PHONY: model demo test test-quick coverage test-wheel check docs package commands soak soak-30min format bench results compare clean
@@ -14,13 +16,13 @@ LINK = find .venv/package/defocus -type l -delete && ln -sfn $(addprefix ../../.
 demo: .venv/.demo
 	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
 
-# Two at once, since most tests wait.
+# Three at once on two cores, since most tests wait for processes.
 test: .venv/.develop
-	$(PYTEST) -p pytest-qt -p napari -m "not slow" -n 2 --dist loadfile
+	$(QUIETLY) $(BIN)/python -m pytest $(WHOLE)
 
 # Between two edits: no process is started, nothing sleeps, PyTorch is not loaded (tests/conftest.py sees to that).
 test-quick: .venv/.develop
-	$(PYTEST) -m quick -n 2
+	$(QUIETLY) $(BIN)/python -m pytest -p xdist -m quick -n 2
 
 # Fails below 90 % of the branches of engine/ and watcher/; the processes that tests start are followed.
 coverage: .venv/.develop
@@ -36,10 +38,10 @@ test-wheel: .venv/.develop
 	rm -rf .venv/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w .venv/wheel/dist .
 	$(BIN)/python -m venv --without-pip .venv/wheel/env
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	$(BIN)/python -c "import sys; print(*(path for path in sys.path if path.endswith('site-packages')), sep='\n')" \
 	    > $$(.venv/wheel/env/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth
 	$(BIN)/python -m pip --python .venv/wheel/env/bin/python install --quiet --no-deps .venv/wheel/dist/*.whl
-	OMP_NUM_THREADS=1 .venv/wheel/env/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(TESTS)
+	$(QUIETLY) .venv/wheel/env/bin/python -m pytest $(WHOLE) $(TESTS)
 
 soak: .venv/.develop
 	$(BIN)/pytest -m slow --durations=0

@@ -23,24 +23,39 @@ NOT_QUICK = re.compile(
     r"subprocess|multiprocessing|ProcessPool|Popen|os\.fork|sleep\(|playwright|\bdistributed\b|\bdask\b|helpers\.calling"
     r"|\"mnn\"|\btorch\b|\blightning\b|\bimport\b.*\b(Watching|Configured|command)\b|Watching\("
 )
+# Files of tests that take longest: they are begun first, or else a worker would wait for the other's last one.
+LONGEST = {
+    "test_export.py",
+    "test_packaging.py",
+    "test_train_default.py",
+    "test_fit.py",
+    "test_browser.py",
+    "test_tutorial.py",
+    "test_fit_recipes.py",
+    "test_docs_commands.py",
+    "test_process.py",
+    "test_faults.py",
+    "test_writers.py",
+}
 STARTS_OR_SLEEPS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "time.sleep"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even import, for `make test-quick`, what it does not run: PyTorch would come with it."""
     if config.option.markexpr == "quick" and collection_path.match("test_*.py"):
-        return bool(NOT_QUICK.search(_text(collection_path))) or None
+        return _starts_or_loads(collection_path) or None
     return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `quick` what starts no process, does not sleep and does not compute for seconds."""
+    """Mark as `quick` what starts no process, does not sleep and does not compute for seconds; the longest go first."""
     for item in items:
         fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009  of pytest's own
-        texts = [_text(item.path), *(_text(one.func) for found in fixtures for one in found)]
+        sources = [item.path, *(one.func for found in fixtures for one in found)]
         long = item.get_closest_marker("slow") or item.get_closest_marker("seconds")
-        if not long and not any(map(NOT_QUICK.search, texts)):
+        if not long and not any(map(_starts_or_loads, sources)):
             item.add_marker("quick")
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -66,13 +81,13 @@ def _clean_themes() -> None:
 
 
 @cache
-def _text(source: Any) -> str:
-    if isinstance(source, Path):
-        return source.read_text(encoding="utf-8")
+def _starts_or_loads(source: Any) -> bool:
+    """Whether a file or a function has in its text what is not quick."""
     try:
-        return inspect.getsource(source)
+        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else inspect.getsource(source)
     except (OSError, TypeError):  # built in
-        return ""
+        return False
+    return NOT_QUICK.search(text) is not None
 
 
 @pytest.fixture(scope="session", autouse=True)

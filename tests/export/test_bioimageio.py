@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import zipfile
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("bioimageio.core", reason='needs bioimageio.core: pip install ".[bioimageio]"')
 pytest.importorskip("onnx", reason='needs onnx: pip install ".[train]"')
 
 from defocus import Engine
@@ -17,7 +17,10 @@ from defocus.engine.image.normalization import measure
 from defocus.engine.model.card import model_path, read_card
 from defocus.export.bioimageio import Contacts, write_package
 
-pytestmark = pytest.mark.seconds
+pytestmark = [  # not imported to collect the tests: that takes 3 s
+    pytest.mark.seconds,
+    pytest.mark.skipif(find_spec("bioimageio") is None, reason='needs bioimageio.core: pip install ".[bioimageio]"'),
+]
 
 
 def predicted(package, plane: np.ndarray) -> np.ndarray:
