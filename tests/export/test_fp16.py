@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -172,7 +174,8 @@ def test_the_gate_refuses_and_names_what_to_keep(tiny_model, tmp_path):
 
 def test_command_prints_the_table_and_the_share(tiny_model, tmp_path):
     out = tmp_path / "tiny16.onnx"
-    done = command(tiny_model, "-o", out, "--fp16", "--fp16-io")
+    line = [sys.executable, "-m", "defocus.export.cli", tiny_model, "-o", out, "--fp16", "--fp16-io"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" dB ") >= 8
     assert "2 of 2 convolutions in half precision (100 %)" in done.stdout
