@@ -57,17 +57,17 @@ def test_when_behind_the_oldest_waiting_frame_is_dropped_and_counted():
 
     def slow(frame: Frame) -> None:
         begun.set()
-        assert gate.wait(60)
+        assert gate.wait(300)
         seen.append(frame.event)
 
     with Connection(None, slow, waiting=2) as connection:
         connection.put(image(), 0)
-        assert begun.wait(60)
+        assert begun.wait(300)
         for number in range(1, 6):
             connection.put(image(number), number)  # returns at once, though the first frame is still being dealt with
         assert not connection.wait(0.0)
         gate.set()
-        assert connection.wait(60)
+        assert connection.wait(300)
     assert seen == [0, 4, 5]
     assert (connection.processed, connection.dropped, connection.failed) == (3, 3, 0)
 
@@ -83,7 +83,7 @@ def test_what_fails_is_counted_and_logged_once_and_the_rest_goes_on(engine, capl
         connection.put(np.zeros((2, 3, 4, 5)), "wrong shape")
         for number in range(3):
             connection.put(image(number), number)
-        assert connection.wait(60)
+        assert connection.wait(300)
     assert seen == [0, 1, 2]
     assert (connection.processed, connection.failed) == (0, 4)
     assert len(caplog.records) == 1
@@ -113,7 +113,7 @@ def test_an_acquisition_of_pymmcore_plus_is_measured_beside_it(refocus):
     frames: list[Frame] = []
     with connect(core, None, on_frame=frames.append, waiting=9) as connection:
         core.mda.run([useq.MDAEvent(index={"t": index}) for index in range(3)])  # pyright: ignore[reportArgumentType]
-        assert connection.wait(60)
+        assert connection.wait(300)
     assert [frame.event.index["t"] for frame in frames] == [0, 1, 2]
     focus = [frame.report.focus_in or 0.0 for frame in frames]
     assert 0.0 not in focus

@@ -117,7 +117,7 @@ finally:
     loaded = [name for name in ("numpy", "scipy", "torch", "onnx", "onnxruntime", "tifffile") if name in sys.modules]
     print(loaded, [name for name in sys.modules if name.endswith(".cli.train")], file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     own = ["defocus.training.cli.train"] if arguments[0] == "train" else []
     assert (done.returncode, done.stderr) == (0, f"[] {own}\n")
 
@@ -169,7 +169,7 @@ def test_the_shell_completes_sub_commands_and_options(typed, offered):
 @pytest.mark.skipif(os.name == "nt", reason="PowerShell keeps its completions elsewhere")
 def test_completion_is_installed_for_the_shell_that_asks(tmp_path):
     bash = ["bash", "-c", f"{shlex.quote(str(SCRIPTS / 'defocus'))} --install-completion; exit $?"]
-    done = subprocess.run(bash, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(bash, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     script = tmp_path / ".bash_completions" / "defocus.sh"
     assert str(script) in (tmp_path / ".bashrc").read_text()

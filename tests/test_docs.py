@@ -39,7 +39,7 @@ def help_of(command: str) -> str:
         [sys.executable, "-m", MODULES[command], "--help"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env={"COLUMNS": "200", "PATH": "", "TERM": "dumb"},
     )
     assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ def widget(screen, make_napari_viewer, engine) -> Any:
 
 
 def done(widget: RestoreWidget, qtbot: Any) -> None:
-    qtbot.waitUntil(lambda: widget._start.enabled, timeout=60_000)
+    qtbot.waitUntil(lambda: widget._start.enabled, timeout=300_000)
 
 
 def test_all_planes_of_a_stack_become_a_layer_beside_it(widget, planes, engine, qtbot):
@@ -118,7 +118,7 @@ def test_colours(widget, planes, engine, qtbot):
 def test_cancel_adds_nothing(widget, planes, qtbot):
     widget._viewer.add_image(np.repeat(planes, 20, axis=0), name="long")
     widget.restore()
-    with qtbot.waitSignal(widget.worker.yielded, timeout=60_000):
+    with qtbot.waitSignal(widget.worker.yielded, timeout=300_000):
         pass
     widget.cancel()
     done(widget, qtbot)

@@ -85,10 +85,10 @@ def test_the_tutorial_works_as_it_stands(tmp_path, port):
         assert len(live) == 2
         for name in live:
             wait_for(lambda name=name: written(tmp_path / "live_corrected" / name, watcher), 600)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=300) as page:
             assert page.status == 200
         watcher.send_signal(signal.SIGINT)
-        assert watcher.wait(60) == 0
+        assert watcher.wait(300) == 0
     finally:
         if watcher is not None and watcher.poll() is None:
             watcher.kill()

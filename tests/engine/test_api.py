@@ -93,7 +93,7 @@ def test_importing_a_command_line_is_quick_and_light(module):
     """Under 0.3 s on an idle machine: what it must not load says the same without a clock."""
     heavy = "{'numpy', 'torch', 'onnxruntime', 'openvino', 'tifffile', 'onnx', 'tensorrt_rtx'}"
     code = f"import sys, defocus.{module}; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
@@ -114,7 +114,7 @@ def test_deblur_keeps_and_reports_planes_as_the_commands_do(stack, tiny_model, t
     for all_planes in (False, True):
         line = [Path(sys.executable).with_name("defocus-run"), path, "-o", out, "--model", tiny_model]
         line += ["--backend", "cpu", "--overwrite", *["--all-planes"] * all_planes]
-        subprocess.run(line, check=True, capture_output=True, timeout=120)
+        subprocess.run(line, check=True, capture_output=True, timeout=300)
         options = {"model": str(tiny_model), "backend": "cpu", "all_planes": all_planes}
         restored, reports = defocus.deblur(stack, "ZYX", report=True, **options)
         np.testing.assert_array_equal(restored, tifffile.imread(out / "a.tif"))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
     """Wait until the condition holds; fail if it does not in time, which is no bar: a busy machine has long enough."""
     end = time.monotonic() + seconds
     while not condition():

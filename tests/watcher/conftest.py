@@ -56,17 +56,17 @@ class Watching:
         return self.log.read_text()
 
     def ready(self) -> Watching:
-        wait_for(lambda: b"watching " in self.log.read_bytes()[self._begun :] or self.process.poll() is not None, 60)
+        wait_for(lambda: b"watching " in self.log.read_bytes()[self._begun :] or self.process.poll() is not None)
         assert self.process.poll() is None, self.said()
         return self
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(60)
+        self.process.wait(300)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(300)
 
 
 class Configured:
@@ -100,7 +100,7 @@ class Configured:
     def ends(self) -> None:
         """It ends well when it is asked to."""
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(60) == 0
+        assert self.process.wait(300) == 0
 
     def __enter__(self) -> Configured:
         with open(self._log, "w") as file:
@@ -115,7 +115,7 @@ class Configured:
 def command(*arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
     """Run defocus-watch to its end."""
     line = [sys.executable, "-m", "defocus.watcher.cli", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, **how)
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, **how)
 
 
 def free_port() -> int:

@@ -65,7 +65,7 @@ def test_p7_bad_files_are_set_aside_with_their_reason_and_the_rest_goes_on(folde
     (acquisition / "stopped.tif").write_bytes(stopped[: stopped.index(b'{"Frame":1}') - 2 * 64 - 126])
     write_tiff(acquisition / "good.tif", 1)
     watching = start("--once", *QUICK)
-    assert watching.process.wait(60) == 1
+    assert watching.process.wait(300) == 1
     assert outputs(out) == ["good.tif"]
     found = states(out)
     assert found == {"good.tif": "done"} | dict.fromkeys(

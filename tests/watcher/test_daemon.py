@@ -206,7 +206,7 @@ def test_a_long_backlog_is_no_silence(folders, tiny_model, monkeypatch):
         return lines[0]
 
     real = Engine.restore_many
-    monkeypatch.setattr(Engine, "restore_many", lambda *arguments: go_on.wait(60) and real(*arguments))
+    monkeypatch.setattr(Engine, "restore_many", lambda *arguments: go_on.wait(300) and real(*arguments))
     monkeypatch.setattr(daemon, "ArrivalQueue", line)
     health = Health(lambda: now[0])
     with Engine.load(tiny_model, backend="cpu") as engine:
@@ -220,7 +220,7 @@ def test_a_long_backlog_is_no_silence(folders, tiny_model, monkeypatch):
         go_on.set()
         wait_for(lambda: len(outputs(folders[1])) == 12)
         stop.set()
-        thread.join(60)
+        thread.join(300)
 
 
 def test_another_model_makes_everything_anew(folders, run, make_model, tmp_path):
@@ -247,13 +247,13 @@ def test_of_two_versions_in_a_row_the_newer_one_is_there_at_the_end(folders, tin
     def slow(source, restored, path, account):
         if not writing.is_set():  # the first version's
             writing.set()
-            assert rewritten.wait(60)
+            assert rewritten.wait(300)
         real(source, restored, path, account)
 
     monkeypatch.setattr(steps, "write_tiff", slow)
 
     def rewrite():
-        writing.wait(60)
+        writing.wait(300)
         write_tiff(folders[0] / ".new", seed=1)
         os.replace(folders[0] / ".new", source)
         rewritten.set()

@@ -37,7 +37,7 @@ def test_a_file_that_kills_the_process_is_quarantined_after_three_deaths(folders
         write_tiff(acquisition / name, seed)
     line = [sys.executable, "-c", POISONED, str(acquisition), "-o", str(out), "--model", str(tiny_model)]
     line += ["--backend", "cpu", "--all-planes", "--once", "--retries", "3", *QUICK]
-    ends = [subprocess.run(line, capture_output=True, timeout=60).returncode for _ in range(4)]
+    ends = [subprocess.run(line, capture_output=True, timeout=300).returncode for _ in range(4)]
     assert ends == [-signal.SIGKILL] * 3 + [1]
     assert outputs(out) == ["a.tif", "b.tif", "c.tif"]
     assert states(out) == {"poison.tif": "quarantined", "a.tif": "done", "b.tif": "done", "c.tif": "done"}

@@ -34,7 +34,7 @@ def test_what_was_set_aside_stays_so_until_it_changes(folders, start, said):
     image = np.full((64, 64), np.nan, np.float32)
     tifffile.imwrite(acquisition / "nan.tif", image)
     tifffile.imwrite(acquisition / "mended.tif", image)
-    assert start("--once", *QUICK).process.wait(60) == 1
+    assert start("--once", *QUICK).process.wait(300) == 1
     assert states(out) == {"good.tif": "done", "nan.tif": "quarantined", "mended.tif": "quarantined"}
     write_tiff(acquisition / "mended.tif", 1)
     found = said()
@@ -46,14 +46,14 @@ def test_what_was_set_aside_stays_so_until_it_changes(folders, start, said):
 def test_another_model_tries_again(folders, start, said, make_model, tmp_path):
     acquisition, _ = folders
     tifffile.imwrite(acquisition / "nan.tif", np.full((64, 64), np.nan, np.float32))
-    assert start("--once", *QUICK).process.wait(60) == 1
+    assert start("--once", *QUICK).process.wait(300) == 1
     assert said(model=make_model(tmp_path / "other.onnx", name="other")) == {"nan.tif": "correct"}
 
 
 def test_a_file_that_was_set_aside_without_its_partner_is_corrected_with_it(folders, pairs, said, tiny_model_2c):
     acquisition, out = folders
     write_tiff(acquisition / "a_w1.tif")
-    assert pairs("--once").process.wait(60) == 1
+    assert pairs("--once").process.wait(300) == 1
     assert states(out) == {"a_w1.tif": "quarantined"}
     write_tiff(acquisition / "a_w2.tif", 1)
     found = said("--channels", PAIRS, model=tiny_model_2c)

@@ -255,7 +255,7 @@ def test_a_journal_that_is_damaged_in_use_ends_it_and_the_next_start_begins_anew
     journal = out / ".defocus" / "journal.sqlite"
     journal.write_bytes(damage * (journal.stat().st_size // 8))
     write_tiff(acquisition / "3.tif", 3)
-    assert watching.process.wait(60) == 1
+    assert watching.process.wait(300) == 1
     said = watching.said().splitlines()[-1]
     assert "was damaged while it was in use" in said
     assert "start defocus-watch again" in said
@@ -325,7 +325,7 @@ def test_a_start_on_an_output_that_cannot_be_opened_is_one_line(folders, start, 
     out.mkdir()
     faults.begin(("open", EIO, f"{out}*"))
     watching = start(*QUICK, environment=faults.environment)
-    assert watching.process.wait(60) == 1
+    assert watching.process.wait(300) == 1
     (said,) = [line for line in watching.said().splitlines() if "watching" not in line]
     assert f"{out}/.defocus: cannot be written (Input/output error)" in said
 

@@ -131,7 +131,7 @@ class Microscope(RuleBasedStateMachine):
             if self.daemon:
                 self.daemon.kill()
             last = Watching(self.acquisition, self.out, self.model, self.root / "log", *QUICK, "--once")
-            code = last.process.wait(60)
+            code = last.process.wait(300)
             broken = any(seed is None for seed in self.files.values())
             assert code == int(broken), last.said()
             whole = {name: seed for name, seed in self.files.items() if seed is not None}

@@ -86,7 +86,7 @@ def test_names_that_are_no_text_are_corrected_too(folders, start, tiny_model, ho
     made = (out / good).stat().st_mtime_ns
     assert watching.stop() == 0
     assert "Traceback" not in watching.said()
-    assert start(*QUICK, "--once").process.wait(60) == 1
+    assert start(*QUICK, "--once").process.wait(300) == 1
     assert (out / good).stat().st_mtime_ns == made  # known from before
     check_all(acquisition, out, tiny_model, [good])
 
@@ -102,7 +102,7 @@ def test_a_path_too_long_for_its_output_is_set_aside_and_the_rest_goes_on(tmp_pa
     write_tiff(acquisition / deep.parent / "long.tif", 3)
     watching = Watching(acquisition, out, tiny_model, tmp_path / "log", *QUICK, "--once")
     try:
-        assert watching.process.wait(60) == 1, watching.said()
+        assert watching.process.wait(300) == 1, watching.said()
         assert sorted(Path(name).name for name in outputs(out)) == ["b.tif", "long.tif"], watching.said()
         assert "its output's path is too long" in watching.said()
         assert "paused" not in watching.said()
@@ -123,7 +123,7 @@ def test_times_of_long_ago_and_of_the_future(folders, start, tiny_model):
     wait_for(lambda: states(out) == dict.fromkeys(times, "done"))
     made = {name: (out / name).stat().st_mtime_ns for name in times}
     assert watching.stop() == 0
-    assert start(*QUICK, "--once").process.wait(60) == 0
+    assert start(*QUICK, "--once").process.wait(300) == 0
     assert {name: (out / name).stat().st_mtime_ns for name in times} == made  # each once
     assert listing(acquisition) == before
     check_all(acquisition, out, tiny_model, list(times))

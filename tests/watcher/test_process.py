@@ -29,7 +29,7 @@ def test_backlog_subfolders_names_and_metadata(folders, start):
     names = ["a.tif", "plate 1/b c.TIF", "plate 1/well_\u00e4/d.ome.tif"]
     images = {name: write_tiff(acquisition / name, seed, compression="lzw") for seed, name in enumerate(names)}
     watching = start("--once", *QUICK)
-    assert watching.process.wait(60) == 0, watching.said()
+    assert watching.process.wait(300) == 0, watching.said()
     assert outputs(out) == sorted(names)
     for name, image in images.items():
         corrected = read_tiff(out / name)
@@ -51,7 +51,7 @@ def test_p1_the_acquisition_folder_is_never_changed(folders, start):
     (acquisition / "notes.txt").write_text("mine")
     before, folder_time = listing(acquisition), acquisition.stat().st_mtime_ns
     watching = start("--once", *QUICK)
-    assert watching.process.wait(60) == 1
+    assert watching.process.wait(300) == 1
     assert listing(acquisition) == before
     assert acquisition.stat().st_mtime_ns == folder_time
 
@@ -97,7 +97,7 @@ def test_p3_kill_in_the_middle_of_50_files_loses_and_doubles_nothing(folders, st
         watching.kill()
     images["50.tif"] = write_tiff(acquisition / "50.tif", 50, (96, 96))  # so that one is left in any case
     last = start("--once", *QUICK)
-    assert last.process.wait(60) == 0, last.said()
+    assert last.process.wait(300) == 0, last.said()
     assert outputs(out) == sorted(images)
     assert states(out) == dict.fromkeys(images, "done")
     assert list(out.rglob(f"{PREFIX}*{SUFFIX}")) == []
@@ -107,7 +107,7 @@ def test_p3_kill_in_the_middle_of_50_files_loses_and_doubles_nothing(folders, st
     # Equal to a clean run.
     clean = tmp_path / "clean"
     again = start("-o", str(clean), "--once", *QUICK)
-    assert again.process.wait(60) == 0
+    assert again.process.wait(300) == 0
     for name in images:
         np.testing.assert_array_equal(read_tiff(out / name).data, read_tiff(clean / name).data)
 
@@ -116,14 +116,14 @@ def test_p3_an_output_committed_just_before_the_kill_is_not_made_again(folders, 
     """The journal does not know of it: as if the kill had come between commit and journal."""
     acquisition, out = folders
     write_tiff(acquisition / "a.tif")
-    assert start("--once", *QUICK).process.wait(60) == 0
+    assert start("--once", *QUICK).process.wait(300) == 0
     made = (out / "a.tif").stat().st_mtime_ns
     connection = sqlite3.connect(out / ".defocus" / "journal.sqlite")
     connection.execute("DELETE FROM files")
     connection.commit()
     connection.close()
     (out / f"{PREFIX}abc{SUFFIX}").write_bytes(b"half an output")
-    assert start("--once", *QUICK).process.wait(60) == 0
+    assert start("--once", *QUICK).process.wait(300) == 0
     assert (out / "a.tif").stat().st_mtime_ns == made
     assert states(out) == {"a.tif": "done"}
     assert list(out.glob(f"{PREFIX}*")) == []
@@ -157,12 +157,12 @@ def test_polling_finds_files_without_events(folders, start):
 def test_a_damaged_journal_costs_nothing_but_a_line(folders, start):
     acquisition, out = folders
     write_tiff(acquisition / "a.tif")
-    assert start("--once", *QUICK).process.wait(60) == 0
+    assert start("--once", *QUICK).process.wait(300) == 0
     made = (out / "a.tif").stat().st_mtime_ns
     (out / ".defocus" / "journal.sqlite").write_bytes(b"\0" * 100 + b"rubbish" * 1000)
     write_tiff(acquisition / "b.tif", 1)
     watching = start("--once", *QUICK)
-    assert watching.process.wait(60) == 0
+    assert watching.process.wait(300) == 0
     assert "damaged" in watching.said()
     assert (out / "a.tif").stat().st_mtime_ns == made
     assert outputs(out) == ["a.tif", "b.tif"]
@@ -175,7 +175,7 @@ def test_somebody_elses_file_in_the_output_folder_is_not_replaced(folders, start
     write_tiff(acquisition / "a.tif", 1)
     write_tiff(acquisition / "b.tif", 2)
     watching = start("--once", *QUICK)
-    assert watching.process.wait(60) == 1
+    assert watching.process.wait(300) == 1
     np.testing.assert_array_equal(tifffile.imread(out / "a.tif"), mine)
     assert outputs(out) == ["a.tif", "b.tif"]
     assert "was not made by defocus" in watching.said()
@@ -190,7 +190,7 @@ def test_memory_and_file_descriptors_are_flat_over_many_files(folders, start, co
     for index in range(count):
         write_tiff(acquisition / f"{index:04d}.tif", index)
         if (index + 1) % (count // 20) == 0:
-            wait_for(lambda index=index: len(outputs(out)) == index + 1, 120)
+            wait_for(lambda index=index: len(outputs(out)) == index + 1)
             samples.append((process.memory_info().rss / 2**20, process.num_fds()))
     assert watching.stop() == 0
     memory, descriptors = (list(values) for values in zip(*samples, strict=True))
@@ -206,7 +206,7 @@ def test_the_real_files_of_a_microscope(folders, start, shared_data):
     watching = start(*QUICK).ready()
     for source in sources:
         (acquisition / source.name).write_bytes(source.read_bytes())
-    wait_for(lambda: outputs(out) == [source.name for source in sources], 60)
+    wait_for(lambda: outputs(out) == [source.name for source in sources])
     assert watching.stop() == 0
     for source in sources:
         first, second = read_tiff(source), read_tiff(out / source.name)

@@ -40,7 +40,7 @@ def test_oldest_waits_while_full_and_gives_up_with_the_stop():
     assert done == [0, 1, 2]
     assert len(line) == 2
     stop.set()
-    thread.join(60)
+    thread.join(300)
     assert not thread.is_alive()
 
 

@@ -52,7 +52,7 @@ class Two:
             yield
         finally:
             self._stop.set()
-            thread.join(20)
+            thread.join(300)
         assert not thread.is_alive()
 
     def told(self, kind: str) -> Counter[tuple[str, str]]:

@@ -26,7 +26,7 @@ def test_sharp_files_are_copied_and_defocused_ones_corrected(folders):
         tifffile.imwrite(acquisition / name, plane, description="stage 3")
     command = [sys.executable, "-m", "defocus.watcher.cli", str(acquisition), "-o", str(out), "--once"]
     command += ["--settle", "0.1", "--backend", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sharp.tif: kept in" in done.stdout
     assert "far.tif: corrected in" in done.stdout

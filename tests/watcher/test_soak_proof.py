@@ -51,7 +51,7 @@ def test_the_proof_names_every_harm(folders, start, tiny_model):
         load._wrote(name, "at once")
     (acquisition / "bad.tif").write_bytes(b"no TIFF")
     load._wrote("bad.tif", "bad", good=False)
-    assert start("--once", "--settle", "0.1", "--patience", "0.2").process.wait(60) == 1
+    assert start("--once", "--settle", "0.1", "--patience", "0.2").process.wait(300) == 1
     done = Counter(names)
     assert wrong(acquisition, out, load.files, done, str(tiny_model), "cpu") == []
     expected = spoil(acquisition, out, names)

@@ -19,7 +19,7 @@ from defocus.engine.model.card import read_card
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "defocus.engine.cli.doctor", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, env=os.environ | environment)
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, env=os.environ | environment)
 
 
 def test_the_whole_picture_with_a_self_test(tiny_model, tmp_path):

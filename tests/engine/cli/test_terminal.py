@@ -55,7 +55,7 @@ def run(module: str, *arguments: object) -> str:
     done = subprocess.run(
         [sys.executable, "-m", f"defocus.{module}", *map(str, arguments)],
         capture_output=True,
-        timeout=120,
+        timeout=300,
         env=os.environ | {"COLUMNS": "100000", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"},
     )
     return (done.stdout + done.stderr).decode()

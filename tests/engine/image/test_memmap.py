@@ -272,7 +272,7 @@ print(held() - start, report.copied, int(after[7900, 0]))
 @pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")
 def test_a_plane_is_kept_in_bands(tmp_path):
     """Two planes of 160 MB lie on disk; copying one to the other holds a few bands of 8 MB."""
-    done = subprocess.run([sys.executable, "-c", KEEPING, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", KEEPING, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     more, copied, there = done.stdout.split()
     assert (copied, there) == ("True", "7900")

@@ -90,5 +90,5 @@ del engine, first, second
 signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
 os.kill(os.getpid(), signal.SIGTERM)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tiny_model)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, str(tiny_model)], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

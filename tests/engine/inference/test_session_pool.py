@@ -41,7 +41,7 @@ def test_side_by_side_gives_the_same_bits(tiny_model, stack, backend):
 
 
 def test_batches_run_side_by_side_and_a_lone_one_on_all_threads(tiny_model, stack):
-    seen, both = [], threading.Barrier(2, timeout=60)
+    seen, both = [], threading.Barrier(2, timeout=300)
     others = set(threading.enumerate())  # engines of other tests may be open
 
     def before(batch, stream):

@@ -180,7 +180,7 @@ def test_more_channels_than_the_model_takes_must_be_named(tmp_path):
 def program(folder: Path, model: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "defocus.engine.cli.run", str(folder / "in"), "-o", str(folder / "out")]
     line += ["--model", str(model), "--backend", "cpu", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture

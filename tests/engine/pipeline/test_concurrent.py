@@ -64,7 +64,7 @@ def test_files_in_progress_are_bounded(tmp_path, tiny_model, jobs):
                 bound_reached.set()
             yield job
 
-    with watched_engine(tiny_model, lambda batch, stream: (bound_reached.wait(60), None)[1]) as engine:
+    with watched_engine(tiny_model, lambda batch, stream: (bound_reached.wait(300), None)[1]) as engine:
         for number, _ in enumerate(pipeline(told(), engine, keep_sharp=False, ahead=1)):
             most = max(most, len(taken) - number)
         assert 2 < most <= 2 * 1 + engine.settings.tiles_in_flight + 1  # and the one that waits for a place
@@ -94,7 +94,7 @@ def test_files_share_batches_where_the_engine_takes_several(tmp_path, tiny_model
     batches, read = [], threading.Event()
 
     def before(batch, stream):
-        read.wait(60)  # all others have been read by then
+        read.wait(300)  # all others have been read by then
         batches.append(len(batch))
 
     def jobs():
@@ -198,7 +198,7 @@ def test_what_a_stream_refuses_is_tried_with_the_whole_engine(tiny_model, jobs):
     read, refused = threading.Event(), []
 
     def refuses(batch, stream):
-        read.wait(60)
+        read.wait(300)
         if stream is not None:
             refused.append(stream)
             raise OutOfMemoryError("cpu", "no memory for two", "add some")
@@ -214,10 +214,10 @@ def test_what_a_stream_refuses_is_tried_with_the_whole_engine(tiny_model, jobs):
 
 
 def test_files_share_the_engine_a_stream_each(tiny_model, jobs):
-    streams, read, both = [], threading.Event(), threading.Barrier(2, timeout=60)
+    streams, read, both = [], threading.Event(), threading.Barrier(2, timeout=300)
 
     def before(batch, stream):
-        read.wait(60)
+        read.wait(300)
         streams.append(stream)
         if stream is not None and streams.count(None) + 2 >= len(streams):
             both.wait()  # breaks unless two are there at once
@@ -257,7 +257,7 @@ def test_leaving_early_does_not_wait_for_the_end_of_a_long_file(tmp_path, tiny_m
     with watched_engine(tiny_model, before) as engine:
         outcomes = pipeline(jobs, engine, keep_sharp=False, ahead=2)
         assert next(outcomes).job == jobs[0]
-        assert second.wait(60)
+        assert second.wait(300)
         outcomes.close()
     assert len(ran) < 1000
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.tif"]
@@ -270,7 +270,7 @@ def test_a_thread_that_dies_is_heard_of_although_no_job_comes(tmp_path, engine, 
 
     def endless():
         yield jobs[0]
-        waited.append(heard.wait(60))
+        waited.append(heard.wait(300))
 
     with pytest.raises(SystemError, match="broken"):
         list(pipeline(endless(), engine, keep_sharp=False, ahead=2))
@@ -297,7 +297,7 @@ def test_pixels_go_as_soon_as_their_file_is_done(tmp_path, engine, monkeypatch, 
 
     def quiet():
         yield Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif")
-        more.wait(60)
+        more.wait(300)
 
     gc.disable()
     try:

@@ -28,7 +28,7 @@ GOOD = PlaneReport(0.1, 0.2, 0.99, 0.1, 4.0)
 
 def run(module_: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", f"defocus.engine.cli.{module_}", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
 
 
 class Page(HTMLParser):

@@ -61,7 +61,7 @@ def run(folder: Path, model: Path, **environment: str) -> subprocess.CompletedPr
     line += ["--model", str(model), "--backend", "cpu", "--json", "--dask", "slurm"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DASK_")}
     return subprocess.run(
-        line, capture_output=True, text=True, timeout=120, cwd=folder, env=clean | environment, check=False
+        line, capture_output=True, text=True, timeout=300, cwd=folder, env=clean | environment, check=False
     )
 
 
@@ -135,7 +135,7 @@ def slurm(tmp_path) -> Iterator[dict[str, str]]:
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
-            daemon.wait(60)
+            daemon.wait(300)
 
 
 def _until_idle(environment: dict[str, str], daemons: list[subprocess.Popen[bytes]], folder: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_job_a_file_and_nothing_twice(tmp_path, tiny_model):
 
     def run() -> str:
         done = subprocess.run(
-            line, cwd=tmp_path, env=os.environ | programs, capture_output=True, text=True, timeout=200
+            line, cwd=tmp_path, env=os.environ | programs, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         return done.stderr + done.stdout

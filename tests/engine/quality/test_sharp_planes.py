@@ -26,7 +26,7 @@ KEYS = {"focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px", "c
 
 def program(*arguments: str | Path) -> list[dict]:
     command = [sys.executable, "-m", "defocus.engine.cli.run", *map(str, arguments), "--json", "--backend", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -36,7 +36,7 @@ def test_what_pymmcore_plus_writes_comes_back_with_other_pixels(writer, position
     target = tmp_path / "in" / ("a" if writer == "sequence" else "a.ome.tif")
     target.parent.mkdir()
     line = [sys.executable, str(MICROSCOPE), str(target), str(TIMES), "0", writer, str(positions)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     paths = sorted((tmp_path / "in").rglob("*.tif"))
     assert len(paths) == files

@@ -175,7 +175,7 @@ def test_checksums(server, tmp_path):
 
 def command(*arguments: object) -> subprocess.CompletedProcess:
     line = [Path(sys.executable).with_name("defocus-data"), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
 
 
 def test_the_command(server, tmp_path):

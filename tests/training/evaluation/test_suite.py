@@ -92,7 +92,7 @@ def test_the_script_builds_and_verifies(tmp_path):
     tifffile.imwrite(tmp_path / "x_a01_s1_w2.tif", field.data.astype(np.uint16))
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=120)
+        return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=300)
 
     built = run(str(tmp_path), "-o", str(tmp_path / "suite"))
     assert built.returncode == 0, built.stderr

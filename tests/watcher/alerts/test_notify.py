@@ -177,7 +177,7 @@ def test_seeing_never_waits():
     hold, told = threading.Event(), []
 
     def tell(message):
-        hold.wait(60)
+        hold.wait(300)
         told.append(message)
 
     notifier = Notifier([tell], pause=0)

@@ -226,7 +226,7 @@ def test_low_priority_lowers_a_session_of_its_own_but_not_that_of_a_shell(folder
     lower = "from defocus.watcher.service.priority import lower_priority as l; l(); import os; print(os.nice(0))"
     shell = f"cat /proc/self/autogroup; {shlex.join([sys.executable, '-c', lower])}; cat /proc/self/autogroup"
     line = ["sh", "-c", shell]
-    done = subprocess.run(line, start_new_session=True, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(line, start_new_session=True, capture_output=True, text=True, timeout=300, check=True)
     before, nice, after = done.stdout.splitlines()
     assert before == after
     assert before.endswith(" nice 0")

@@ -49,7 +49,7 @@ def test_the_command_writes_it(tmp_path):
             env=os.environ | home,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         path = folder / "defocus-watch.desktop"
         assert (done.returncode, done.stdout) == (0, f"{path}\n"), done.stderr
@@ -60,7 +60,7 @@ def test_the_command_writes_it(tmp_path):
         [sys.executable, "-m", "defocus", "install-shortcut", "--to", tmp_path / "file"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert str(tmp_path / "file") in done.stderr
@@ -77,7 +77,7 @@ def test_a_desktop_starts_the_program_wherever_it_lies(tmp_path, folder):
     assert re.search("^Terminal=true$", text, re.MULTILINE)
     entry = tmp_path / "defocus-watch.desktop"
     entry.write_text(text.replace("Terminal=true", "Terminal=false"), encoding="utf-8")  # there is no terminal here
-    done = subprocess.run(["gio", "launch", entry], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["gio", "launch", entry], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     wait_for(lambda: (tmp_path / "started").exists() and (tmp_path / "started").read_text() == "0\n")
 
@@ -88,6 +88,6 @@ def test_the_window_stays_open_after_a_failure(tmp_path):
     script = re.sub(r"\\\\(.)", r"\1", command)
     for program, waits in (("/bin/false", True), ("/bin/true", False)):
         done = subprocess.run(
-            ["/bin/sh", "-c", script, program], input="\n", capture_output=True, text=True, timeout=60
+            ["/bin/sh", "-c", script, program], input="\n", capture_output=True, text=True, timeout=300
         )
         assert ("Press Enter" in done.stdout) is waits

@@ -78,13 +78,13 @@ def test_also_after_a_restart(folders, pairs, expected):
     write_tiff(acquisition / "a_w2.tif", 2)
     before = listing(acquisition)
     first = pairs("--once", wait=600.0)
-    assert first.process.wait(60) == 1  # with --once nobody waits
+    assert first.process.wait(300) == 1  # with --once nobody waits
     assert "a_w2.tif: cannot be corrected without 1 more channel (a_w*.tif)" in first.said()
     assert listing(acquisition) == before
     assert outputs(out) == []
     write_tiff(acquisition / "a_w1.tif", 1)
     second = pairs("--once")
-    assert second.process.wait(60) == 0, second.said()
+    assert second.process.wait(300) == 0, second.said()
     check_pair(folders, expected, "a_w1.tif", "a_w2.tif")
     assert states(out) == {"a_w1.tif": "done", "a_w2.tif": "done"}
 
@@ -129,7 +129,7 @@ def test_channels_that_do_not_fit_are_set_aside_with_both_names(folders, pairs):
     write_tiff(acquisition / "a_w1.tif", 1)
     write_tiff(acquisition / "a_w2.tif", 2, (64, 80))
     watching = pairs("--once")
-    assert watching.process.wait(60) == 1
+    assert watching.process.wait(300) == 1
     for _, reason in journal(out).values():
         assert "a_w1.tif and " in reason
         assert "belong together, but differ in shape ((64, 64) and (64, 80))" in reason
@@ -151,19 +151,19 @@ def test_killed_between_the_two_outputs_the_next_start_completes_the_pair(
     (tmp_path / "suicide.py").write_text(SUICIDE)
     line = [sys.executable, str(tmp_path / "suicide.py"), step, str(call), str(acquisition), "-o", str(out)]
     line += ["--model", str(tiny_model_2c), "--backend", "cpu", "--all-planes", "--channels", PAIRS, "--once", *QUICK]
-    assert subprocess.run(line, capture_output=True, timeout=60).returncode == -signal.SIGKILL
+    assert subprocess.run(line, capture_output=True, timeout=300).returncode == -signal.SIGKILL
     committed = {("replace", 0): 0, ("fsync_folder", 0): 1, ("replace", 1): 1}.get((step, call), 2)
     assert len(outputs(out)) == committed
     write_tiff(acquisition / "b_w1.tif", 3)
     write_tiff(acquisition / "b_w2.tif", 4)
     last = pairs("--once")
-    assert last.process.wait(60) == 0, last.said()
+    assert last.process.wait(300) == 0, last.said()
     said = last.said()
     assert outputs(out) == outputs(acquisition)
     assert states(out) == dict.fromkeys(outputs(acquisition), "done")
     assert list(out.rglob(f"{PREFIX}*{SUFFIX}")) == []
     clean = pairs("-o", str(tmp_path / "clean"), "--once")
-    assert clean.process.wait(60) == 0
+    assert clean.process.wait(300) == 0
     for name in outputs(out):
         assert _without_times(out / name) == _without_times(tmp_path / "clean" / name)
     # None is told of twice, and what was committed whole is not made again.
@@ -182,7 +182,7 @@ def test_killed_at_random_moments_pairs_end_as_in_a_clean_run(folders, pairs, ex
         wait_for(lambda kill=kill: len(outputs(out)) > 5 * kill)
         watching.kill()
     last = pairs("--once")
-    assert last.process.wait(60) == 0, last.said()
+    assert last.process.wait(300) == 0, last.said()
     assert states(out) == dict.fromkeys(outputs(acquisition), "done")
     for pair in names:
         check_pair(folders, expected, *pair)

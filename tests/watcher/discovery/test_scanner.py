@@ -60,7 +60,7 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self.stop.set()
         self.clock.advance(1)
-        self.thread.join(60)
+        self.thread.join(300)
         assert not self.thread.is_alive()
 
     def names(self) -> list[str]:
@@ -240,7 +240,7 @@ def test_an_observer_that_dies_is_started_again(folder, tmp_path, monkeypatch):
     assert events.start() is None
     assert events.alive()
     observers[0].stop()
-    observers[0].join(60)
+    observers[0].join(300)
     assert not events.alive()
     assert events.start() is None
     (folder / "a.tif").write_bytes(b"x")

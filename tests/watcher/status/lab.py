@@ -22,7 +22,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 expect = playwright.expect
 QUICK = ("--settle", "0.1", "--rescan", "0.3", "--patience", "0.3", "--min-free-mb", "0")
 DRIFT_PX = 6.0
-PATIENCE = 60_000  # ms
+PATIENCE = 300_000  # ms
 
 
 def accessible(page, axe: str) -> None:
@@ -112,6 +112,6 @@ class Lab:
             "window.path = node => node === document.body ? '' : path(node.parentNode) + '/' +"
             "[...node.parentNode.children].indexOf(node)"
         )
-        wait_for(lambda: listens(self.port), 60)
+        wait_for(lambda: listens(self.port))
         page.goto(f"http://127.0.0.1:{self.port}/")
         return page

@@ -163,7 +163,7 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
         assert "dead" in page.locator("body").get_attribute("class")
         assert page.title() == "no answer: defocus"
         accessible(page, axe)  # grey, but legible
-        lab_.process.wait(60)
+        lab_.process.wait(300)
         # And begins again: the page finds it by itself, and what was there is told.
         with lab_:
             expect(page.locator("#state")).to_have_text("refocus Widefield 20x", timeout=PATIENCE)
@@ -180,7 +180,7 @@ def test_doubtful_files_have_a_list_with_their_pictures(browser, axe, lab, tiny_
         for number in range(3):
             write_tiff(lab_.raw[0] / f"d{number}.tif", number, (96, 128))
         out = lab_.raw[0].parent / "corrected"
-        wait_for(lambda: states(out) == dict.fromkeys(("d0.tif", "d1.tif", "d2.tif"), "done"), 60)
+        wait_for(lambda: states(out) == dict.fromkeys(("d0.tif", "d1.tif", "d2.tif"), "done"))
     with closing(sqlite3.connect(out / ".defocus" / "journal.sqlite")) as journal, journal:
         journal.execute("UPDATE files SET report = ? WHERE relative != 'd1.tif'", (report,))
     with lab_:
@@ -230,7 +230,7 @@ def test_a_page_that_is_not_looked_at_asks_for_nothing_and_one_that_is_gets_304(
         page.on("response", lambda answer: answers.append(answer.status) if "api/" in answer.url else None)
         page.on("request", lambda request: asked.append(request.url) if "api/" in request.url else None)
         # While nothing changes: what others write to the disk changes the room that is shown, and that is a 200.
-        wait_for(lambda: page.wait_for_timeout(200) or answers[-3:] == [304] * 3, 60)
+        wait_for(lambda: page.wait_for_timeout(200) or answers[-3:] == [304] * 3)
         page.evaluate(
             "Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
             "document.dispatchEvent(new Event('visibilitychange'))"
@@ -270,7 +270,7 @@ def test_the_page_answers_while_the_model_is_loaded(browser, axe, folders, start
     port = free_port()
     faults.begin(("open", 0, str(tiny_model)), seconds=5.0)
     watching = start(*QUICK, "--status", str(port), environment=faults.environment)
-    wait_for(lambda: listens(port), 60)
+    wait_for(lambda: listens(port))
     took = psutil.Process(watching.process.pid).cpu_times()
     assert took.user + took.system < 2.0
     page = browser.new_page()

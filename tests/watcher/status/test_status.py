@@ -27,7 +27,7 @@ EVIL = "<img src=x onerror=alert(1)>.tif"
 
 def ask(port: int, path: str, body: object = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of an answer."""
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     data = None if body is None else (body if isinstance(body, bytes) else json.dumps(body).encode())
     try:
         link.request(

@@ -213,7 +213,7 @@ def test_of_two_processes_one_builds_and_the_other_waits(tmp_path):
     second = start(tmp_path)
     assert second.stdout is not None
     assert second.stdout.readline() == "another process builds this engine: waiting for it\n"
-    outputs = [process.communicate("go on\n", timeout=60)[0] for process in (first, second)]
+    outputs = [process.communicate("go on\n", timeout=300)[0] for process in (first, second)]
     assert outputs == ["b'engine'\n", "b'engine'\n"]
 
 
@@ -225,8 +225,8 @@ def test_a_builder_that_is_killed_blocks_nobody(tmp_path):
     assert second.stdout is not None
     assert "waiting" in second.stdout.readline()
     first.kill()
-    first.communicate(timeout=60)
-    assert second.communicate("go on\n", timeout=60)[0] == "builds\nb'engine'\n"
+    first.communicate(timeout=300)
+    assert second.communicate("go on\n", timeout=300)[0] == "builds\nb'engine'\n"
 
 
 def test_waiting_has_an_end(tmp_path):
@@ -237,4 +237,4 @@ def test_waiting_has_an_end(tmp_path):
     with pytest.raises(BackendError, match="another process has been building this engine for 0 s"):
         PlanCache(tmp_path).load_or_build(key, lambda: (b"", {}), bytes, wait=0.3)
     first.kill()
-    first.communicate(timeout=60)
+    first.communicate(timeout=300)
