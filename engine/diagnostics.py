@@ -17,9 +17,9 @@ from .errors import DefocusError, old_packages
 from .inference.backends import AUTO, NAMES, backend, open_session
 from .inference.backends.onnx_runtime import providers
 from .inference.backends.tensorrt.plan_cache import PlanCache
-from .inference.cpu_count import available_cores
 from .inference.gpu.driver import driver_version, find_gpu, why_no_gpu
 from .model.card import Card, half_precision, model_path, read_card
+from .threads import available_cores
 
 PACKAGES = (
     "onnxruntime",

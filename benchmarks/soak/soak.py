@@ -32,7 +32,7 @@ import psutil
 
 from benchmarks.soak.load import Load, Written
 from benchmarks.soak.proof import journal_of, settled, wrong
-from defocus.engine.inference.cpu_count import available_cores
+from defocus.engine.threads import available_cores
 from tests.helpers.faults import Faults, compiled
 
 FAULT_S = 6.0  # how long a fault lasts

@@ -29,8 +29,8 @@ from benchmarks.speed.graph_variants import Quantisation, quantised, with_batchn
 from defocus.engine.image.tiling import round_up
 from defocus.engine.inference.backends.onnx_runtime import CPU
 from defocus.engine.inference.backends.openvino import OPENVINO
-from defocus.engine.inference.cpu_count import available_cores
 from defocus.engine.model.card import Card, model_path, read_card
+from defocus.engine.threads import available_cores
 from defocus.export.fp16_check import Run, Sample, compare, planes, samples
 
 GATE_DB = 50.0

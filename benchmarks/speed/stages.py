@@ -27,11 +27,11 @@ from typing import Any
 from benchmarks.report import BARS, Bar, publish, spread, table, write_files
 from benchmarks.speed.tiny import write_tiny
 from defocus import Engine
-from defocus.engine.inference.cpu_count import available_cores
 from defocus.engine.model.card import read_card
 from defocus.engine.pipeline.batch import Status, find, restore
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.steps import process
+from defocus.engine.threads import available_cores
 
 LEAST = 0.9
 

@@ -21,12 +21,12 @@ from statistics import median
 
 from benchmarks.report import publish, spread, table, write_files
 from defocus import Engine
-from defocus.engine.inference.cpu_count import available_cores
 from defocus.engine.inference.tasks import ImageRequest
 from defocus.engine.pipeline.batch import AHEAD
 from defocus.engine.pipeline.jobs import Job
 from defocus.engine.pipeline.run import pipeline
 from defocus.engine.quality.assess import assess
+from defocus.engine.threads import available_cores
 from defocus.engine.tiff.read import read_tiff, write_tiff
 
 

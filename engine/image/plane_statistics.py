@@ -12,7 +12,7 @@ class PlaneStatistics:
     """Extremes and hot pixels of the planes of one array, each found when it is first asked for.
 
     A plane is known by where it lies, so that any view of the array will do, whatever the order of its axes. The array
-    must stay alive and unchanged as long as its statistics are used. One thread at a time.
+    must stay alive and unchanged as long as its statistics are used. One thread a plane at a time.
     """
 
     def __init__(self) -> None:

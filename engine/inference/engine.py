@@ -15,9 +15,8 @@ from .._version import __version__
 from ..errors import BackendError, DefocusError, InputError, StoppedError, drop_frames
 from ..image.memmap import check_length, drop_resident_pages
 from ..model.card import DEFAULT, Card, model_path, read_card
-from ..threads import thread_pool
+from ..threads import available_cores, thread_pool
 from .backends import AUTO, OpenedSession, open_session
-from .cpu_count import available_cores
 from .fallback import Fallback
 from .memory import MEMORY
 from .options import Settings, settings_for

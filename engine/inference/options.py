@@ -8,7 +8,7 @@ from typing import Literal
 from ..errors import InputError
 from ..image.tiling import Tile, computed_pixels, plan, round_up, smallest_tile
 from ..model.card import Card
-from .cpu_count import available_cores
+from ..threads import available_cores
 from .memory import MEMORY, Footprint, pixels_for
 
 CARD_TILE = 1024  # px; of a card whose memory is not known

@@ -15,6 +15,7 @@ from ..image.normalization import Intensity, check_dtype, measure
 from ..image.plane_statistics import PlaneStatistics
 from ..image.tiling import Tile
 from ..model.card import Card
+from ..threads import spread
 from .options import Settings
 
 
@@ -87,12 +88,18 @@ class ImageTask:
         find = self._per_plane
         if settings.per == "stack":
             find = _PerStack(source, self._axes, self._card, self.name, statistics)
-        for index in np.ndindex(source.shape[:-3]):
+
+        def measured(index: tuple[int, ...]) -> tuple[tuple[Intensity, ...], tuple[HotPixels, ...]]:
             intensities = find(source[index], index)
-            if all(intensity.flat for intensity in intensities):
+            flat = all(intensity.flat for intensity in intensities)
+            return intensities, () if flat else tuple(statistics.hot_pixels(plane) for plane in source[index])
+
+        indices = list(np.ndindex(source.shape[:-3]))
+        apart = map if settings.per == "stack" else spread  # planes of a stack wait for its one intensity
+        for index, (intensities, hot) in zip(indices, apart(measured, indices), strict=True):
+            if not hot:
                 target[index] = source[index]
                 continue
-            hot = tuple(statistics.hot_pixels(plane) for plane in source[index])
             for tile in tiles:
                 yield TileTask(source[index], target[index], intensities, hot, tile)
 

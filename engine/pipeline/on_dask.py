@@ -21,9 +21,9 @@ from typing import Any, Literal
 from ..errors import DefocusError, InputError, MissingExtraError
 from ..files.atomic import sweep
 from ..inference.cached_engine import CachedEngine
-from ..inference.cpu_count import available_cores
 from ..inference.engine import Engine
 from ..model.card import Card, read_card
+from ..threads import available_cores
 from .batch import Result, Status, is_done, settled
 from .jobs import Job
 from .steps import MEMORY, process

@@ -10,6 +10,7 @@ import numpy as np
 from ..image.axes import as_groups
 from ..image.bands import bands
 from ..image.plane_statistics import PlaneStatistics
+from ..threads import spread
 from .fidelity import fidelity
 from .focus import focus_score
 from .report import PlaneReport
@@ -24,7 +25,7 @@ def assess(
     far as they are known.
     """
     known = statistics or PlaneStatistics()
-    return tuple(_assess_plane(before, after, known) for before, after in _plane_pairs(source, result, axes))
+    return tuple(spread(lambda pair: _assess_plane(*pair, known), _plane_pairs(source, result, axes)))
 
 
 def keep_sharp_planes(

@@ -7,10 +7,9 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from math import prod
 from typing import Any
 
@@ -18,10 +17,13 @@ import numpy as np
 import tifffile
 
 from ..image.memmap import drop_resident_pages
+from ..threads import spread
 from .pages import ImagePage
 
 _HEADER = 1 << 16  # bytes in which an image says how large it is
 _MUCH = 1 << 22  # pixels of a strip or tile that are always let in
+_LARGE = 1 << 22  # bytes of a page
+DROP = 16  # strips or tiles of a page on disk that memory may hold
 _JPEGXR = (22610, 34934)
 _TRIAL = """
 import struct, sys
@@ -35,7 +37,6 @@ while at < len(content):
         pass  # the decoder says so again where its pixels are wanted
     at += 8 + length
 """
-WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
 class ArrayFile(io.RawIOBase):
@@ -78,17 +79,20 @@ class Decoders:
     def __init__(self, tif: tifffile.TiffFile, raw: np.ndarray) -> None:
         self._tif, self.bytes = tif, raw
         self._known: dict[tuple[object, ...], tifffile.TiffPage] = {}
+        self._lock = threading.Lock()
 
     def of(self, page: ImagePage) -> tifffile.TiffPage:
-        """tifffile's page that decodes this one, too."""
-        decoder = self._known.get(page.storage)
-        if decoder is None:
-            first = self._tif.pages.first
-            if first.offset != page.directory.offset:
-                self._tif.filehandle.seek(page.directory.offset)
-                first = tifffile.TiffPage(self._tif, index=1)
-            decoder = self._known[page.storage] = first
-        return decoder
+        """tifffile's page that decodes this one, too, from any thread."""
+        with self._lock:
+            decoder = self._known.get(page.storage)
+            if decoder is None:
+                decoder = self._tif.pages.first
+                if decoder.offset != page.directory.offset:
+                    self._tif.filehandle.seek(page.directory.offset)
+                    decoder = tifffile.TiffPage(self._tif, index=1)
+                decoder.init_decode()
+                self._known[page.storage] = decoder
+            return decoder
 
     def segment(self, page: ImagePage, number: int) -> tuple[np.ndarray | None, tuple[int, ...], tuple[int, ...]]:
         """A strip or tile (Z, Y, X, samples), None for a sparse one, with its place and its shape in full."""
@@ -107,23 +111,25 @@ class Decoders:
 
     def read(self, page: ImagePage, out: np.ndarray) -> None:
         """Decode a page into (separate samples, Z, Y, X, samples), which may lack the last samples of a pixel."""
-        self.of(page).init_decode()
         wanted = range(page.segments)
         if page.compression in _JPEGXR:
             _check_survival(self._stored(page, number) for number in wanted)
-        with ThreadPoolExecutor(WORKERS) as pool:
-            spread = pool.map if WORKERS > 1 and page.compression != 1 and page.nbytes > 1 << 22 else map
-            numbers = iter(wanted)
-            while some := list(islice(numbers, 4 * WORKERS)):
-                for decoded, (sample, z, y, x, _), shape in spread(lambda number: self.segment(page, number), some):
-                    if sample >= out.shape[0]:
-                        continue
-                    part = out[sample, z : z + shape[0], y : y + shape[1], x : x + shape[2]]
-                    fill = self.of(page).nodata if decoded is None else decoded
-                    part[...] = (
-                        fill if decoded is None else decoded[tuple(map(slice, part.shape[:3]))][..., : out.shape[4]]
-                    )
+        split = not is_small(page) and page.compression != 1
+        decoded = (spread if split else map)(lambda number: self.segment(page, number), wanted)
+        for number, (pixels, (sample, z, y, x, _), shape) in enumerate(decoded, 1):
+            if sample < out.shape[0]:
+                part = out[sample, z : z + shape[0], y : y + shape[1], x : x + shape[2]]
+                if pixels is None:
+                    part[...] = self.of(page).nodata
+                else:
+                    part[...] = pixels[tuple(map(slice, part.shape[:3]))][..., : out.shape[4]]
+            if number % DROP == 0 or number == page.segments:
                 drop_resident_pages(out, self.bytes)
+
+
+def is_small(page: ImagePage) -> bool:
+    """Whether several pages like this one may be decoded and encoded side by side; of others strips or tiles are."""
+    return page.nbytes <= _LARGE
 
 
 def _check_size(page: ImagePage, data: bytes) -> None:

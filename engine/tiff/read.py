@@ -19,7 +19,8 @@ from ..errors import ErrorCode, InputError
 from ..files.version import open_regular
 from ..image.memmap import Allocator, drop_resident_pages, in_memory, map_input
 from ..image.plane_statistics import PlaneStatistics
-from .decode import ArrayFile, Decoders
+from ..threads import spread
+from .decode import ArrayFile, Decoders, is_small
 from .integrity import check_complete, check_structure, errors_as_input_error, open_tiff
 from .pages import ImagePage, Structure, structure
 from .planes import Plan, corrected_samples, page_shape
@@ -220,13 +221,19 @@ def _image(layout: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, p
             plane[...] = np.frombuffer(part, stored).reshape(plane.shape)
             drop_resident_pages(raw, data)
     else:
-        for plane_page, plane in zip(plan.pages, planes, strict=True):
+
+        def read(plane_page: ImagePage, plane: np.ndarray) -> None:
             if plane_page.contiguous and plane.nbytes == plane_page.nbytes:
                 start = int(plane_page.offsets[0])
                 plane[...] = np.frombuffer(raw[start : start + plane_page.nbytes], stored).reshape(plane.shape)
             else:
-                decoders.read(plane_page, plane)
+                with quiet_tifffile():  # which is of this thread
+                    decoders.read(plane_page, plane)
             drop_resident_pages(raw, data)
+
+        pairs = list(zip(plan.pages, planes, strict=True))
+        for _ in (spread if all(map(is_small, plan.pages)) else map)(lambda pair: read(*pair), pairs):
+            pass
     return TiffImage(data, plan.axes, plan.pages, _kept(plan, data))
 
 

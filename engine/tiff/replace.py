@@ -8,10 +8,8 @@ appended. Directories stay where they are; one that must change gets a changed c
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +18,8 @@ import numpy as np
 from ..errors import ErrorCode, InputError
 from ..image.bands import same
 from ..image.memmap import drop_resident_pages, is_disk_backed, lies_in
-from .decode import WORKERS, ArrayFile
+from ..threads import spread
+from .decode import DROP, ArrayFile, is_small
 from .directories import Directory, TagEntry, changed_copy, holds, patch, values
 from .encode import Encode, encoder, means, picked
 from .pages import LOSSLESS, ImagePage
@@ -110,14 +109,23 @@ class _Copy:
             self._extremes(page, image.data, restored)
             return
         shown = {full for _, full in self._source.levels}
-        for page, old, new in zip(image.pages, before, after, strict=True):
-            in_place = self._survey.in_place(page, new.nbytes)
+        work = list(zip(image.pages, before, after, strict=True))
+
+        def encoded(page: ImagePage, old: np.ndarray, new: np.ndarray) -> Iterable[bytes | None] | None:
+            """The strips or tiles of a page that `_page` is to write; None if there is nothing to do but its pixels."""
             described = page in shown or _TELLS_EXTREMES & page.directory.tags.keys()
-            if (in_place and not described) or same(old, new):  # to write is cheaper than to compare
-                if in_place:
+            if (self._survey.in_place(page, new.nbytes) and not described) or same(old, new):
+                return None  # to write is cheaper than to compare
+            with quiet_tifffile():  # which is of this thread
+                return self._encoded(page, old, new)
+
+        ahead = (spread if all(map(is_small, image.pages)) else map)(lambda planes: encoded(*planes), work)
+        for (page, old, new), segments in zip(work, ahead, strict=True):
+            if segments is None:
+                if self._survey.in_place(page, new.nbytes):
                     self._pixels(int(page.offsets[0]), new)
                 continue
-            self._page(page, old, new)
+            self._page(page, old, new, segments)
             for small, full in self._source.levels:
                 if full is page:
                     self._level(small, old, new)
@@ -155,36 +163,44 @@ class _Copy:
         self._file.seek(directory.pointer)
         self._file.write(self._form.link.pack(offset))
 
-    def _page(self, page: ImagePage, before: np.ndarray, after: np.ndarray) -> None:
-        """Other pixels of a page, both arrays (separate samples, Z, Y, X, samples)."""
-        self._extremes(page, before, after)
+    def _encoded(self, page: ImagePage, before: np.ndarray, after: np.ndarray) -> Iterable[bytes | None]:
+        """The strips or tiles of a page with other pixels, in order; None for one that stays as it is.
+
+        Of a small page they are all made now, of a large one when they are asked for.
+        """
         if self._survey.in_place(page, after.nbytes):
-            self._pixels(int(page.offsets[0]), after)
-            return
+            return ()
         convert = page.compression not in LOSSLESS
         compression = _DEFLATE if convert else page.compression
         encode = encoder(page, compression, self._form.order)
-        offsets, counts = page.offsets.copy(), page.counts.copy()
-        self._decoders.of(page).init_decode()
 
         def made(number: int) -> bytes | None:
             return self._segment(page, number, before, after, encode, convert)
 
-        with ThreadPoolExecutor(WORKERS) as pool:
-            spread = pool.map if WORKERS > 1 and compression != 1 and page.nbytes > 1 << 22 else map
-            numbers = iter(range(page.segments))
-            while some := list(islice(numbers, 4 * WORKERS)):
-                for number, data in zip(some, spread(made, some), strict=True):
-                    if data is not None:
-                        place = (int(offsets[number]), int(counts[number]), bool(self._survey.alone[page][number]))
-                        offsets[number] = self._places.place(*place, data)
-                        if page.compression != 1 or len(data) > counts[number]:
-                            counts[number] = len(data)
+        if is_small(page):
+            return [made(number) for number in range(page.segments)]
+        return (map if compression == 1 else spread)(made, range(page.segments))
+
+    def _page(self, page: ImagePage, before: np.ndarray, after: np.ndarray, segments: Iterable[bytes | None]) -> None:
+        """Other pixels of a page, both arrays (separate samples, Z, Y, X, samples); `segments` as `_encoded`."""
+        self._extremes(page, before, after)
+        if self._survey.in_place(page, after.nbytes):
+            self._pixels(int(page.offsets[0]), after)
+            return
+        offsets, counts = page.offsets.copy(), page.counts.copy()
+        for number, data in enumerate(segments):
+            if data is not None:
+                place = (int(offsets[number]), int(counts[number]), bool(self._survey.alone[page][number]))
+                offsets[number] = self._places.place(*place, data)
+                if page.compression != 1 or len(data) > counts[number]:
+                    counts[number] = len(data)
+            if number % DROP == 0:
                 drop_resident_pages(before, after)
+        drop_resident_pages(before, after)
         self._numbers(page, (324, 273), page.offsets, offsets)
         if _LSM not in self._source.structure.pages[0].directory.tags or page.compression == 1:
             self._numbers(page, (325, 279), page.counts, counts)
-        if convert:
+        if page.compression not in LOSSLESS:
             self._replace_numbers(page, 259, _DEFLATE)
             if page.photometric == 6:
                 self._replace_numbers(page, 262, 2)
@@ -228,7 +244,8 @@ class _Copy:
         old = np.empty(shape, after.dtype)
         self._decoders.read(small, old)
         every_nth = np.array_equal(picked(before, small), old)
-        self._page(small, old, picked(after, small) if every_nth else means(after, small))
+        new = picked(after, small) if every_nth else means(after, small)
+        self._page(small, old, new, self._encoded(small, old, new))
 
     def _extremes(self, page: ImagePage, before: np.ndarray, after: np.ndarray) -> None:
         """Smallest and largest value, where the correction makes them untrue."""

@@ -31,7 +31,7 @@ from ...files.folders import user_cache
 from ...installation import install_command, is_installed
 from ...model.card import Card
 from ...model.lean_graph import split_concatenations
-from ..cpu_count import available_cores
+from ...threads import available_cores
 from ..memory import Footprint
 from . import Streamed, onnx_runtime
 from .openvino import proof_db

@@ -15,7 +15,7 @@ from ...errors import BackendError, ModelError, OutOfMemoryError, first_line, sh
 from ...installation import install_command, is_installed
 from ...model.card import Card, is_still
 from ...model.lean_graph import split_concatenations
-from ..cpu_count import available_cores
+from ...threads import available_cores
 from ..gpu.driver import has_driver
 from ..memory import Footprint
 from . import Streamed

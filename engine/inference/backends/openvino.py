@@ -16,7 +16,7 @@ from ...errors import BackendError, ModelError, OutOfMemoryError
 from ...image.tiling import round_up
 from ...installation import install_command, is_installed
 from ...model.card import Card
-from ..cpu_count import available_cores
+from ...threads import available_cores
 from ..memory import Footprint
 from . import Streamed
 

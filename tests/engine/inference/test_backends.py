@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from defocus.engine import installation
 from defocus.engine.errors import BackendError, MissingExtraError, ModelError, first_line
-from defocus.engine.inference import backends, cpu_count
+from defocus.engine.inference import backends
 from defocus.engine.inference.backends import onnx_runtime
 from defocus.engine.installation import install_command
 from defocus.engine.model.card import read_card
@@ -198,21 +198,3 @@ for path in {[str(tiny_model), str(bad)]}:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
-
-
-def test_cores_respect_affinity_and_quota(tmp_path, monkeypatch):
-    monkeypatch.setattr(cpu_count.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert cpu_count.available_cores(tmp_path) == 8
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert cpu_count.available_cores(tmp_path) == 8
-    (tmp_path / "cpu.max").write_text("250000 100000\n")
-    assert cpu_count.available_cores(tmp_path) == 3
-    (tmp_path / "cpu.max").write_text("1000 100000\n")
-    assert cpu_count.available_cores(tmp_path) == 1
-    (tmp_path / "cpu.max").unlink()
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000")
-    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("200000")
-    assert cpu_count.available_cores(tmp_path) == 2
-    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1")
-    assert cpu_count.available_cores(tmp_path) == 8

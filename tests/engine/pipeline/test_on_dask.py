@@ -20,11 +20,11 @@ import tifffile
 
 from defocus.engine.errors import InputError, MissingExtraError
 from defocus.engine.inference.cached_engine import CachedEngine
-from defocus.engine.inference.cpu_count import available_cores
 from defocus.engine.model.card import read_card
 from defocus.engine.pipeline import on_dask
 from defocus.engine.pipeline.batch import Status, find
 from defocus.engine.pipeline.on_dask import Task, restore_on
+from defocus.engine.threads import available_cores
 from defocus.engine.tiff.read import read_tiff
 
 from ...helpers.waiting import wait_for
