@@ -34,6 +34,7 @@ from defocus import Engine
 from defocus.engine.quality.focus import focus_score
 from defocus.engine.quality.report import (
     DOUBTFUL_LOCAL_RESIDUAL,
+    DOUBTFUL_POLARITY,
     DOUBTFUL_SHARE,
     SHARP_BLUR_PX,
     SHARP_GAIN,
@@ -148,7 +149,7 @@ def trust_lines(cases: Sequence[Case]) -> Iterator[str]:
     yield "## Fidelity: does it flag wrong outputs?"
     yield ""
     yield f"Intact outputs. Doubtful: more than {DOUBTFUL_SHARE:.0%} of the structure unexplained in all, or"
-    yield f"{DOUBTFUL_LOCAL_RESIDUAL:g} in any one place."
+    yield f"{DOUBTFUL_LOCAL_RESIDUAL:g} in any one place; or an input whose polarity is over {DOUBTFUL_POLARITY:g}."
     yield ""
     yield "| counts | distance (um) | fidelity, least | median | residual, median | most | doubtful | unjudged |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -160,7 +161,7 @@ def trust_lines(cases: Sequence[Case]) -> Iterator[str]:
     yield ""
     yield f"Against the {len(intact)} intact outputs at 1500 counts:"
     yield ""
-    yield "| kind | what | planes | AUC of fidelity | of max_local_residual | of both (verdict) | flagged |"
+    yield "| kind | what | planes | AUC of fidelity | of max_local_residual | of the verdict | flagged |"
     yield "|---|---|---|---|---|---|---|"
     what = {corrupt.__name__: (corrupt.__doc__ or "").strip() for corrupt in CORRUPTIONS}
     what |= {"brightfield": "Drawn transmitted light, phase edges.", "noise": "A flat field and its noise."}
@@ -182,6 +183,15 @@ def trust_lines(cases: Sequence[Case]) -> Iterator[str]:
     false = sum(doubt(case) > 1 for case in intact)
     yield ""
     yield f"False alarms: {false} of {len(intact)} intact outputs at 1500 counts."
+    yield ""
+    polarities = {
+        kind: [case.report.polarity for case in cases if case.kind == kind and case.report.polarity is not None]
+        for kind in ("intact", "brightfield")
+    }
+    yield (
+        f"`polarity`: at most {max(polarities['intact']):.2f} in the intact planes of both lights, at least "
+        f"{min(polarities['brightfield']):.2f} in brightfield."
+    )
 
 
 def gain(one: PlaneReport) -> float:

@@ -34,7 +34,7 @@ THUMBNAIL = 240  # px
 LONGEST = 10_000  # planes of a file that are listed one by one
 _COLUMNS = (
     "file", "status", "plane", "verdict", "kept", "focus_in", "focus_out", "blur_px", "blur_um", "fidelity",
-    "max_local_residual", "doubt", "error",
+    "max_local_residual", "polarity", "doubt", "error",
 )  # fmt: skip
 _STYLE = (
     ":root{color-scheme:light dark}"
@@ -191,7 +191,8 @@ def _rows(entry: ReportedFile) -> Iterator[dict[str, Any]]:
             "plane": number, "verdict": _cell(verdict_of(plane)), "kept": int(report.copied),
             "focus_in": report.focus_in, "focus_out": report.focus_out, "blur_px": report.blur_px,
             "blur_um": _short(entry.optics.blur_um(report.blur_px)), "fidelity": report.fidelity,
-            "max_local_residual": report.max_local_residual, "doubt": _short(report.doubt),
+            "max_local_residual": report.max_local_residual, "polarity": report.polarity,
+            "doubt": _short(report.doubt),
         }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from ..image.plane_statistics import PlaneStatistics
 from ..threads import spread
 from .fidelity import fidelity
 from .focus import focus_score
+from .polarity import polarity
 from .report import PlaneReport
 
 
@@ -83,5 +84,9 @@ def _assess_plane(before: np.ndarray, after: np.ndarray, statistics: PlaneStatis
     if match is None:
         return report
     return replace(
-        report, fidelity=match.share_explained, max_local_residual=match.max_local_residual, blur_px=match.blur_px
+        report,
+        fidelity=match.share_explained,
+        max_local_residual=match.max_local_residual,
+        blur_px=match.blur_px,
+        polarity=polarity(before, hot, ends),
     )

@@ -13,7 +13,7 @@ from .report import PlaneReport
 # Names of journals and provenances that were written before.
 _FORMER = {"worst": "max_local_residual"}
 _FORMER_VERDICTS = {"explained": "consistent"}
-_NUMBERS = ("focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px")
+_NUMBERS = ("focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px", "polarity")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def overview(summary: object) -> FileOverview:
         {
             "fidelity": _of(by_name.get("fidelity"), "min"),
             "max_local_residual": _of(by_name.get("max_local_residual"), "max"),
+            "polarity": _of(by_name.get("polarity"), "max"),
         }
     )
     verdicts = by_name.get("verdicts")

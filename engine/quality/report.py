@@ -18,6 +18,9 @@ SHARP_BLUR_PX, SHARP_GAIN, SHARP_LOCAL_RESIDUAL = 1.5, 1.25, 0.06
 # An output is doubtful that leaves more than this of its input unexplained, in all or in any one place: about one
 # in fifty of the intact held-out outputs is.
 DOUBTFUL_SHARE, DOUBTFUL_LOCAL_RESIDUAL = 0.03, 0.5
+# So is one whose input does not look like fluorescence: docs/results/trust.md has the largest polarity of fluorescence
+# planes and the least of transmitted light.
+EVEN_POLARITY, DOUBTFUL_POLARITY = 0.5, 0.57
 
 LISTED = 64  # planes listed one by one in a file's provenance
 
@@ -46,6 +49,9 @@ class PlaneReport:
     copied : bool
         Whether the output is the input, bit for bit; `focus_out` and the rest then tell of the plane that was not
         used.
+    polarity : float or None
+        Of the input: near 0 where structures are brighter than their surroundings (fluorescence), near 1 where they
+        are darker (`polarity.polarity`).
     image : int or None
         Which image of the file it belongs to, counted from 1, where there are several.
     """
@@ -56,6 +62,7 @@ class PlaneReport:
     max_local_residual: float | None = None
     blur_px: float | None = None
     copied: bool = False
+    polarity: float | None = None
     image: int | None = None
 
     @property
@@ -63,7 +70,12 @@ class PlaneReport:
         """Over 1: look at this output before you use it. None: it cannot be judged."""
         if self.fidelity is None or self.max_local_residual is None:
             return None
-        return max((1 - self.fidelity) / DOUBTFUL_SHARE, self.max_local_residual / DOUBTFUL_LOCAL_RESIDUAL)
+        darker = (self.polarity or 0.0) - EVEN_POLARITY
+        return max(
+            (1 - self.fidelity) / DOUBTFUL_SHARE,
+            self.max_local_residual / DOUBTFUL_LOCAL_RESIDUAL,
+            darker / (DOUBTFUL_POLARITY - EVEN_POLARITY),
+        )
 
     @property
     def sharp(self) -> bool:
@@ -93,9 +105,9 @@ def summary(reports: Sequence[PlaneReport]) -> list[dict[str, Any]] | dict[str, 
     if len(reports) <= LISTED:
         return [report.as_dict() for report in reports]
     result: dict[str, Any] = {"count": len(reports), "copied": sum(report.copied for report in reports)}
-    for key in ("focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px"):
+    for key in ("focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px", "polarity"):
         values = [value for report in reports if (value := getattr(report, key)) is not None]
-        extreme = max if key == "max_local_residual" else min
+        extreme = max if key in ("max_local_residual", "polarity") else min
         result[key] = {extreme.__name__: _short(extreme(values)), "median": _short(median(values))} if values else None
     verdicts = [report.verdict for report in reports]
     return result | {"verdicts": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}}

@@ -21,7 +21,7 @@ from defocus.training.evaluation.heldout import CAMERA, OPTICS, counts_pair
 from defocus.training.physics.optics import defocus
 from defocus.training.physics.specimen import draw_cells
 
-KEYS = {"focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px", "copied", "verdict"}
+KEYS = {"polarity", "focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px", "copied", "verdict"}
 
 
 def program(*arguments: str | Path) -> list[dict]:
