@@ -184,13 +184,18 @@ class OutOfMemoryError(BackendError):
 
 
 class MissingExtraError(DefocusError):
-    """An optional part of defocus is not installed; the remedy is the install command."""
+    """An optional part of defocus is not installed; the remedy is the install command.
+
+    `extra` is "" for a package that no extra brings.
+    """
 
     default_code = ErrorCode.MISSING_EXTRA
 
     def __init__(self, module: str, extra: str, purpose: str) -> None:
         cause = f"not installed, but needed for {purpose}"
-        super().__init__(module, cause, f"install it with: {install_command(extra)}")
+        super().__init__(
+            module, cause, f"install it with: {install_command(extra) if extra else f'pip install {module}'}"
+        )
 
 
 class OldPackageError(DefocusError):

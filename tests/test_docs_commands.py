@@ -229,8 +229,8 @@ def keys_of(title: str) -> set[str]:
 
 
 def test_the_page_of_outputs_has_every_key_and_code(stage, tmp_path, tiny_model):
+    from defocus import read_provenance
     from defocus.engine.errors import ErrorCode
-    from defocus.engine.tiff.provenance import read_provenance
 
     (Path(stage["ACQ"]) / "none.tif").write_bytes(b"")
     line = ["-o", str(tmp_path / "out"), "--model", str(tiny_model), "--json", "--backend", "cpu"]

@@ -16,13 +16,15 @@ pytest.importorskip("qtpy.QtWidgets", reason="needs Qt: pip install PySide6-Esse
 
 from napari.utils._testsupport import _clean_themes, _disable_qt_warnings  # noqa: F401  tests/conftest.py has none
 
-from defocus import Engine
+from defocus import Engine, read_provenance
 from defocus.engine.cli.run import main as run_main
 from defocus.napari.reader import get_reader
 from defocus.napari.widget import SHOWN, RestoreWidget
 from defocus.training.evaluation.heldout import CAMERA, OPTICS
 from defocus.training.physics.optics import defocus
 from defocus.training.physics.specimen import draw_cells
+
+from .helpers.microscope_formats import stack, write_lif, write_ome_zarr
 
 
 @pytest.fixture(scope="session")
@@ -152,3 +154,35 @@ def test_an_output_opens_with_its_provenance(screen, make_napari_viewer, planes,
     (layer,) = viewer.open(tmp_path / "out" / "cells.tif", plugin="defocus")
     np.testing.assert_array_equal(layer.data, tifffile.imread(tmp_path / "out" / "cells.tif"))
     assert [plane["copied"] for plane in layer.metadata["defocus"]["planes"]] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["positions.lif", "cells.zarr"])
+def test_outputs_of_other_formats_open_with_their_provenance(
+    name, screen, make_napari_viewer, tmp_path, tiny_model, monkeypatch
+):
+    pytest.importorskip("bioio_lif", reason='needs pip install ".[formats]"')
+    path = tmp_path / name
+    if path.suffix == ".lif":
+        write_lif(path, {"one": stack(1, 2, 3, 64, 80), "two": stack(1, 1, 3, 48, 64)})
+        output = tmp_path / "out" / f"{name}.ome.tif"
+        expected = [(3, 64, 80), (3, 64, 80), (3, 48, 64)]  # two channels of one position, then the other
+    else:
+        write_ome_zarr(path, stack(1, 2, 3, 64, 64))
+        output = tmp_path / "out" / name
+        expected = [(1, 3, 64, 64)] * 2
+    line = ["defocus-run", str(path), "-o", str(tmp_path / "out"), "--model", str(tiny_model), "--backend", "cpu"]
+    monkeypatch.setattr("sys.argv", line)
+    with pytest.raises(SystemExit) as end:
+        run_main()
+    assert end.value.code == 0
+    viewer = make_napari_viewer()
+    layers = viewer.open(output, plugin="defocus")
+    assert [tuple(layer.data[0].shape if layer.multiscale else layer.data.shape) for layer in layers] == expected
+    assert all(layer.multiscale == (path.suffix == ".zarr") for layer in layers)
+    for layer in layers:
+        assert layer.metadata["defocus"]["source"]["name"] == name
+        assert layer.metadata["defocus"] == read_provenance(str(output))
+    if path.suffix == ".zarr":
+        import zarr
+
+        np.testing.assert_array_equal(layers[1].data[0], zarr.open_array(output / "0", mode="r")[:, 1])

@@ -131,7 +131,7 @@ def watch(
 
 
 def _dry_run(config: Config) -> int:
-    from ..engine.files.other_formats import other_formats
+    from ..engine.formats.other_formats import other_formats
     from ..engine.model.card import model_path, read_card
     from .configuration.settings import check_folders
     from .dry_run import plan

@@ -163,7 +163,7 @@ def _made_otherwise(target: Path, asked: Mapping[str, tuple[str, Any]]) -> list[
     A key "settings.tile" lies in the provenance's table "settings". What an output does not say counts as the same.
     """
     from ..errors import DefocusError
-    from ..tiff.provenance import read_provenance
+    from ..formats.dispatch import read_provenance
 
     try:
         account = read_provenance(target) or {}

@@ -16,10 +16,11 @@ import tifffile
 from ..errors import ErrorCode, InputError
 from ..image.memmap import Allocator, drop_resident_pages, in_memory
 from ..tiff.integrity import errors_as_input_error
+from ..tiff.preview import check_piece
 from ..tiff.provenance import PROCESSING_SOFTWARE, PROVENANCE_TAG, lines
 from ..tiff.read import TiffImage
 from .complete import check_whole
-from .names import READERS, check_installed, reader_errors
+from .names import READERS, check_installed, module_of, reader_errors
 from .ome import describe
 
 _AXES = "TCZYXS"  # what an OME-TIFF can hold
@@ -119,9 +120,24 @@ def axes_with_bioio(path: Path) -> tuple[str, tuple[int, ...]]:
         return axes, lazy.shape
 
 
+def middle_with_bioio(path: Path) -> np.ndarray:
+    """The plane (Y, X) or (Y, X, samples) that becomes the middle page of the output, for a small picture."""
+    check_whole(path)
+    reader = _open(path)
+    lazy = [_scene(reader, number, path) for number in range(len(reader.scenes))]
+    counts = [prod(array.shape[: _leading(axes)]) for axes, array in lazy]
+    middle, number = sum(counts) // 2, 0
+    while middle >= counts[number]:
+        middle, number = middle - counts[number], number + 1
+    axes, array = lazy[number]
+    plane = array[np.unravel_index(middle, array.shape[: _leading(axes)])]
+    check_piece(plane.nbytes, path)
+    return plane.compute(scheduler="synchronous")
+
+
 def _open(path: Path) -> Any:
     """The reader of a file, told to read planes where it can be told."""
-    reader = importlib.import_module(READERS[path.suffix.lower()]).Reader
+    reader = importlib.import_module(module_of(READERS[path.suffix.lower()])).Reader
     try:
         return reader(path, chunk_dims=["Y", "X"])
     except TypeError:
@@ -133,6 +149,8 @@ def _scene(reader: Any, number: int, path: Path) -> tuple[str, Any]:
     reader.set_scene(number)
     lazy = reader.mosaic_xarray_dask_data if "M" in reader.dims.order else reader.xarray_dask_data
     axes, data = "".join(lazy.dims), lazy.data
+    if axes.endswith("S") and data.shape[-1] in (2, 4):  # transparency, which is no light
+        data = data[..., : data.shape[-1] - 1]
     keep_axis = [axis in "YX" or size > 1 for axis, size in zip(axes, data.shape, strict=True)]
     data = data[tuple(slice(None) if keep else 0 for keep in keep_axis)]
     axes = "".join(axis for axis, keep in zip(axes, keep_axis, strict=True) if keep)

@@ -16,13 +16,15 @@ from ..tiff.pages import WAIT
 
 _ND2_OLD = b"\0\0\0\x0cjP  "  # JPEG 2000, as NIS-Elements wrote until 2010: it has no mark at its end
 _ND2_END = b"ND2 CHUNK MAP SIGNATURE 0000001!"
+_DV_ORDER = {b"\xa0\xc0": "<", b"\xc0\xa0": ">"}
+_DV_BYTES = {1: 2, 2: 4, 4: 8, 5: 2, 6: 2, 7: 4}  # of a pixel, by the header's number of its type
 _LIF_MEMORY = re.compile(r'<Memory\b[^>]*\bSize="(\d+)"[^>]*\bMemoryBlockID="([^"]+)"')
 
 
 def check_whole(path: Path) -> None:
     """Raise InputError unless a file is there, and is as whole as its format can say.
 
-    ND2, CZI and LIF say it. Of other formats only a time without changes does.
+    ND2, CZI, LIF and DV say it. Of other formats only a time without changes does.
     """
     with errors_as_input_error(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -107,4 +109,21 @@ def _lif(file: BinaryIO, size: int) -> str | None:
     return " and ".join(sorted(needed)[:3]) or None
 
 
-_CHECKS: dict[str, Callable[[BinaryIO, int], str | None]] = {".nd2": _nd2, ".czi": _czi, ".lif": _lif}
+def _dv(file: BinaryIO, size: int) -> str | None:
+    header = file.read(1024)
+    order = _DV_ORDER.get(header[96:98])
+    if order is None:
+        return "the header of a DeltaVision file"
+    width, height, sections, kind = struct.unpack_from(f"{order}4i", header)
+    (extended,) = struct.unpack_from(f"{order}i", header, 92)
+    whole = 1024 + extended + width * height * sections * _DV_BYTES.get(kind, 1)
+    return "its last planes" if size < whole else None
+
+
+_CHECKS: dict[str, Callable[[BinaryIO, int], str | None]] = {
+    ".nd2": _nd2,
+    ".czi": _czi,
+    ".lif": _lif,
+    ".dv": _dv,
+    ".r3d": _dv,
+}

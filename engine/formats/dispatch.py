@@ -5,6 +5,7 @@ What is no TIFF is an `OtherFile` once it has been read: its images, and how the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..image.memmap import Allocator, in_memory
-from ..tiff import integrity, provenance
+from ..tiff import integrity, optics, provenance
 from ..tiff import read as tiff
+from ..tiff.optics import RecordedOptics
 from ..tiff.read import TiffImage
 from .names import is_other, is_store
 
@@ -78,10 +80,26 @@ def check_complete(path: Path, finished: bool = False) -> None:
     return check_whole(path)
 
 
-def read_provenance(path: Path) -> dict[str, Any] | None:
-    """What defocus recorded in an output; None if it did not make it. Raises InputError; see `tiff.provenance`."""
+def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What defocus recorded in an output: model, settings, source, reports of its planes. None if it did not write it.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or is neither a TIFF nor a Zarr.
+    """
+    path = Path(path)
     if is_store(path):
         from .ome_zarr import provenance_of_zarr
 
         return provenance_of_zarr(path)
     return provenance.read_provenance(path) if not is_other(path) else None
+
+
+def read_optics(path: Path) -> RecordedOptics:
+    """The optics that an output tells of, or a TIFF; of a Zarr, the size of its pixels. Raises InputError."""
+    if is_store(path):
+        from .ome_zarr import pixel_size_of_zarr
+
+        return RecordedOptics(pixel_size_of_zarr(path))
+    return optics.read_optics(path)

@@ -11,23 +11,29 @@ from functools import cache
 from pathlib import Path, PurePath
 
 from ..errors import DefocusError, ErrorCode, InputError, MissingExtraError, first_line, shortage
-from ..installation import is_installed
+from ..installation import install_command, is_installed
 
 STORE = ".zarr"  # a folder that is one image, or several
-# bioio's readers; those that the extra `formats` does not install count as soon as somebody has them.
-READERS = {
-    ".nd2": "bioio_nd2",
-    ".czi": "bioio_czi",
-    ".lif": "bioio_lif",
-    ".dv": "bioio_dv",
-    ".r3d": "bioio_dv",
-    ".sldy": "bioio_sldy",
-    ".ims": "bioio_bioformats",
-    ".oib": "bioio_bioformats",
-    ".oir": "bioio_bioformats",
-    ".zvi": "bioio_bioformats",
+READERS = {  # endings and the packages that read them, by their names on PyPI
+    ".nd2": "bioio-nd2",
+    ".czi": "bioio-czi",
+    ".lif": "bioio-lif",
+    ".dv": "bioio-dv",
+    ".r3d": "bioio-dv",
     STORE: "zarr",
+    # Not in the extra `formats`; they count as soon as somebody has them.
+    ".sldy": "bioio-sldy",
+    ".ims": "bioio-bioformats",
+    ".oib": "bioio-bioformats",
+    ".oir": "bioio-bioformats",
+    ".zvi": "bioio-bioformats",
+    ".png": "bioio-imageio",
+    ".jpg": "bioio-imageio",
+    ".jpeg": "bioio-imageio",
+    ".bmp": "bioio-imageio",
 }
+IN_EXTRA = ("bioio-nd2", "bioio-czi", "bioio-lif", "bioio-dv", "zarr")
+NAMED_ONLY = "bioio-imageio"  # whose pictures lie in any folder: thumbnails, screenshots, plots
 
 _OUTPUT = ".ome.tif"
 _installed = cache(is_installed)  # asked of each file of a folder
@@ -39,8 +45,22 @@ def is_other(path: PurePath) -> bool:
 
 
 def readable(name: str) -> bool:
-    """Whether a file name is of another format whose reader is installed."""
-    return is_other(PurePath(name)) and _installed(READERS[PurePath(name).suffix.lower()])
+    """Whether a folder is searched for files of such a name: of another format whose reader is installed.
+
+    Not for PNG and the like, which are read where they are named.
+    """
+    reader = READERS.get(PurePath(name).suffix.lower())
+    return reader is not None and reader != NAMED_ONLY and _installed(module_of(reader))
+
+
+def module_of(reader: str) -> str:
+    """The module of a reader's package."""
+    return reader.replace("-", "_")
+
+
+def install_line(reader: str) -> str:
+    """The command that installs a reader."""
+    return install_command("formats") if reader in IN_EXTRA else f"pip install {reader}"
 
 
 def output_path(relative: Path) -> Path:
@@ -65,9 +85,11 @@ def is_store(path: PurePath) -> bool:
 
 def check_installed(path: PurePath) -> None:
     """Raise MissingExtraError unless the reader of a file is installed."""
-    module = READERS[path.suffix.lower()]
-    if not _installed(module):
-        raise MissingExtraError(module.replace("_", "-"), "formats", f"{path.suffix.lower()} files ({path})")
+    reader = READERS[path.suffix.lower()]
+    if not _installed(module_of(reader)):
+        raise MissingExtraError(
+            reader, "formats" if reader in IN_EXTRA else "", f"{path.suffix.lower()} files ({path})"
+        )
 
 
 @contextmanager
@@ -80,6 +102,6 @@ def reader_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         if shortage(error):
             raise
-        name = READERS[path.suffix.lower()].replace("_", "-")
-        cause = f"{name} cannot read it ({type(error).__name__}: {first_line(error)})"
+        reader = READERS[path.suffix.lower()]
+        cause = f"{reader} cannot read it ({type(error).__name__}: {first_line(error)})"
         raise InputError(path, cause, "export it as TIFF", ErrorCode.UNSUPPORTED) from error

@@ -7,6 +7,7 @@ the level above them. Labels, tables and whatever else lies in the store are cop
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,9 @@ from ..errors import ErrorCode, InputError
 from ..files.walk import walk
 from ..image.memmap import Allocator, drop_resident_pages, in_memory
 from ..tiff.integrity import UnfinishedError, errors_as_input_error
+from ..tiff.optics import UM
 from ..tiff.pages import WAIT
+from ..tiff.preview import check_piece
 from ..tiff.read import TiffImage
 from .names import check_installed, reader_errors
 from .reduce import reduced
@@ -34,10 +37,11 @@ _LARGEST = 1 << 26  # bytes of a metadata file
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image in a store: its axes, and the folders of its arrays, the largest first."""
+    """An image in a store: its axes, the folders of its arrays, the largest first, and the width of its pixels, um."""
 
     axes: str
     levels: tuple[Path, ...]
+    pixel_size_um: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +150,34 @@ def provenance_of_zarr(path: Path) -> dict[str, Any] | None:
         return record if isinstance(record, dict) else None
 
 
+def arrays_of_zarr(path: Path) -> list[tuple[str, list[Any]]]:
+    """Axes and levels (zarr.Array), the largest first, of each image. Raises as `read_zarr` does."""
+    check_installed(path)
+    import zarr
+
+    with errors_as_input_error(path), reader_errors(path):
+        return [(image.axes, [zarr.open_array(level, mode="r") for level in image.levels]) for image in _images(path)]
+
+
+def pixel_size_of_zarr(path: Path) -> float | None:
+    """How wide a pixel of the first image is, um; None if the store does not say. Raises InputError."""
+    with errors_as_input_error(path), reader_errors(path):
+        return _images(path)[0].pixel_size_um
+
+
+def middle_of_zarr(path: Path, side: int) -> np.ndarray:
+    """The middle plane (Y, X) of the middle image, for a small picture.
+
+    Of a pyramid the smallest level is taken that is still `side` px wide or high.
+    """
+    images = arrays_of_zarr(path)
+    axes, levels = images[len(images) // 2]
+    _check(path, [StoredImage(axes, (path,))], levels[:1], 0)
+    level = next((level for level in reversed(levels) if max(level.shape[-2:]) >= side), levels[0])
+    check_piece(max(int(np.prod(level.chunks)), int(np.prod(level.shape[-2:]))) * level.dtype.itemsize, path)
+    return level[tuple(size // 2 for size in level.shape[:-2])]
+
+
 def _images(path: Path) -> list[StoredImage]:
     """The images of a store, without labels. Raises InputError if there is none."""
     images = []
@@ -162,11 +194,27 @@ def _images(path: Path) -> list[StoredImage]:
         for multiscale in ome.get("multiscales", ()):
             names = [axis["name"] if isinstance(axis, dict) else axis for axis in multiscale.get("axes", "tczyx")]
             levels = tuple(folder / level["path"] for level in multiscale["datasets"])
-            images.append(StoredImage("".join(_letter(name, path) for name in names), levels))
+            axes = "".join(_letter(name, path) for name in names)
+            images.append(StoredImage(axes, levels, _pixel_size(multiscale)))
     if not images:
         cause = "holds no OME-Zarr image (no multiscales in its attributes)"
         raise InputError(path, cause, "wait until it is complete, or give an OME-Zarr", ErrorCode.INCOMPLETE)
     return images
+
+
+def _pixel_size(multiscale: Mapping[str, Any]) -> float | None:
+    """How wide a pixel of the first level is, um; None if that is not said."""
+    try:
+        size = UM[multiscale["axes"][-1]["unit"]]
+        steps = (
+            *multiscale["datasets"][0]["coordinateTransformations"],
+            *multiscale.get("coordinateTransformations", ()),
+        )
+        for step in steps:
+            size *= float(step["scale"][-1]) if step["type"] == "scale" else 1
+    except (LookupError, TypeError, ValueError):
+        return None
+    return size if 0 < size < math.inf else None
 
 
 def _letter(name: str, path: Path) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ErrorCode, InputError, shortage_error
-from ..files.other_formats import other_formats
 from ..files.walk import walk
 from ..formats.names import is_store, readable
+from ..formats.other_formats import other_formats
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".stk", ".lsm")  # what a folder is searched for, in either case
 

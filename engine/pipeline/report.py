@@ -17,12 +17,12 @@ from .._version import __version__
 from ..errors import DefocusError, InputError, one_line
 from ..files.atomic import commit, output_error
 from ..files.walk import walk
-from ..formats.dispatch import read_provenance
-from ..formats.names import input_path, is_other
+from ..formats.dispatch import read_optics, read_provenance
+from ..formats.names import input_path, is_store
+from ..formats.preview import previews
 from ..quality.overview import FileOverview, overview, plane_report, verdict_of
 from ..quality.report import summary
-from ..tiff.optics import RecordedOptics, read_optics
-from ..tiff.preview import previews
+from ..tiff.optics import RecordedOptics
 from .batch import Result, Status
 from .inputs import SUFFIXES
 from .jobs import version_record
@@ -127,8 +127,10 @@ def of_outputs(out: Path, sources: Path | None = None) -> Iterator[ReportedFile]
         sources = out.resolve().with_name(out.resolve().name.removesuffix("_corrected"))
     for root, folders, names in walk(out, lambda error: None):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+        stores = [name for name in folders if is_store(Path(name))]
+        folders[:] = [name for name in folders if name not in stores]
+        for name in sorted([*names, *stores]):
+            if (name.lower().endswith(SUFFIXES) or name in stores) and not name.startswith("."):
                 path = Path(root) / name
                 relative = path.relative_to(out)
                 try:
@@ -156,8 +158,7 @@ def _of_record(record: Mapping[str, Any], target: Path, name: str, status: str, 
         same = source is not None and version_record(source, stat_of(source)) == record.get("source")
     except OSError:
         same = False
-    shown = source if same and source is not None and not is_other(source) else None
-    return ReportedFile(name, status, planes, shown, target, _optics(target))
+    return ReportedFile(name, status, planes, source if same else None, target, _optics(target))
 
 
 def _optics(path: Path) -> RecordedOptics:

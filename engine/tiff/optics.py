@@ -20,8 +20,10 @@ from ..files.version import open_regular
 from .integrity import errors_as_input_error, open_tiff
 from .quiet import quiet_tifffile
 
-_UM = {"m": 1e6, "mm": 1e3, "cm": 1e4, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25400.0, "inch": 25400.0}
-_UM |= {"µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0, "\\u00b5m": 1.0}
+# Units of length in um, as writers spell them.
+UM = {"m": 1e6, "mm": 1e3, "cm": 1e4, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25400.0, "inch": 25400.0}
+UM |= {"µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0, "\\u00b5m": 1.0}
+UM |= {"meter": 1e6, "millimeter": 1e3, "nanometer": 1e-3, "angstrom": 1e-4}  # OME-Zarr has the words
 _MEDIA = {"air": 1.0, "water": 1.333, "waterdipping": 1.333, "glycerol": 1.47, "oil": 1.518, "multi": None}
 
 
@@ -69,7 +71,7 @@ def _ome(tif: tifffile.TiffFile) -> RecordedOptics | None:
     image = _first(root.get("Image"))
     pixels = _first(image.get("Pixels"))
     size = _positive(pixels.get("PhysicalSizeX"))
-    scale = _UM.get(str(pixels.get("PhysicalSizeXUnit", "um")).lower())
+    scale = UM.get(str(pixels.get("PhysicalSizeXUnit", "um")).lower())
     chosen = _first(image.get("ObjectiveSettings") or image.get("ObjectiveRef"))
     objectives = [
         objective
@@ -89,7 +91,7 @@ def _metaseries(tif: tifffile.TiffFile) -> RecordedOptics | None:
         return None
     plane = metadata.get("PlaneInfo", {})
     unit = str(plane.get("spatial-calibration-units", "um")).lower()
-    size, scale = _positive(plane.get("spatial-calibration-x")), _UM.get(unit)
+    size, scale = _positive(plane.get("spatial-calibration-x")), UM.get(unit)
     calibrated = plane.get("spatial-calibration-state", True) not in (False, "off")
     return RecordedOptics(
         size * scale if size and scale and calibrated else None,
@@ -103,7 +105,7 @@ def _stk(tif: tifffile.TiffFile) -> RecordedOptics | None:
     if not metadata:
         return None
     size = _positive(metadata.get("XCalibration"))
-    scale = _UM.get(str(metadata.get("CalibrationUnits", "um")).strip("\0 ").lower())
+    scale = UM.get(str(metadata.get("CalibrationUnits", "um")).strip("\0 ").lower())
     return RecordedOptics(size * scale if size and scale else None, _positive(metadata.get("_MagNA_")))
 
 
@@ -111,7 +113,7 @@ def _imagej(tif: tifffile.TiffFile) -> RecordedOptics | None:
     metadata: Any = tif.imagej_metadata
     if not metadata:
         return None
-    scale = _UM.get(re.sub(r"\\u00[bB]5", "u", str(metadata.get("unit", ""))).lower())
+    scale = UM.get(re.sub(r"\\u00[bB]5", "u", str(metadata.get("unit", ""))).lower())
     resolution = tif.pages.first.tags.get("XResolution")
     if scale is None or resolution is None:
         return None

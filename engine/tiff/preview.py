@@ -1,6 +1,6 @@
-"""Small pictures of a file before and after, as PNG, on the same grey scale.
+"""The middle plane of a TIFF, averaged down to a small picture.
 
-A plane is read and averaged band by band, so that a picture of 256 Mpx takes as little memory as one of 1 Mpx.
+It is read and averaged band by band, so that a picture of 256 Mpx takes as little memory as one of 1 Mpx.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-import imagecodecs
 import numpy as np
 import tifffile
 
@@ -17,39 +16,20 @@ from ..files.version import open_regular
 from .integrity import errors_as_input_error, open_tiff
 from .quiet import quiet_tifffile
 
-SIDE, THUMBNAIL = 900, 160  # px at most
 MEMORY = 64_000_000  # bytes that making a pair, and a cache of some, may take
 LARGEST = 1 << 28  # pixels of a page; a larger one takes too long
-LOW, HIGH = 0.5, 99.8  # percentiles of the corrected plane
 _BAND = 1 << 21  # pixels that are averaged at once
 _SEGMENT = MEMORY // 2  # bytes of a strip or tile, decoded
 _READ_AHEAD = 1 << 22  # bytes
 
 
-def previews(before: Path, after: Path, side: int = SIDE) -> tuple[bytes, bytes]:
-    """PNGs of the middle plane of both files, at most `side` px wide and high.
-
-    Raises InputError if one of them cannot be read, or only with more memory than a preview is worth.
-    """
-    planes = [_plane(path, side) for path in (before, after)]
-    low, high = np.percentile(planes[1], (LOW, HIGH))
-    scale = 255 / max(float(high - low), 1e-9)
-    first, second = (_png(np.clip((plane - low) * scale, 0, 255).astype(np.uint8)) for plane in planes)
-    return first, second
-
-
-def _png(picture: np.ndarray) -> bytes:
-    # Given its room: what the codec would give a picture of a pixel's width is too little.
-    return bytes(imagecodecs.png_encode(picture, out=2 * picture.size + 4096))
-
-
-def _plane(path: Path, side: int) -> np.ndarray:
+def middle_plane(path: Path, side: int) -> np.ndarray:
     """The middle page of a file, grey, averaged down to `side` px, float32 (Y, X)."""
     with errors_as_input_error(path), quiet_tifffile(), open_regular(path) as file, open_tiff(file) as tif:
         page = tif.pages[len(tif.pages) // 2].aspage()
         if page.size > LARGEST:
             raise InputError(path, "too large for a preview", "look at it in a viewer")
-        binned = _Binned(page.imagelength, page.imagewidth, side)
+        binned = Binned(page.imagelength, page.imagewidth, side)
         if page.is_memmappable and page.planarconfig == 1:
             _add_rows(page, np.dtype(page.dtype).newbyteorder(tif.byteorder), file, binned, path)
         else:
@@ -57,7 +37,13 @@ def _plane(path: Path, side: int) -> np.ndarray:
         return binned.mean()
 
 
-def _add_rows(page: tifffile.TiffPage, dtype: np.dtype, file: BinaryIO, binned: _Binned, path: Path) -> None:
+def check_piece(nbytes: int, path: Path) -> None:
+    """Raise InputError if what must be decoded at once has more bytes than a preview is worth."""
+    if nbytes > _SEGMENT:
+        raise InputError(path, "is stored in pieces too large for a preview", "look at it in a viewer")
+
+
+def _add_rows(page: tifffile.TiffPage, dtype: np.dtype, file: BinaryIO, binned: Binned, path: Path) -> None:
     """Read, not mapped: a map of a file that somebody cuts short ends the process."""
     file.seek(page.dataoffsets[0])
     row = page.imagewidth * page.samplesperpixel
@@ -70,11 +56,10 @@ def _add_rows(page: tifffile.TiffPage, dtype: np.dtype, file: BinaryIO, binned: 
         binned.add(np.frombuffer(raw, dtype).reshape(-1, page.imagewidth, page.samplesperpixel), top, 0)
 
 
-def _add_segments(page: tifffile.TiffPage, binned: _Binned, path: Path) -> None:
+def _add_segments(page: tifffile.TiffPage, binned: Binned, path: Path) -> None:
     height = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
     width = page.tilewidth if page.is_tiled else page.imagewidth
-    if height * width * page.samplesperpixel * np.dtype(page.dtype).itemsize > _SEGMENT:
-        raise InputError(path, "is stored in pieces too large for a preview", "look at it in a viewer")
+    check_piece(height * width * page.samplesperpixel * np.dtype(page.dtype).itemsize, path)
     for segment, (sample, depth, top, left, _), (_, rows, columns, _) in page.segments(
         maxworkers=1, buffersize=_READ_AHEAD
     ):
@@ -82,8 +67,8 @@ def _add_segments(page: tifffile.TiffPage, binned: _Binned, path: Path) -> None:
             binned.add(segment[0, :rows, :columns], top, left)
 
 
-class _Binned:
-    """Means of squares of pixels, of a picture that comes in pieces."""
+class Binned:
+    """Means of squares of pixels, of a picture that comes in pieces, so that it is at most `side` px wide and high."""
 
     def __init__(self, height: int, width: int, side: int) -> None:
         self._height, self._width = height, width

@@ -29,9 +29,9 @@ from defocus.engine.errors import (
 
 if TYPE_CHECKING:
     from defocus.engine.api import assess, deblur
+    from defocus.engine.formats.dispatch import read_provenance
     from defocus.engine.inference.engine import Engine
     from defocus.engine.quality.report import PlaneReport
-    from defocus.engine.tiff.provenance import read_provenance
 
 __all__ = [
     "BackendError",
@@ -53,7 +53,7 @@ _LAZY = {  # numpy comes with them: only when used
     "PlaneReport": "engine.quality.report",
     "assess": "engine.api",
     "deblur": "engine.api",
-    "read_provenance": "engine.tiff.provenance",
+    "read_provenance": "engine.formats.dispatch",
 }
 
 

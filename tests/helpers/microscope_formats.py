@@ -122,6 +122,18 @@ def write_nd2(path: Path, data: np.ndarray) -> None:
         file.write(struct.pack("<IIQ", 0x0ABECEDA, len(name), len(places + end)) + name + places + end)
 
 
+def write_dv(path: Path, data: np.ndarray, order: str = "<") -> None:
+    """A DeltaVision file of a stack (C, T, Z, Y, X), uint16; 0.25 um a pixel, 0.5 um a plane."""
+    waves, times, depth, height, width = data.shape
+    header = bytearray(1024)
+    struct.pack_into(f"{order}4i", header, 0, width, height, waves * times * depth, 6)  # 6: uint16
+    struct.pack_into(f"{order}3f", header, 40, 0.25, 0.25, 0.5)
+    struct.pack_into(f"{order}h", header, 96, -16224)  # 0xC0A0
+    struct.pack_into(f"{order}2h", header, 180, times, 0)  # 0: Z changes fastest, then T
+    struct.pack_into(f"{order}6h", header, 196, waves, 525, 605, 0, 0, 0)
+    path.write_bytes(bytes(header) + data.astype(f"{order}u2").tobytes())
+
+
 def write_czi(path: Path, scenes: list[np.ndarray]) -> None:
     """A CZI with a scene for each stack (T, C, Z, Y, X), uint16; 0.25 um a pixel. By Zeiss's own library."""
     from pylibCZIrw import czi

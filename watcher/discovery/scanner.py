@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...engine.errors import DefocusError, ErrorCode, InputError, shortage, shortage_error
-from ...engine.files.other_formats import other_formats
 from ...engine.formats.names import is_store
+from ...engine.formats.other_formats import other_formats
 from ...engine.pipeline.steps import Stat, stat_of
 from ..clock import SYSTEM_CLOCK, Clock
 from ..tracker import FileTracker

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.errors import ErrorCode, InputError
-from ...engine.tiff.optics import RecordedOptics, read_optics
+from ...engine.formats.dispatch import read_optics
+from ...engine.tiff.optics import RecordedOptics
 from ..alerts.drift import Drift
 from ..configuration.settings import FolderSettings
 from ..events import WatchEvent

@@ -7,8 +7,8 @@ from collections import OrderedDict
 from pathlib import Path
 
 from ...engine.errors import InputError
+from ...engine.formats.preview import SIDE, previews
 from ...engine.tiff.integrity import errors_as_input_error
-from ...engine.tiff.preview import SIDE, previews
 
 _CACHED = 32  # pairs, a megabyte each at most
 _PATIENCE = 8.0  # s to wait for somebody else's pair

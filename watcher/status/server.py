@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ...engine._version import __version__
 from ...engine.errors import DefocusError, InputError
-from ...engine.tiff.preview import SIDE, THUMBNAIL
+from ...engine.formats.preview import SIDE, THUMBNAIL
 from .access import Access
 from .http import BadRequest, BoundedHandler, BoundedServer, Request
 from .metrics import CONTENT_TYPE, metrics

@@ -1,15 +1,15 @@
-"""The reader: opens a corrected TIFF, and keeps what it says of its making with the layer."""
+"""The reader: opens an output, TIFF or OME-Zarr, and keeps what it says of its making with the layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import tifffile
-
+from defocus import read_provenance
 from defocus.engine.errors import DefocusError
-from defocus.engine.tiff.read import read_provenance
+from defocus.engine.formats.names import is_store
+from defocus.engine.tiff.read import read_tiff
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -25,18 +25,35 @@ def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerD
 
 
 def _read(path: str | list[str]) -> list[LayerData]:
-    return [_layer(Path(name)) for name in ([path] if isinstance(path, str) else path)]
+    return [layer for name in ([path] if isinstance(path, str) else path) for layer in _layers(Path(name))]
 
 
-def _layer(path: Path) -> LayerData:
-    """The image of a file, with its provenance as the layer's metadata; channels become layers of their own."""
-    with tifffile.TiffFile(path, is_mmstack=False, is_ndtiff=False) as tif:
-        series = tif.series[0]
-        data, axes = series.asarray(), series.axes
-    kind: dict[str, Any] = {"name": path.stem, "metadata": {"defocus": read_provenance(path)}}
-    if axes.endswith("S"):
-        kind["rgb"] = True
-    elif "C" in axes:
-        kind["channel_axis"] = axes.index("C")
-        del kind["name"]  # napari numbers the channels
-    return data, kind, "image"
+def _layers(path: Path) -> Iterator[LayerData]:
+    """A layer for each image that was corrected (position, scene or series), with the provenance as its metadata.
+
+    Channels become layers of their own.
+    """
+    record, images = read_provenance(path), list(_images(path))
+    for number, (data, axes) in enumerate(images):
+        name = path.stem if len(images) == 1 else f"{path.stem} {number}"
+        kind: dict[str, Any] = {"name": name, "metadata": {"defocus": record}}
+        if isinstance(data, list):
+            kind["multiscale"] = True
+        if axes.endswith("S"):
+            kind["rgb"] = True
+        elif "C" in axes:
+            kind["channel_axis"] = axes.index("C")
+            del kind["name"]  # napari numbers the channels
+        yield data, kind, "image"
+
+
+def _images(path: Path) -> Iterator[tuple[Any, str]]:
+    """Pixels, of a pyramid a list of its levels, and axes of each image."""
+    if is_store(path):
+        from defocus.engine.formats.ome_zarr import arrays_of_zarr
+
+        for axes, levels in arrays_of_zarr(path):
+            yield (levels if len(levels) > 1 else levels[0]), axes
+    else:
+        for image in read_tiff(path).images:
+            yield image.data, image.axes

@@ -10,7 +10,7 @@ import pytest
 
 from defocus.engine.files.companions import COMPANIONS, Companions
 from defocus.engine.files.folders import make_folders
-from defocus.engine.files.other_formats import other_formats
+from defocus.engine.formats.other_formats import other_formats
 
 
 @pytest.fixture

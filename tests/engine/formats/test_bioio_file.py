@@ -1,4 +1,4 @@
-"""ND2, CZI and LIF by bioio's readers: what comes out, what is refused, and when a file is whole."""
+"""ND2, CZI, LIF and DV by bioio's readers: what comes out, what is refused, and when a file is whole."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from defocus.engine.pipeline.batch import Result, Status, find, restore
 from defocus.engine.tiff.integrity import check_complete as check_tiff
 from defocus.engine.tiff.read import read_provenance, read_tiff
 
-from ...helpers.microscope_formats import stack, write_czi, write_lif, write_nd2
+from ...helpers.microscope_formats import stack, write_czi, write_dv, write_lif, write_nd2
 
 LIF = {"one": stack(2, 2, 3, 64, 80), "two": stack(1, 2, 1, 48, 64, seed=1)}
-ND2, CZI = stack(3, 2, 64, 80), stack(2, 2, 3, 64, 80)
+ND2, CZI, DV = stack(3, 2, 64, 80), stack(2, 2, 3, 64, 80), stack(2, 2, 3, 64, 80)
+AXES = {".nd2": ["TCYX"], ".czi": ["TCZYX"], ".lif": ["TCZYX", "CYX"], ".dv": ["CTZYX"], ".r3d": ["CTZYX"]}
 
 
-@pytest.fixture(params=["nd2", "czi", "lif"])
+@pytest.fixture(params=["nd2", "czi", "lif", "dv", "r3d"])
 def file(request, tmp_path) -> tuple[Path, list[np.ndarray]]:
     """A file of each format with the stacks in it."""
-    pytest.importorskip(f"bioio_{request.param}", reason='needs pip install ".[formats]"')
+    pytest.importorskip(f"bioio_{request.param.replace('r3d', 'dv')}", reason='needs pip install ".[formats]"')
     path = tmp_path / "acq" / f"a µ.{request.param}"
     path.parent.mkdir()
     if request.param == "nd2":
@@ -38,6 +39,9 @@ def file(request, tmp_path) -> tuple[Path, list[np.ndarray]]:
     if request.param == "czi":
         write_czi(path, [CZI])
         return path, [CZI]
+    if request.param in ("dv", "r3d"):
+        write_dv(path, DV, "<" if request.param == "dv" else ">")
+        return path, [DV]
     write_lif(path, LIF)
     return path, [np.squeeze(data) for data in LIF.values()]
 
@@ -57,7 +61,7 @@ def test_the_output_is_an_ome_tiff_with_other_pixels(file, tmp_path, tiny_model)
     assert result.job.target == tmp_path / "out" / f"{path.name}.ome.tif"
     assert result.job.target.stat().st_mode == path.stat().st_mode
     assert result.outcome is not None
-    axes = ["TCYX"] if path.suffix == ".nd2" else ["TCZYX"] if path.suffix == ".czi" else ["TCZYX", "CYX"]
+    axes = AXES[path.suffix]
     assert [image.axes for image in result.outcome.images] == axes
     check_tiff(result.job.target, finished=True)
     corrected = read_tiff(result.job.target)
@@ -82,9 +86,10 @@ def test_the_metadata_go_with_it(file, tmp_path, tiny_model):
         assert len(tif.series) == len(stacks)
         ome = from_xml(tif.ome_metadata or "")
     pixels = ome.images[0].pixels
-    assert [channel.name for channel in pixels.channels] == [
-        f"{'D' if path.suffix == '.lif' else 'd'}ye{n}" for n in (0, 1)
-    ]
+    if path.suffix not in (".dv", ".r3d"):  # which name no channel
+        assert [channel.name for channel in pixels.channels] == [
+            f"{'D' if path.suffix == '.lif' else 'd'}ye{n}" for n in (0, 1)
+        ]
     assert pixels.physical_size_x == pytest.approx(0.25)
     assert pixels.physical_size_y == pytest.approx(0.25)
     if path.suffix == ".nd2":
@@ -155,7 +160,8 @@ def test_planes_that_a_reader_passes_over_are_not_lost_in_silence(tmp_path):
 
 
 def test_without_the_extra_one_line_says_what_to_install(tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setitem(names.READERS, ".nd2", "no_such_reader")
+    monkeypatch.setitem(names.READERS, ".nd2", "no-such-reader")
+    monkeypatch.setattr(names, "IN_EXTRA", ("no-such-reader",))
     path = tmp_path / "acq" / "a.nd2"
     path.parent.mkdir()
     write_nd2(path, ND2)
@@ -166,6 +172,27 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path, tiny_model, m
     assert "[formats]" in str(result.error)
     with pytest.raises(InputError, match=r"holds no TIFF, but 1 .nd2; read it with: pip install .*\[formats\]"):
         find([path.parent], tmp_path / "out")
+
+
+def test_without_a_reader_that_no_extra_brings_one_line_names_it(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr(names, "_installed", lambda module: not module.startswith("bioio"))
+    for name, package in (("a.png", "bioio-imageio"), ("a.oib", "bioio-bioformats"), ("a.sldy", "bioio-sldy")):
+        path = tmp_path / name
+        path.write_bytes(b"something")
+        (result,) = run(tiny_model, path, tmp_path / "out")
+        assert result.error is not None
+        assert result.error.code is ErrorCode.MISSING_EXTRA
+        assert str(result.error).endswith(f"; install it with: pip install {package}")
+    with pytest.raises(InputError, match=r"export them in .*, or install a reader: pip install bioio-"):
+        find([tmp_path], tmp_path.with_name("out"))
+
+
+def test_pictures_are_taken_where_they_are_named_and_not_from_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(names, "_installed", lambda module: True)
+    (tmp_path / "a.png").write_bytes(b"something")
+    assert [job.target.name for job in find([str(tmp_path / "*.png")], tmp_path.with_name("out"))] == ["a.png.ome.tif"]
+    with pytest.raises(InputError, match=r"1 \.png; export it .*, or name it \(\*\.png\) and install a reader"):
+        find([tmp_path], tmp_path.with_name("out"))
 
 
 def test_formats_that_are_not_read_say_how_to_export_them(tmp_path):

@@ -13,8 +13,9 @@ import pytest
 import tifffile
 
 from defocus.engine.errors import InputError
+from defocus.engine.formats.preview import SIDE, previews
 from defocus.engine.tiff import preview
-from defocus.engine.tiff.preview import MEMORY, SIDE, _plane, previews
+from defocus.engine.tiff.preview import MEMORY, middle_plane
 from defocus.watcher.status import previews as module
 from defocus.watcher.status.previews import Previews
 
@@ -73,14 +74,14 @@ def test_bands_give_what_the_whole_plane_gives(tmp_path, shape, how):
     sums = np.add.reduceat(np.add.reduceat(grey, rows, axis=0), columns, axis=1)
     high, wide = (np.minimum(step, length - np.arange(0, length, step)) for length in grey.shape)
     counts = np.outer(high, wide)
-    np.testing.assert_allclose(_plane(tmp_path / "a.tif", SIDE), sums / counts, rtol=1e-6)
+    np.testing.assert_allclose(middle_plane(tmp_path / "a.tif", SIDE), sums / counts, rtol=1e-6)
 
 
 @pytest.mark.parametrize("how", [{}, {"compression": "zlib"}])
 def test_a_picture_of_256_mpx_takes_no_gigabyte(tmp_path, how):
     """The peak of a process of its own, above what it takes for a small one."""
     program = (
-        "import resource, sys; from pathlib import Path; from defocus.engine.tiff.preview import previews;"
+        "import resource, sys; from pathlib import Path; from defocus.engine.formats.preview import previews;"
         "previews(Path(sys.argv[1]), Path(sys.argv[1]));"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Path('/proc/self/status').read_text())"
     )
@@ -123,12 +124,12 @@ def test_a_pair_is_made_once_until_its_file_changes(tmp_path, monkeypatch):
 def test_a_file_that_is_cut_short_while_it_is_looked_at_ends_nothing(tmp_path, monkeypatch):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.zeros((4000, 2000), np.uint16))
-    add = preview._Binned.add
+    add = preview.Binned.add
 
     def cut(binned, piece, top, left):
         os.truncate(path, 1000)
         add(binned, piece, top, left)
 
-    monkeypatch.setattr(preview._Binned, "add", cut)
+    monkeypatch.setattr(preview.Binned, "add", cut)
     with pytest.raises(InputError, match="truncated"):
         previews(path, path)

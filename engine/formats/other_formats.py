@@ -6,8 +6,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from ..installation import install_command
-from .walk import walk
+from ..files.walk import walk
+from .names import IN_EXTRA, NAMED_ONLY, READERS, install_line
 
 _EXPORTS = {
     ".zvi": "in AxioVision or ZEN: Export > TIFF",
@@ -17,7 +17,7 @@ _EXPORTS = {
     ".oir": "in FluoView or cellSens: Export > OME-TIFF",
     ".vsi": "in cellSens or OlyVIA: Export > TIFF",
     ".ims": "in Imaris: Export > OME-TIFF",
-    ".dv": "in softWoRx: Save As > TIFF",
+    ".sldy": "in SlideBook: Export > OME-TIFF",
     ".sld": "in SlideBook: Export > OME-TIFF",
     ".ndpi": "in NDP.view: Export > TIFF",
     ".svs": "in Aperio ImageScope: Save As > TIFF",
@@ -28,6 +28,7 @@ _EXPORTS = {
     ".png": "with the program that wrote them: save as TIFF",
     ".jpg": "with the program that wrote them: save as TIFF, without loss",
     ".jpeg": "with the program that wrote them: save as TIFF, without loss",
+    ".bmp": "with the program that wrote them: save as TIFF",
     ".hdf5": "with Bio-Formats",
     ".qptiff": "in QuPath: Export > OME-TIFF",
     ".scn": "in QuPath: Export > OME-TIFF",
@@ -35,8 +36,7 @@ _EXPORTS = {
     ".flex": "with Bio-Formats",
     ".sif": "in Andor Solis: Export > TIFF",
 }
-_READ = (".nd2", ".czi", ".lif", ".zarr")  # by the extra `formats`
-_KNOWN = {*_READ, *_EXPORTS}
+_KNOWN = {*READERS, *_EXPORTS}
 _MOST = 10_000  # files that are looked at
 
 
@@ -57,6 +57,12 @@ def other_formats(folder: Path) -> str | None:
     ending = counts.most_common(1)[0][0]
     others = ", ".join(f"{number} {suffix}" for suffix, number in counts.most_common())
     them = "it" if counts.total() == 1 else "them"
-    if ending in _READ:
-        return f"{folder}: holds no TIFF, but {others}; read {them} with: {install_command('formats')}"
-    return f"{folder}: holds no TIFF, but {others}; export {them} {_EXPORTS[ending]}, or use bfconvert"
+    cause = f"{folder}: holds no TIFF, but {others}"
+    reader = READERS.get(ending)
+    if reader in IN_EXTRA:
+        return f"{cause}; read {them} with: {install_line(reader)}"
+    export = f"{cause}; export {them} {_EXPORTS[ending]}"
+    if reader is None:
+        return f"{export}, or use bfconvert"
+    named = f"name {them} (*{ending}) and " if reader == NAMED_ONLY else ""
+    return f"{export}, or {named}install a reader: {install_line(reader)}"
