@@ -14,6 +14,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import tifffile
 
 from ..engine._version import __version__
 from ..engine.errors import InputError, MissingExtraError
@@ -103,6 +104,8 @@ def describe(model: Path, card: Card, folder: Path) -> Any:
     np.save(folder / "test_input.npy", np.repeat(seen[None, None], card.channels, axis=1).astype(np.float32))
     np.save(folder / "test_output.npy", expected)
     _cover(seen, restored, folder / "cover.png")
+    for name, plane in (("sample_input.tif", seen), ("sample_output.tif", expected[0, 0])):  # for people
+        tifffile.imwrite(folder / name, np.repeat(plane[None, None], card.channels, axis=1), photometric="minisblack")
     (folder / "documentation.md").write_text(_documentation(card), encoding="utf-8")
     (folder / "weights.onnx").write_bytes(model.read_bytes())
     names = [f"channel{index}" for index in range(card.channels)]
@@ -146,6 +149,7 @@ def describe(model: Path, card: Card, folder: Path) -> Any:
                 description="A plane out of focus, in camera counts",
                 axes=[spec.BatchAxis(), channels, space("y"), space("x")],
                 test_tensor=file(source=folder / "test_input.npy"),
+                sample_tensor=file(source=folder / "sample_input.tif"),
                 preprocessing=[rule],
             )
         ],
@@ -155,6 +159,7 @@ def describe(model: Path, card: Card, folder: Path) -> Any:
                 description="The plane in focus, in units of the input's range",
                 axes=[spec.BatchAxis(), channels, space_out("y"), space_out("x")],
                 test_tensor=file(source=folder / "test_output.npy"),
+                sample_tensor=file(source=folder / "sample_output.tif"),
             )
         ],
         weights=spec.WeightsDescr(

@@ -90,6 +90,10 @@ def test_who_stands_behind_a_package(tiny_model, tmp_path):
         assert [maintainer.github_user for maintainer in model.maintainers] == ["a-maintainer"]
         assert str(model.git_repo) == "https://example.org/defocus"
         assert [str(cover.source) for cover in model.covers] == ["cover.png"]
+        summary = model.validation_summary
+    assert summary.status in ("valid-format", "passed")
+    # With authors, maintainers and a repository nothing that the format recommends is missing.
+    assert [warning.msg for detail in summary.details for warning in detail.warnings] == []
     with pytest.raises(InputError, match="not accepted"):
         write_package(tiny_model, tmp_path / "model.zip", contacts=Contacts(["with/slash"]))
     with pytest.raises(InputError, match="not accepted"):
