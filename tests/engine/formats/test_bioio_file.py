@@ -160,8 +160,7 @@ def test_planes_that_a_reader_passes_over_are_not_lost_in_silence(tmp_path):
 
 
 def test_without_the_extra_one_line_says_what_to_install(tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setitem(names.READERS, ".nd2", "no-such-reader")
-    monkeypatch.setattr(names, "IN_EXTRA", ("no-such-reader",))
+    monkeypatch.setattr(names, "_installed", lambda module: False)
     path = tmp_path / "acq" / "a.nd2"
     path.parent.mkdir()
     write_nd2(path, ND2)
