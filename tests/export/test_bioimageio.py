@@ -92,8 +92,8 @@ def test_who_stands_behind_a_package(tiny_model, tmp_path):
         assert [str(cover.source) for cover in model.covers] == ["cover.png"]
         summary = model.validation_summary
     assert summary.status in ("valid-format", "passed")
-    # With authors, maintainers and a repository nothing that the format recommends is missing.
-    assert [warning.msg for detail in summary.details for warning in detail.warnings] == []
+    # Nothing that the format recommends is missing but the licence, which the tests' model does not state.
+    assert [warning.loc for detail in summary.details for warning in detail.warnings] == [("license",)]
     with pytest.raises(InputError, match="not accepted"):
         write_package(tiny_model, tmp_path / "model.zip", contacts=Contacts(["with/slash"]))
     with pytest.raises(InputError, match="not accepted"):
