@@ -7,10 +7,11 @@ COPY . .
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 # Not the extra `tensorrt`: the image has TensorRT and its Python package already.
 RUN pip install --no-cache-dir /wheels/defocus-*.whl "onnxruntime>=1.20" "cuda-bindings>=13"
-RUN useradd --create-home defocus
+# Built plans are kept in cache: mount a volume, or each new container builds them again. Made here, so that a new volume
+# belongs to this user.
+RUN useradd --create-home defocus && install --directory --owner defocus /home/defocus/cache
 WORKDIR /home/defocus
 USER defocus
-# Built plans are kept here: mount a volume, or each new container builds them again.
 ENV DEFOCUS_CACHE=/home/defocus/cache
 ENTRYPOINT ["defocus"]
 CMD ["doctor"]

@@ -102,7 +102,7 @@ def test_pictures_with_a_reader_that_no_extra_brings(wheel, tmp_path, raw):
     colour = np.stack([grey >> 4, grey >> 5, grey >> 6, np.full_like(grey, 255)], axis=-1).astype(np.uint8)
     (raw / "grey.png").write_bytes(imagecodecs.png_encode(grey))
     (raw / "colour.png").write_bytes(imagecodecs.png_encode(colour))
-    (raw / "lossy.jpg").write_bytes(imagecodecs.jpeg_encode(colour[..., :3]))
+    (raw / "lossy.jpg").write_bytes(imagecodecs.jpeg_encode(np.ascontiguousarray(colour[..., :3])))
     installed = Installed(tmp_path, wheel, "cpu", "bioio-imageio")
     installed.run("defocus-run", raw, "-o", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_file()] == ["a.tif"]
