@@ -47,6 +47,7 @@ def _plane(path: Path, side: int) -> np.ndarray:
             from .bioio_file import middle_with_bioio
 
             plane = middle_with_bioio(path)
-    binned = tiff.Binned(*plane.shape[:2], side)
-    binned.add(plane.reshape(*plane.shape[:2], -1), 0, 0)
+    height, width = plane.shape[:2]
+    binned = tiff.Binned(height, width, side)
+    binned.add(plane.reshape(height, width, -1), 0, 0)
     return binned.mean()
