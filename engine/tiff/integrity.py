@@ -96,6 +96,8 @@ def _check_claim(layout: Structure, path: Path) -> None:
 
     A file of some kilobytes could keep the engine busy for days.
     """
+    if sum(page.nbytes for page in layout.every) <= _CLAIM:
+        return
     needed = capacity = sparse = 0.0
     held: list[tuple[np.ndarray, np.ndarray]] = []
     for page in layout.every:
@@ -151,8 +153,8 @@ def ends_in_zeros(layout: Structure, file: BinaryIO) -> bool:
     return not any(file.read(min(count, _TAIL)))
 
 
-def open_tiff(source: str | os.PathLike[str] | BinaryIO) -> tifffile.TiffFile:
-    """Open a TIFF so that page n is page n of this very file, whatever lies beside it.
+def open_tiff(source: str | os.PathLike[str] | BinaryIO, omexml: str | None = None) -> tifffile.TiffFile:
+    """Open a TIFF so that page n is page n of this very file, whatever lies beside it; `omexml` for its own, if given.
 
     tifffile would follow a Micro-Manager or NDTiff index to the planes of the whole dataset, in an order of its own,
     and an OME-XML to other files.
@@ -160,7 +162,7 @@ def open_tiff(source: str | os.PathLike[str] | BinaryIO) -> tifffile.TiffFile:
     given: Any = source
     if hasattr(given, "seek"):
         given.seek(0)
-    return tifffile.TiffFile(given, _multifile=False, is_mmstack=False, is_ndtiff=False)
+    return tifffile.TiffFile(given, omexml=omexml, _multifile=False, is_mmstack=False, is_ndtiff=False)
 
 
 @contextmanager

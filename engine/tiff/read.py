@@ -21,6 +21,7 @@ from ..image.memmap import Allocator, drop_resident_pages, in_memory, map_input
 from ..image.plane_statistics import PlaneStatistics
 from ..threads import spread
 from .decode import ArrayFile, Decoders, is_small
+from .description import own_xml
 from .integrity import check_complete, check_structure, errors_as_input_error, open_tiff
 from .pages import ImagePage, Structure, structure
 from .planes import Plan, corrected_samples, page_shape
@@ -42,6 +43,7 @@ __all__ = [
 
 _BLOCK = 1 << 24  # bytes read at once
 _HUGE = 1 << 21  # bytes; files of whole multiples take one another's place in memory, instead of asking for new one
+_LINE = 64  # bytes; where an array begins 16 bytes behind a page of memory, reading a file into it takes twice as long
 _SMALL = 1 << 26  # bytes of a strip or tile that are always let in
 
 
@@ -143,7 +145,7 @@ def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory, memory
         place.check(_needed(layout) + (layout.size if mapped else 2 * layout.size), layout.size)
         raw = map_input(file, path, layout.size) if mapped else _bytes(file, layout.size, path, place)
         copy: Any = ArrayFile(raw)
-        tif = open_tiff(copy)
+        tif = open_tiff(copy, own_xml(layout, copy, path.name))
         decoders = Decoders(tif, raw)
         planned, levels, notes = plan_images(layout, copy, tif, decoders, path)
         if layout.stopped:
@@ -157,7 +159,7 @@ def axes_of(path: str | os.PathLike[str]) -> tuple[str, tuple[int, ...]]:
     path = Path(path)
     with errors_as_input_error(path), open_regular(path) as file, quiet_tifffile():
         layout = structure(file, os.fstat(file.fileno()).st_size, path)
-        with open_tiff(file) as tif:
+        with open_tiff(file, own_xml(layout, file, path.name)) as tif:
             (first, *_), _, _ = plan_images(layout, file, tif, Decoders(tif, np.zeros(0, np.uint8)), path)
         return first.axes, first.shape
 
@@ -191,8 +193,10 @@ def _needed(layout: Structure) -> int:
 def _bytes(file: Any, size: int, path: Path, place: Allocator) -> np.ndarray:
     """All bytes of a file; no more than it had when it was opened."""
     file.seek(0)
-    whole = -(-size // _HUGE) * _HUGE if size >= 2 * _HUGE else size
-    array = place((whole,), np.dtype(np.uint8))[:size]
+    room = size + _LINE
+    array = place((-(-room // _HUGE) * _HUGE if size >= 2 * _HUGE else room,), np.dtype(np.uint8))
+    begin = -array.ctypes.data % _LINE
+    array = array[begin : begin + size]
     for start in range(0, size, _BLOCK):
         part: Any = array[start : start + _BLOCK]
         if file.readinto(part) != len(part):
