@@ -5,7 +5,6 @@ Copied as they are: masks, palettes of names, previews, labels, alpha, and what 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -18,7 +17,8 @@ import tifffile
 from ..errors import ErrorCode, InputError
 from ..image.normalization import check_dtype
 from .decode import Decoders
-from .directories import LSM, content
+from .description import description, names_too_many, significant_bits
+from .directories import LSM
 from .pages import LOSSLESS, ImagePage, Structure, planes_below
 
 _ALPHA = (1, 2)  # of ExtraSamples
@@ -26,11 +26,6 @@ _SLIDES = ("svs", "scn", "qpi", "bif", "philips", "avs")  # formats whose levels
 _DESCRIBED = ("ome", "imagej", "shaped", "lsm", "stk", "sis", "scanimage", "fluoview", "nih")
 _BESIDE = {"label", "macro", "thumbnail", "map", "overview", "label image", "macro image", "preview"}
 _TYPE = "convert it to 8 or 16 bits"
-_MOST_PLANES = 1 << 22  # that a description may speak of, those of other files of a dataset included
-_PLANE_COUNT = re.compile(rb"""PlaneCount\s*=\s*["']\s*(\d+)""")
-_PIXELS = re.compile(rb"<(?:\w{1,20}:)?Pixels\b[^>]*")
-_SIZES = re.compile(rb"""Size[ZCT]\s*=\s*["']\s*(\d+)""")
-_SIGNIFICANT = re.compile(rb"""SignificantBits\s*=\s*["']\s*(\d{1,2})\b""")
 
 
 @dataclass(frozen=True)
@@ -74,9 +69,10 @@ def plan(
             reasons[page.storage] = beside if preview else _why_not(page, decoders, path)
         return reasons[page.storage]
 
-    series = _series(found, file, tif)
+    slide = any(getattr(tif, f"is_{kind}") for kind in _SLIDES)
+    series = _series(found, file, tif, slide)
     beside = {page for plan, name in series for page in plan.pages if name.strip().lower() in _BESIDE}
-    levels = _levels(found, tif, every)
+    levels = _levels(found, tif, every, slide)
     good = [page for page in every if page not in beside and page not in levels and not page.reduced]
     refused = [(page, error) for page in good if (error := reason(page)) is not None]
     wanted = {page for page in good if reason(page) is None}
@@ -92,7 +88,7 @@ def plan(
     groups: dict[tuple[object, ...], list[ImagePage]] = {}
     plans = []
     described = set[ImagePage]()
-    significant = _significant_bits(found, file)
+    significant = significant_bits((tif.ome_metadata or "").encode() or description(found, file))
     for number, (plan, _) in enumerate(series):
         if all(page in wanted for page in plan.pages):  # else its good pages are planes of no stated meaning
             described.update(plan.pages)
@@ -186,10 +182,12 @@ def _ramp(page: ImagePage) -> bool:
     return bool(steps.any() and ((steps >= 0).all() or (steps <= 0).all()))
 
 
-def _series(found: Structure, file: BinaryIO, tif: tifffile.TiffFile) -> list[tuple[Plan, str]]:
+def _series(found: Structure, file: BinaryIO, tif: tifffile.TiffFile, slide: bool) -> list[tuple[Plan, str]]:
     """The images that the description tells of, with their names; [] unless it tells of exactly this file's pages."""
     try:
-        if not any(getattr(tif, f"is_{kind}") for kind in (*_DESCRIBED, *_SLIDES)) or _names_too_many(found, file):
+        if not (slide or any(getattr(tif, f"is_{kind}") for kind in _DESCRIBED)) or names_too_many(
+            description(found, file)
+        ):
             return []
         series = list(tif.series)
     except Exception:  # a description that is damaged says nothing
@@ -218,28 +216,18 @@ def _series(found: Structure, file: BinaryIO, tif: tifffile.TiffFile) -> list[tu
     return plans if len(seen) == len(found.pages) else []
 
 
-def _names_too_many(found: Structure, file: BinaryIO) -> bool:
-    """Whether an OME-XML speaks of more planes than any dataset has: tifffile would make a list of them."""
-    entry = found.pages[0].directory.tags.get(270)
-    text = content(file, entry) if entry is not None else b""
-    if b"<!DOCTYPE" in text:
-        return True  # it may have entities: numbers that cannot be seen here
-    numbers = [int(digits[:9]) for digits in _PLANE_COUNT.findall(text)]
-    for pixels in _PIXELS.findall(text):
-        numbers.append(prod(int(digits[:9]) for digits in _SIZES.findall(pixels)))
-    return sum(numbers) > _MOST_PLANES
-
-
 def _holds(page: ImagePage, planes: int, size: int) -> bool:
     return page.contiguous and int(page.offsets[0]) + planes * page.nbytes <= size
 
 
-def _levels(found: Structure, tif: tifffile.TiffFile, every: list[ImagePage]) -> dict[ImagePage, ImagePage]:
+def _levels(
+    found: Structure, tif: tifffile.TiffFile, every: list[ImagePage], slide: bool
+) -> dict[ImagePage, ImagePage]:
     """Reduced copies, each with the page in full that it shows."""
     levels: dict[ImagePage, ImagePage] = {}
     if LSM in found.pages[0].directory.tags:
         return levels  # its reduced pages are thumbnails in colours of their own
-    if any(getattr(tif, f"is_{kind}") for kind in _SLIDES):
+    if slide:
         places = {page.directory.offset: page for page in every}
         for series in tif.series:
             for level in series.levels[1:]:
@@ -290,13 +278,6 @@ def _without_alpha(plan: Plan, decoders: Decoders) -> Plan:
         else:
             shape = (*shape[:at], samples, *shape[at + 1 :])
     return Plan(plan.pages, axes, shape, np.dtype(dtype.newbyteorder("=")))
-
-
-def _significant_bits(found: Structure, file: BinaryIO) -> list[int]:
-    """What an OME-XML says of each image's bits; 0 where it says nothing."""
-    first = found.pages[0].directory.tags.get(270)
-    text = content(file, first) if first is not None and first.nbytes < 1 << 26 else b""
-    return [max(map(int, _SIGNIFICANT.findall(pixels)), default=0) for pixels in _PIXELS.findall(text)]
 
 
 def _limited(plan: Plan, significant: int) -> Plan:
