@@ -1,7 +1,7 @@
-"""What the OME-XML of a file says of its images; of images that are spread over several files, of its own share.
+"""What a description says of planes: how many there are, and what an OME-XML tells of images.
 
-tifffile makes axes of it. Of a set of files it would open the others, or take none of it; so it is given an XML that
-tells of this file alone.
+tifffile makes axes of an OME-XML. Of a set of files it would open the others, or take none of it; so it is given one
+that tells of this file alone.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from xml.etree import ElementTree
 import numpy as np
 
 from .directories import content
-from .pages import Structure
+from .pages import ImagePage, Structure
 
 _MOST_BYTES = 1 << 26  # of a description
 _MOST_PLANES = 1 << 22  # that a description may speak of, those of other files of a dataset included
 _PLANE_COUNT = re.compile(rb"""PlaneCount\s*=\s*["']\s*(\d+)""")
 _PIXELS = re.compile(rb"<(?:\w{1,20}:)?Pixels\b[^>]*")
 _SIZES = re.compile(rb"""Size[ZCT]\s*=\s*["']\s*(\d+)""")
+_STK_PLANES = 33629
+_SLACK = 16  # bytes between parts of a file
 _UUID = re.compile(rb"<(?:\w{1,20}:)?UUID\b")
 _SIGNIFICANT = re.compile(rb"""SignificantBits\s*=\s*["']\s*(\d{1,2})\b""")
 
@@ -29,6 +31,33 @@ def description(found: Structure, file: BinaryIO) -> bytes:
     """The first ImageDescription of a file; empty where it has none, or one that is no text of a sane length."""
     entry = found.pages[0].directory.tags.get(270)
     return content(file, entry) if entry is not None and entry.nbytes < _MOST_BYTES else b""
+
+
+def planes_below(page: ImagePage, file: BinaryIO, size: int) -> tuple[int, int]:
+    """How many planes lie under one directory, and how many it names: MetaMorph's STK, ImageJ beyond 4 GB.
+
+    They lie behind one another from the first one's place on. None are "there" if the file ends among them; one, if
+    nothing follows it: a single plane that was taken out of a stack with its description.
+    """
+    tags = page.directory.tags
+    named = 1
+    if _STK_PLANES in tags and 33628 in tags:
+        named = tags[_STK_PLANES].count
+    elif 270 in tags and tags[270].nbytes < 1 << 24:
+        text = content(file, tags[270])
+        if text.startswith(b"ImageJ="):
+            match = re.search(rb"^images=(\d{1,18})", text, re.MULTILINE)
+            named = int(match[1]) if match else 1
+    if named <= 1 or not page.contiguous:
+        return 1, named
+    start = int(page.offsets[0])
+    if start + named * page.nbytes <= size:
+        return named, named
+    behind = size - start - page.nbytes
+    for entry in page.directory.entries:
+        behind -= entry.nbytes if not entry.inline and entry.start > start else 0
+    behind -= len(page.directory.raw) if page.directory.offset > start else 0
+    return int(behind <= _SLACK), named
 
 
 def names_too_many(text: bytes) -> bool:

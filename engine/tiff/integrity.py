@@ -13,7 +13,8 @@ import tifffile
 
 from ..errors import DefocusError, ErrorCode, InputError, shortage
 from ..files.version import NotRegularError, open_regular
-from .pages import WAIT, ImagePage, Structure, planes_below, structure
+from .description import planes_below
+from .pages import WAIT, ImagePage, Structure, structure
 
 _NOT_TIFF = "give a TIFF file"
 _TAIL = 1 << 16  # bytes

@@ -5,10 +5,10 @@ Two pages of one `storage` are decoded alike; two of one `kind` may be planes of
 
 from __future__ import annotations
 
-import re
+import hashlib
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -35,10 +35,9 @@ WAIT = "wait until it is complete, or write it again"
 LOSSLESS = {1, 5, 8, 32946, 32773, 34925, 50000, 34887}  # kept; all others would alter the result a second time
 _STORAGE = (254, 255, 256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 320, 322, 323, 338, 339, 347, 529, 530)
 _STORAGE = (*_STORAGE, 532, 32997, 32998, 33628, 34412, 42113, 50674)
-_SLACK = 16  # bytes between parts of a file
 _SHARED = 1 << 26  # bytes that pages of a small file may share
+_PALETTE, _COLOURS = 320, 3 << 16  # and the most numbers that it has
 _COMPARED = 8  # what a value costs that is kept as Python's numbers, in bytes of it
-_STK_PLANES = 33629
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,8 +218,7 @@ def structure(file: BinaryIO, size: int, path: Path) -> Structure:
                     name = f"{page.name}, SubIFD {len(page.children)}"
                     page.children.append(_page(reader, child, name, page))
             others += below(file, form, size, directory, seen, images=False)
-        if lsm:
-            pages = _lsm(pages, size)
+        _lengthen([one for page in pages for one in (page, *page.children)], size, lsm)
         return Structure(form, size, tuple(pages), tuple(others))
     except DamagedError as error:
         remedy = "give a TIFF file" if error.code is ErrorCode.NOT_TIFF else WAIT
@@ -232,7 +230,11 @@ def _page(reader: TagReader, directory: Directory, name: str, parent: ImagePage 
     storage: list[object] = []
     for code in _STORAGE:
         entry = directory.tags.get(code)
-        if entry is None or entry.count > 1 << 16:
+        if entry is None or entry.count > (_COLOURS if code == _PALETTE else 1 << 16):
+            continue
+        if code == _PALETTE:
+            numbers[code] = _ramp(reader.values(entry))
+            storage.append((code, numbers[code]))
             continue
         if entry.inline and entry.kind in (1, 3, 4, 16) and entry.count:
             numbers[code] = directory.inline(entry, reader.form.order)
@@ -261,59 +263,58 @@ def _page(reader: TagReader, directory: Directory, name: str, parent: ImagePage 
     return page
 
 
+def _ramp(colours: np.ndarray) -> tuple[int, int]:
+    """Of a colour map: 1 where it is a scale of intensity (each colour only rises, or only falls), else 0; a hash."""
+    steps = np.diff(colours[: len(colours) // 3 * 3].astype(np.int64).reshape(3, -1))
+    ramp = steps.any() and ((steps >= 0).all() or (steps <= 0).all())
+    return int(ramp), int.from_bytes(hashlib.sha256(colours.tobytes()).digest()[:8], "little")
+
+
 def _counted(page: ImagePage, size: int) -> ImagePage:
     """A page that does not say how long its strips are: as long as their pixels, or up to what comes next."""
     if page.compression == 1 and page.width and page.length and not page.tiled:
-        row = -(-page.width * (1 if page.planar else page.samples) * page.bits // 8)
-        rows = page.segment[1]
-        last = page.length - (-(-page.length // rows) - 1) * rows
-        counts = np.full(len(page.offsets), rows * row, np.int64)
-        counts[-(-page.length // rows) - 1 :: -(-page.length // rows)] = last * row
-    else:
-        after = np.unique(np.append(page.offsets, [page.directory.offset, size]))
-        ends = after[np.minimum(np.searchsorted(after, page.offsets, side="right"), len(after) - 1)]
-        counts = np.where(page.offsets < size, ends - page.offsets, 0)
-    return ImagePage(page.directory, page.name, page.numbers, page.offsets, counts, page.storage, page.parent)
+        return replace(page, counts=_unpacked(page))
+    room = _room(page.offsets, [page.directory.offset, size, *page.offsets.tolist()])
+    return replace(page, counts=np.where(page.offsets < size, room, 0))
 
 
-def _lsm(pages: list[ImagePage], size: int) -> list[ImagePage]:
-    """Zeiss LSM says of compressed strips how long they were before: they end where something else begins."""
-    if all(page.compression == 1 for page in pages):
-        return pages
-    others = [size, *(page.directory.offset for page in pages)]
-    starts = np.unique(np.concatenate([others, *(page.offsets for page in pages)]))
-    corrected = []
-    for page in pages:
-        ends = starts[np.minimum(np.searchsorted(starts, page.offsets, side="right"), len(starts) - 1)]
-        counts = ends - page.offsets if page.compression != 1 else page.counts
-        corrected.append(
-            ImagePage(page.directory, page.name, page.numbers, page.offsets, counts, page.storage, None, page.children)
-        )
-    return corrected
+def _room(offsets: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+    """Bytes from each offset up to where something else begins."""
+    places = np.unique(np.array(starts, np.int64))
+    return places[np.minimum(np.searchsorted(places, offsets, side="right"), len(places) - 1)] - offsets
 
 
-def planes_below(page: ImagePage, file: BinaryIO, size: int) -> tuple[int, int]:
-    """How many planes lie under one directory, and how many it names: MetaMorph's STK, ImageJ beyond 4 GB.
+def _unpacked(page: ImagePage) -> np.ndarray:
+    """How long strips or tiles are that are not compressed, bytes."""
+    depth, length, width = page.segment
+    row = -(-width * (1 if page.planar else page.samples) * page.bits // 8)
+    counts = np.full(len(page.offsets), depth * length * row, np.int64)
+    if not page.tiled:  # the last one of each sample has what is left
+        strips = -(-page.length // length)
+        counts[strips - 1 :: strips] = (page.length - (strips - 1) * length) * row
+    return counts
 
-    They lie behind one another from the first one's place on. None are "there" if the file ends among them; one, if
-    nothing follows it: a single plane that was taken out of a stack with its description.
+
+def _lengthen(pages: list[ImagePage], size: int, lsm: bool) -> None:
+    """Correct byte counts that are wrong; in the output they stay.
+
+    Zeiss LSM says of compressed strips how long they were before: they end where something else begins. Of pixels that
+    are not compressed some programs say 0, or what is left of their length in 16 bits.
     """
-    tags = page.directory.tags
-    named = 1
-    if _STK_PLANES in tags and 33628 in tags:
-        named = tags[_STK_PLANES].count
-    elif 270 in tags and tags[270].nbytes < 1 << 24:
-        text = content(file, tags[270])
-        if text.startswith(b"ImageJ="):
-            match = re.search(rb"^images=(\d{1,18})", text, re.MULTILINE)
-            named = int(match[1]) if match else 1
-    if named <= 1 or not page.contiguous:
-        return 1, named
-    start = int(page.offsets[0])
-    if start + named * page.nbytes <= size:
-        return named, named
-    behind = size - start - page.nbytes
-    for entry in page.directory.entries:
-        behind -= entry.nbytes if not entry.inline and entry.start > start else 0
-    behind -= len(page.directory.raw) if page.directory.offset > start else 0
-    return int(behind <= _SLACK), named
+    compressed = [page for page in pages if lsm and page.compression != 1 and len(page.offsets) == len(page.counts)]
+    short = [
+        page
+        for page in pages
+        if page.compression == 1 and page.width and page.length and page.bits and page.photometric != 6
+        if len(page.offsets) == len(page.counts) and (not page.counts.all() or int(page.counts.sum()) < page.nbytes)
+    ]
+    if not compressed and not short:
+        return
+    starts = [size, *(place for page in pages for place in (page.directory.offset, *page.offsets.tolist()))]
+    starts += [entry.start for page in pages for entry in page.directory.entries if short and not entry.inline]
+    for page in compressed:
+        page.counts[:] = _room(page.offsets, starts)
+    for page in short:
+        whole = _unpacked(page)
+        longer = (page.offsets > 0) & (page.counts < whole) & (whole <= _room(page.offsets, starts))
+        page.counts[longer] = whole[longer]

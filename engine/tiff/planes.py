@@ -17,9 +17,9 @@ import tifffile
 from ..errors import ErrorCode, InputError
 from ..image.normalization import check_dtype
 from .decode import Decoders
-from .description import description, names_too_many, significant_bits
+from .description import description, names_too_many, planes_below, significant_bits
 from .directories import LSM
-from .pages import LOSSLESS, ImagePage, Structure, planes_below
+from .pages import LOSSLESS, ImagePage, Structure
 
 _ALPHA = (1, 2)  # of ExtraSamples
 _SLIDES = ("svs", "scn", "qpi", "bif", "philips", "avs")  # formats whose levels only tifffile's series tell
@@ -139,7 +139,7 @@ def _why_not(page: ImagePage, decoders: Decoders, path: Path) -> InputError | No
         return error
     if page.bits < 8 or (page.bits not in (8, 16, 32, 64) and page.bits > 16):
         return InputError(path, f"pixels of {page.bits} bits are not supported", _TYPE, ErrorCode.UNSUPPORTED)
-    if page.photometric == 3 and not _ramp(page):
+    if page.photometric == 3 and not page.number(320, 0):
         return InputError(
             path,
             "its palette gives colours or names, not intensities",
@@ -171,15 +171,6 @@ def _agree(page: ImagePage, decoder: tifffile.TiffPage) -> bool:
     return decoded == (page.depth, page.length, page.width, page.samples) and (
         stored[: 4 if page.samples > 1 else 3] == ours[: 4 if page.samples > 1 else 3]
     )
-
-
-def _ramp(page: ImagePage) -> bool:
-    """Whether a colour map is a scale of intensity: each colour only rises, or only falls."""
-    colours = page.numbers.get(320, ())
-    if not colours or len(colours) % 3:
-        return False
-    steps = np.diff(np.reshape(np.asarray(colours, np.int64), (3, -1)), axis=1)
-    return bool(steps.any() and ((steps >= 0).all() or (steps <= 0).all()))
 
 
 def _series(found: Structure, file: BinaryIO, tif: tifffile.TiffFile, slide: bool) -> list[tuple[Plan, str]]:
