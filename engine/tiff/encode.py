@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
+from ..image.bands import bands
 from .pages import LOSSLESS, ImagePage
 
 _LERC, _PACKBITS = 34887, 32773
@@ -59,14 +60,43 @@ def _packed(pixels: np.ndarray, bits: int) -> bytes:
     return b"".join(packed)
 
 
-def picked(full: np.ndarray, small: ImagePage) -> np.ndarray:
+def put_back(blank: np.ndarray | None, value: float, *arrays: np.ndarray) -> None:
+    """Give pixels that have no value that value again, in place; one that has come to it takes what is next to it."""
+    if blank is None:
+        return
+    for array in arrays:
+        step = 1 if value <= 0 else -1
+        near = np.nextafter(value, step, dtype=array.dtype) if array.dtype.kind == "f" else int(value) + step
+        for sample in range(array.shape[-1]):
+            for part, mask in zip(bands(array[..., sample]), bands(blank[..., sample]), strict=True):
+                part[(part == value) & ~mask] = near
+                part[mask] = value
+
+
+def reduced(
+    before: np.ndarray, after: np.ndarray, small: ImagePage, old: np.ndarray, no_value: float | None
+) -> np.ndarray:
+    """A reduced copy of `after`, in the way in which `old` was made of `before`: every n-th pixel, or means.
+
+    All are (separate samples, Z, Y, X, samples). Where `old` has `no_value`, so has the new one.
+    """
+    blank = None if no_value is None else np.isnan(old) if no_value != no_value else old == no_value
+    made = _picked(before, small)
+    put_back(blank, no_value or 0, made)
+    every_nth = np.array_equal(made, old, equal_nan=old.dtype.kind == "f")
+    made = _picked(after, small) if every_nth else _means(after, small)
+    put_back(blank, no_value or 0, made)
+    return made
+
+
+def _picked(full: np.ndarray, small: ImagePage) -> np.ndarray:
     """Every n-th pixel of every n-th row, as many as a reduced copy has."""
     rows = np.minimum(np.arange(small.length) * max(1, round(full.shape[2] / small.length)), full.shape[2] - 1)
     columns = np.minimum(np.arange(small.width) * max(1, round(full.shape[3] / small.width)), full.shape[3] - 1)
     return full[:, :, rows][:, :, :, columns]
 
 
-def means(full: np.ndarray, small: ImagePage) -> np.ndarray:
+def _means(full: np.ndarray, small: ImagePage) -> np.ndarray:
     """Means of the pixels that each one of a reduced copy stands for."""
     out = np.empty((*full.shape[:2], small.length, small.width, full.shape[4]), full.dtype)
     rows = np.arange(small.length + 1) * full.shape[2] // small.length

@@ -258,9 +258,7 @@ def _page(reader: TagReader, directory: Directory, name: str, parent: ImagePage 
         return np.zeros(0, np.int64) if entry is None else reader.values(entry).astype(np.int64)
 
     page = ImagePage(directory, name, numbers, places(324, 273), places(325, 279), tuple(storage), parent)
-    if not len(page.counts) and len(page.offsets):
-        return _counted(page, reader.size)
-    return page
+    return _counted(page, reader.size) if len(page.offsets) and not len(page.counts) else page
 
 
 def _ramp(colours: np.ndarray) -> tuple[int, int]:
@@ -306,9 +304,10 @@ def _lengthen(pages: list[ImagePage], size: int, lsm: bool) -> None:
         page
         for page in pages
         if page.compression == 1 and page.width and page.length and page.bits and page.photometric != 6
-        if len(page.offsets) == len(page.counts) and (not page.counts.all() or int(page.counts.sum()) < page.nbytes)
+        if len(page.offsets) == len(page.counts) and (page.tiled or int(page.counts.sum()) < page.nbytes)
+        if (page.counts < _unpacked(page)).any()
     ]
-    if not compressed and not short:
+    if not (compressed or short):
         return
     starts = [size, *(place for page in pages for place in (page.directory.offset, *page.offsets.tolist()))]
     starts += [entry.start for page in pages for entry in page.directory.entries if short and not entry.inline]

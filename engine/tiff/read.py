@@ -6,9 +6,10 @@ output is committed the input is looked at again. So one version of it is what i
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ import numpy as np
 
 from ..errors import ErrorCode, InputError
 from ..files.version import open_regular
+from ..image.bands import bands
 from ..image.memmap import Allocator, drop_resident_pages, in_memory, map_input
 from ..image.plane_statistics import PlaneStatistics
 from ..threads import spread
 from .decode import ArrayFile, Decoders, is_small
 from .description import own_xml
+from .directories import content
 from .integrity import check_complete, check_structure, errors_as_input_error, open_tiff
 from .pages import ImagePage, Structure, structure
 from .planes import Plan, corrected_samples, page_shape
@@ -44,6 +47,8 @@ __all__ = [
 _BLOCK = 1 << 24  # bytes read at once
 _HUGE = 1 << 21  # bytes; files of whole multiples take one another's place in memory, instead of asking for new one
 _LINE = 64  # bytes; where an array begins 16 bytes behind a page of memory, reading a file into it takes twice as long
+_NODATA = 42113
+_SAMPLE = 1 << 16  # pixels that a median is found from
 _SMALL = 1 << 26  # bytes of a strip or tile that are always let in
 
 
@@ -63,6 +68,8 @@ class TiffImage:
         The largest value that a pixel may have, where fewer bits are declared than stored.
     statistics : PlaneStatistics
         Of `data`, as far as they have been asked for.
+    blank : array of bool or None
+        Where the file has `no_value` (GDAL_NODATA), if it has it anywhere; `data` has the plane's median there.
     """
 
     data: np.ndarray
@@ -70,6 +77,8 @@ class TiffImage:
     pages: tuple[ImagePage, ...]
     limit: int | None = None
     statistics: PlaneStatistics = field(default_factory=PlaneStatistics)
+    blank: np.ndarray | None = None
+    no_value: float = 0
 
     def planes(self, data: np.ndarray) -> np.ndarray:
         """An array like `data` as (planes, separate samples, Z, Y, X, samples of a pixel)."""
@@ -150,7 +159,8 @@ def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory, memory
         planned, levels, notes = plan_images(layout, copy, tif, decoders, path)
         if layout.stopped:
             notes = (*notes, f"{layout.stopped}: taken for an acquisition that was stopped, without it")
-        images = tuple(_image(layout, raw, decoders, plan, place) for plan in planned)
+        read = (_image(layout, raw, decoders, plan, place) for plan in planned)
+        images = tuple(_filled(image, _no_value(image, copy), place) for image in read)
         return TiffFile(path, images, layout, raw, decoders, levels, notes, status.st_mode & 0o777)
 
 
@@ -239,6 +249,39 @@ def _image(layout: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, p
         for _ in (spread if all(map(is_small, plan.pages)) else map)(lambda pair: read(*pair), pairs):
             pass
     return TiffImage(data, plan.axes, plan.pages, _kept(plan, data))
+
+
+def _no_value(image: TiffImage, file: Any) -> float | None:
+    """What GDAL_NODATA says that a pixel has where there is none; None where it says nothing that a pixel can have."""
+    entry, dtype = image.pages[0].directory.tags.get(_NODATA), image.data.dtype
+    try:
+        value = float(content(file, entry).strip(b"\0 ")) if entry is not None else None
+        if value is None or (dtype.kind in "iu" and dtype.type(value) != value):
+            return None
+        with np.errstate(over="ignore"):
+            return float(dtype.type(value))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _filled(image: TiffImage, value: float | None, place: Allocator) -> TiffImage:
+    """An image without the pixels that have no value: the network would take -9999 or NaN for light."""
+    if value is None:
+        return image
+    blank = place(image.data.shape, np.dtype(bool))
+    for part, mask in zip(bands(image.data), bands(blank), strict=True):
+        mask[...] = np.isnan(part) if value != value else part == value
+    if not blank.any():
+        return image
+    data = place(image.data.shape, image.data.dtype)
+    for old, new, mask in zip(*map(image.planes, (image.data, data, blank)), strict=True):
+        for sample in range(old.shape[-1]):
+            step = max(1, math.isqrt(old.size // _SAMPLE))
+            some = old[..., ::step, ::step, sample][~mask[..., ::step, ::step, sample]]
+            np.copyto(new[..., sample], old[..., sample])
+            np.copyto(new[..., sample], np.median(some) if some.size else 0, where=mask[..., sample], casting="unsafe")
+        drop_resident_pages(image.data, data, blank)
+    return replace(image, data=data, blank=blank, no_value=value, statistics=PlaneStatistics())
 
 
 def _as_an_array(pages: tuple[ImagePage, ...]) -> bool:

@@ -21,7 +21,7 @@ from ..image.memmap import drop_resident_pages, is_disk_backed, lies_in
 from ..threads import spread
 from .decode import DROP, ArrayFile, is_small
 from .directories import Directory, TagEntry, changed_copy, holds, patch, values
-from .encode import Encode, encoder, means, picked
+from .encode import Encode, encoder, put_back, reduced
 from .pages import LOSSLESS, ImagePage
 from .places import Places, Survey
 from .provenance import PROCESSING_SOFTWARE, PROVENANCE_TAG, lines, trailer
@@ -99,6 +99,8 @@ class _Copy:
     def replace(self, image: TiffImage, restored: np.ndarray) -> None:
         """Put other pixels in the place of an image's, and of its reduced copies."""
         before, after = image.planes(image.data), image.planes(restored)
+        if image.blank is not None:
+            self._put_back(image, image.planes(image.blank), before, after)
         if len(image.pages) < len(before):
             page = image.pages[0]
             if not self._survey.alone[page].all():
@@ -127,8 +129,16 @@ class _Copy:
                 continue
             self._page(page, old, new, segments)
             for small, full in self._source.levels:
-                if full is page:
+                if full is page and image.blank is None:
                     self._level(small, old, new)
+
+    def _put_back(self, image: TiffImage, blank: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
+        """Give the pixels that have no value theirs again, once the reduced copies have been made without them."""
+        for number, (mask, old, new) in enumerate(zip(blank, before, after, strict=True)):
+            for small, full in self._source.levels:
+                if full in image.pages[number : number + 1]:
+                    self._level(small, old, new, image.no_value)
+            put_back(mask, image.no_value, old, new)
 
     def finish(self, provenance: Mapping[str, object]) -> None:
         """Append what must be said elsewhere: how the file was made, and copies of directories that have changed."""
@@ -238,13 +248,12 @@ class _Copy:
         block[tuple(map(slice, new.shape))] = new
         return encode(block)
 
-    def _level(self, small: ImagePage, before: np.ndarray, after: np.ndarray) -> None:
-        """A reduced copy made anew, in the way it was made: every n-th pixel, or means."""
+    def _level(self, small: ImagePage, before: np.ndarray, after: np.ndarray, no_value: float | None = None) -> None:
+        """A reduced copy made anew."""
         shape = (*after.shape[:2], small.length, small.width, after.shape[4])
         old = np.empty(shape, after.dtype)
         self._decoders.read(small, old)
-        every_nth = np.array_equal(picked(before, small), old)
-        new = picked(after, small) if every_nth else means(after, small)
+        new = reduced(before, after, small, old, no_value)
         self._page(small, old, new, self._encoded(small, old, new))
 
     def _extremes(self, page: ImagePage, before: np.ndarray, after: np.ndarray) -> None:

@@ -221,12 +221,20 @@ def test_damaged_strips_are_an_error_not_zeros(storage, how, tmp_path):
         read_tiff(path)
 
 
-def test_strips_shorter_than_their_pixels_are_an_error(tmp_path):
+@pytest.mark.parametrize("missing", ["cut", "next"])
+def test_strips_shorter_than_their_pixels_are_an_error(missing, tmp_path):
+    """The last one, with the end of the file in the middle of it; the one before it, with the last one there."""
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, counts(60, 70), rowsperstrip=10)
     with tifffile.TiffFile(path, mode="r+") as tif:
-        tag = tif.pages.first.tags["StripByteCounts"]
-        tag.overwrite([*tag.value[:5], tag.value[5] // 2])
+        offsets, sizes = (tif.pages.first.tags[name] for name in ("StripOffsets", "StripByteCounts"))
+        half = sizes.value[5] // 2
+        end = offsets.value[5] + half
+        sizes.overwrite([*sizes.value[:4], *((half, half) if missing == "next" else (sizes.value[4], half))])
+        if missing == "next":
+            offsets.overwrite([*offsets.value[:5], offsets.value[4] + half])
+    if missing == "cut":
+        path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(InputError, match="fewer bytes than pixels"):
         check_complete(path)
 

@@ -11,9 +11,9 @@ import tifffile
 
 from defocus.engine.errors import InputError
 from defocus.engine.tiff.integrity import check_complete
-from defocus.engine.tiff.read import read_tiff
+from defocus.engine.tiff.read import read_tiff, write_tiff
 
-from .test_replace import check_bytes, image, rewrite
+from .test_replace import MADE_BY, check_bytes, image, rewrite
 
 GREY = np.tile(np.linspace(0, 65535, 65536).astype(np.uint16), (3, 1))
 PALETTES = {"grey": GREY, "inverted": GREY[:, ::-1], "red": GREY * np.array([[1], [0], [0]], np.uint16)}
@@ -87,3 +87,71 @@ def test_pixels_that_would_be_another_pages_are_not_there(tmp_path):
         tif.pages.first.tags["RowsPerStrip"].overwrite(96)
     with pytest.raises(InputError, match="page 0 has fewer bytes than pixels"):
         read_tiff(path)
+
+
+def with_holes(dtype: str, value: float) -> np.ndarray:
+    """An image with a block and a corner without a value."""
+    data = image(dtype=dtype)
+    data[20:40, 30:70] = value
+    data[-7:, -9:] = value
+    return data
+
+
+NO_VALUE = [("uint16", 0), ("uint16", 65535), ("int16", -32768), ("float32", -9999), ("float32", np.nan)]
+NO_VALUE += [("float32", float(np.finfo("float32").min)), ("uint8", 255)]
+LAYOUTS: dict[str, dict[str, Any]] = {"strips": {}, "tiles": {"tile": (48, 48), "compression": "zlib"}}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("dtype", "value"), NO_VALUE)
+def test_pixels_without_a_value_stay_so_and_no_other_becomes_one(dtype, value, layout, tmp_path):
+    path, out = tmp_path / "a.tif", tmp_path / "b.tif"
+    data = with_holes(dtype, value)
+    holes = np.isnan(data) if np.isnan(value) else data == value
+    text = f"{value:.17g}".encode() + b"\0"
+    arguments = {"photometric": "minisblack", "metadata": None, "extratags": [(42113, 2, len(text), text, True)]}
+    tifffile.imwrite(path, data, **arguments, **LAYOUTS[layout])
+    source = read_tiff(path)
+    given = source.data.copy()
+    assert given[~holes].min() <= given[holes].min() <= given[holes].max() <= given[~holes].max()
+    np.testing.assert_array_equal(given[~holes], data[~holes])
+    restored = given // 2 + 1 if given.dtype.kind in "iu" else given / 2
+    if not np.isnan(value):
+        restored[5, 5:9] = value  # what a correction comes to
+    write_tiff(source, [restored.copy()], out, MADE_BY)
+    check_bytes(source, path, out)
+    written = tifffile.imread(out)
+    np.testing.assert_array_equal(np.isnan(written) if np.isnan(value) else written == value, holes)
+    holes[5, 5:9] = True
+    np.testing.assert_array_equal(written[~holes], restored[~holes])
+
+
+@pytest.mark.parametrize("means", [False, True])
+def test_reduced_copies_have_no_value_where_they_had_none(means, tmp_path):
+    path, out = tmp_path / "a.tif", tmp_path / "b.tif"
+    data = with_holes("float32", -9999)
+    small = data[::2, ::2].copy()
+    if means:
+        small[small != -9999] += 1
+    with tifffile.TiffWriter(path) as tif:
+        text = [(42113, 2, 6, b"-9999\0", True)]
+        tif.write(data, photometric="minisblack", metadata=None, subifds=1, extratags=text)
+        tif.write(small, photometric="minisblack", metadata=None, subfiletype=1, extratags=text)
+    source = read_tiff(path)
+    write_tiff(source, [source.data / 2], out, MADE_BY)
+    with tifffile.TiffFile(out) as tif:
+        page = tif.series[0].levels[1].asarray()
+    np.testing.assert_array_equal(page == -9999, small == -9999)
+    assert page[page != -9999].min() >= 0
+    if not means:
+        np.testing.assert_array_equal(page[page != -9999], (data / 2)[::2, ::2][page != -9999])
+
+
+def test_without_such_pixels_or_a_sensible_value_nothing_is_done(tmp_path):
+    path = tmp_path / "a.tif"
+    for text in (b"-9999\0", b"none\0", b"1e400\0", b"0.5\0"):
+        tags = [(42113, 2, len(text), text, True)]
+        tifffile.imwrite(path, image(), photometric="minisblack", metadata=None, extratags=tags)
+        source = read_tiff(path)
+        assert source.images[0].blank is None
+        assert np.shares_memory(source.data, source.bytes)
