@@ -16,6 +16,7 @@ from pathlib import Path
 from ..engine.errors import DefocusError, OutputError, shortage_error
 from ..engine.files.atomic import sweep
 from ..engine.inference.engine import Engine
+from ..engine.pipeline.forecast import Forecast
 from ..engine.pipeline.jobs import Job
 from ..engine.pipeline.run import pipeline
 from .alerts.health import Health
@@ -63,7 +64,7 @@ def watch(
     health, lock = health or Health(), threading.Lock()
     check_folders(settings.folders, engine.card)
     with ExitStack() as stack:
-        changed, scans = threading.Condition(), list[_ScanThread]()
+        changed, scans, forecast = threading.Condition(), list[_ScanThread](), Forecast(engine)
         for folder in settings.folders:
             tell = _folder_report(report, folder.acquisition, lock)
             owner = stack.enter_context(FolderLock(folder.out, folder.acquisition))
@@ -74,7 +75,7 @@ def watch(
             sweep(folder.out)  # what a killed process left half-written
             guard = OutputGuard(folder.out, folder.min_free_mb, tell, health, settings.once, owner, clock)
             processor = FolderProcessor(folder, engine, journal, guard, tell, clock)
-            scans.append(_ScanThread(processor, settings.once, changed, stop, tell, health, clock))
+            scans.append(_ScanThread(processor, settings.once, changed, stop, tell, health, clock, forecast))
         begun()
         for scan in scans:
             scan.start()
@@ -195,6 +196,7 @@ class _ScanThread(threading.Thread):
         report: Report,
         health: Health,
         clock: Clock,
+        forecast: Forecast,
     ) -> None:
         super().__init__(name="defocus-scan", daemon=True)
         self.processor = processor
@@ -209,7 +211,9 @@ class _ScanThread(threading.Thread):
             processor.settings, processor.card.channels, processor.find_known, once, processor.tracker, clock
         )
         self._waiting = 0  # how many wait for a partner, as was last reported
-        self._looked = False  # into the folder, whole
+        self._forecast = forecast
+        self._looked = False  # into the folder, whole, since it can be reached
+        self._next_prune = 0.0
 
     @property
     def ended(self) -> bool:
@@ -267,11 +271,6 @@ class _ScanThread(threading.Thread):
             self._report(WatchEvent("waiting", queued=len(self.queue), waiting=waiting))
 
     def _on_pass(self, reachable: bool) -> None:
-        if reachable and not self._looked:
-            self._looked = True
-            backlog = self.processor.tracker.counts()["pending"]
-            if backlog >= LEAST_BACKLOG:
-                self._report(WatchEvent("backlog", queued=backlog))
         self.processor.guard.paused()  # whether there is room again does not wait for the next file
         if reachable:
             self._put(self._assembler.overdue())
@@ -280,3 +279,26 @@ class _ScanThread(threading.Thread):
         self._health.heartbeat(self._loop)
         folder = self.processor.settings.acquisition
         self._health.set_problem(str(folder), None if reachable else f"{folder}: cannot be reached")
+        if reachable:
+            self._check_backlog()
+        else:
+            self._looked = False
+
+    def _check_backlog(self) -> None:
+        """Tell what is there when the folder is looked at for the first time, or again after it was out of reach."""
+        tracker, now = self.processor.tracker, self._clock.monotonic()
+        if not self._looked:
+            self._looked = True
+            files = tracker.begin_backlog()
+            if len(files) >= LEAST_BACKLOG:
+                forecast = self._forecast.seconds(files, self._busy)
+                self._report(WatchEvent("backlog", queued=len(self.queue), left=len(files), forecast=forecast))
+        elif now >= self._next_prune and tracker.idle:
+            self._next_prune = now + self.processor.settings.timing.rescan
+            if (left := tracker.prune_backlog()) is not None:
+                self._report(WatchEvent("waiting", queued=len(self.queue), waiting=self._waiting, left=left))
+
+    def _busy(self) -> bool:
+        """Show life while something else is waited for; whether to leave it."""
+        self._health.heartbeat(self._loop)
+        return self._stop_event.is_set()

@@ -181,9 +181,9 @@ class FolderProcessor:
                 if member.recalled and self._state(member) is FileState.DONE:
                     self.tracker.drop(member)
                 else:
-                    self._record(member, FileState.DONE)
+                    left = self._record(member, FileState.DONE)
                     self._companions.add(member.relative)
-                    self._report(WatchEvent("skipped", member.name, queued=queued))
+                    self._report(WatchEvent("skipped", member.name, queued=queued, left=left))
             return None
         self.tracker.start(job, RunningJob(members, queued))
         self.journal.begin((member.relative, member.stat) for member in members)
@@ -193,7 +193,8 @@ class FolderProcessor:
     def _leave_own(self, members: Sequence[Arrival], queued: int) -> None:
         """Outputs of defocus are never corrected again, whatever folder they lie in; told once a folder."""
         for member in members:
-            self._record(member, FileState.DONE, reason=OWN_OUTPUTS)
+            if self._record(member, FileState.DONE, reason=OWN_OUTPUTS) == 0:
+                self._report(WatchEvent("waiting", queued=queued, waiting=self.tracker.waiting, left=0))
             if member.path.parent not in self._own_told:
                 self._own_told.add(member.path.parent)
                 self._report(WatchEvent("warning", text=f"{member.path.parent}: {OWN_OUTPUTS}", queued=queued))
@@ -230,10 +231,12 @@ class FolderProcessor:
                 self.tracker.drop(arrival)
             elif result.error is None:
                 self.guard.worked()
-                latency = self._clock.monotonic() - arrival.seen
-                self._record(arrival, FileState.DONE, report=json.dumps(summary(result.reports)))
+                came = not arrival.recalled and not self.tracker.in_backlog(arrival.path, arrival.stat)
+                latency = self._clock.monotonic() - arrival.seen if came else None
+                rest = self._record(arrival, FileState.DONE, report=json.dumps(summary(result.reports)))
                 self._companions.add(arrival.relative)
-                self._report(WatchEvent("done", arrival.name, latency=latency, queued=running.queued, outcome=result))
+                facts = {"latency": latency, "queued": running.queued, "left": rest}
+                self._report(WatchEvent("done", arrival.name, outcome=result, **facts))
             elif attempts >= self._most_attempts(result.error) or _hopeless(result):
                 self._quarantine(arrival, result.error, running.queued, attempts)
             else:
@@ -281,11 +284,11 @@ class FolderProcessor:
         return row.state if row and (row.stat, row.model) == (arrival.stat, self._model) else None
 
     def _quarantine(self, arrival: Arrival, error: DefocusError, queued: int, attempts: int = 1) -> None:
-        self._record(arrival, FileState.QUARANTINED, attempts, error)
-        self._fail("quarantined", arrival, error, queued)
+        left = self._record(arrival, FileState.QUARANTINED, attempts, error)
+        self._fail("quarantined", arrival, error, queued, left)
 
-    def _fail(self, kind: str, arrival: Arrival, error: DefocusError, queued: int) -> None:
-        self._report(WatchEvent(kind, arrival.name, str(error), queued=queued, code=error.code))
+    def _fail(self, kind: str, arrival: Arrival, error: DefocusError, queued: int, left: int | None = None) -> None:
+        self._report(WatchEvent(kind, arrival.name, str(error), queued=queued, left=left, code=error.code))
 
     def _record(
         self,
@@ -295,12 +298,14 @@ class FolderProcessor:
         error: DefocusError | None = None,
         report: str = "",
         reason: str = "",
-    ) -> None:
+    ) -> int | None:
+        """Write down what became of a version; how many of the backlog are left, if it was of them and is done."""
         if error is not None:
             report = json.dumps({"code": error.code.value})
         version = (arrival.name, arrival.stat, arrival.digest, self._model)
         self.journal.record(JournalEntry(*version, state, attempts, str(error or reason), report))
         self.tracker.drop(arrival)
+        return None if state is FileState.FAILED else self.tracker.leave_backlog(arrival.path)
 
 
 def _hopeless(outcome: Outcome) -> bool:

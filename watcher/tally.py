@@ -1,10 +1,15 @@
-"""What became of many files: of a day, of a batch, of a run of the daemon."""
+"""Many files in a line: what became of those of a day, a batch or a run, and how long those that wait will take."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 from .events import WatchEvent
+
+PACE = 4  # files after which their own pace tells more than the forecast
+_RECENT = 50  # files of which the pace is taken
 
 
 @dataclass
@@ -35,9 +40,48 @@ class Tally:
         return ", ".join([text, *(f"{count} {label}" for count, label in trouble if count)])
 
 
+class Backlog:
+    """Files that were there at the start, in all folders: how many are left, and about how long they will take."""
+
+    def __init__(self) -> None:
+        self._left: dict[Path | None, int] = {}
+        self._forecast: dict[Path | None, float] = {}  # s a file
+        self._finished: deque[float] = deque(maxlen=_RECENT)
+        self.done = 0
+
+    @property
+    def left(self) -> int:
+        return sum(self._left.values())
+
+    def see(self, event: WatchEvent, now: float) -> None:
+        """Take an event in that came at `now` (monotonic, s)."""
+        if event.left is None:
+            return
+        if event.kind == "backlog":
+            if not self.left:  # a new one, which may be of other files
+                self.done = 0
+                self._finished.clear()
+            if event.forecast is not None:
+                self._forecast[event.folder] = event.forecast / max(1, event.left)
+        elif event.kind != "waiting":
+            self.done += 1
+            self._finished.append(now)
+        self._left[event.folder] = event.left
+
+    def seconds(self) -> float | None:
+        """About how long the files that are left will take, s: as the last ones did, or as was told before any was
+        done; None as long as nobody knows.
+        """
+        if self.done >= PACE:
+            return (self._finished[-1] - self._finished[0]) / (len(self._finished) - 1) * self.left
+        if any(left and folder not in self._forecast for folder, left in self._left.items()):
+            return None
+        return sum(left * self._forecast[folder] for folder, left in self._left.items() if left)
+
+
 def duration(seconds: float) -> str:
     """A time in words: "40 s", "12 min", "3 h 20 min"."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -5,6 +5,7 @@ A path may be seen in a newer version while an older one is on its way: it is pe
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ class FileTracker:
         self._files: dict[Path, _TrackedFile] = {}
         self._jobs: dict[Path, RunningJob] = {}  # by the target of their first file
         self._not_before: dict[Path, float] = {}
+        self._backlog: dict[Path, Stat] = {}  # what was there before anybody looked, and is not done
         self._lock = threading.Lock()
 
     def look_up(self, path: Path, row: JournalEntry | None) -> None:
@@ -184,6 +186,34 @@ class FileTracker:
             counts = Counter(file.stage.value for file in self._files.values() if file.stage is not None)
             counts["pending"] = sum(file.pending is not None for file in self._files.values())
             return counts
+
+    def begin_backlog(self) -> list[tuple[Path, int]]:
+        """The folder has been looked at for the first time, or again: what was found there, as (path, bytes)."""
+        with self._lock:
+            found = {
+                path: file.pending.stat
+                for path, file in self._files.items()
+                if file.pending is not None and not file.pending.closed
+            }
+            self._backlog |= found
+            return [(path, stat[0]) for path, stat in found.items()]
+
+    def in_backlog(self, path: Path, stat: Stat) -> bool:
+        """Whether this version was there before anybody looked, so that nobody knows when it came."""
+        with self._lock:
+            return self._backlog.get(path) == stat
+
+    def leave_backlog(self, path: Path) -> int | None:
+        """A path is done; how many of the backlog are left, None if it was not of them."""
+        with self._lock:
+            return None if self._backlog.pop(path, None) is None else len(self._backlog)
+
+    def prune_backlog(self) -> int | None:
+        """Forget files of the backlog that have vanished; how many are left, None if none has vanished."""
+        with self._lock:
+            paths = list(self._backlog)
+        left = [self.leave_backlog(path) for path in paths if not os.path.lexists(path)]
+        return left[-1] if left else None
 
     def put_off(self, path: Path, until: float) -> None:
         """Leave a path alone until a monotonic time."""

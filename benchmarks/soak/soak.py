@@ -177,7 +177,7 @@ def latencies(events: list[dict], files: dict[str, Written]) -> tuple[list[float
     last: dict[str, float] = {}
     for event in events:
         if event.get("event") == "done":
-            own.append(event["latency"])
+            own += [event["latency"]] if "latency" in event else []  # what was there at a start has none
             last[event["file"]] = datetime.fromisoformat(event["time"]).timestamp()
     for name, when in last.items():
         if name in files:

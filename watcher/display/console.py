@@ -15,35 +15,10 @@ from rich.status import Status
 from ...engine.errors import one_line
 from ...engine.quality.overview import FileOverview
 from ..events import WatchEvent
-from ..tally import duration
+from ..tally import PACE, Backlog, duration
 
 RATE_WINDOW = 30.0  # s over which the rate is taken
-PACE = 4  # files after which the pace of a backlog is known
 _LONGEST_NAME = 40
-
-
-class Backlog:
-    """Files that were there at the start: how many are left, and how long they will take."""
-
-    def __init__(self) -> None:
-        self.left = 0
-        self._begun, self._done = 0.0, 0
-
-    def add(self, files: int) -> None:
-        """A folder has been looked at for the first time."""
-        self.left += files
-
-    def file_finished(self, now: float) -> float | None:
-        """A file is out of the way (monotonic, s). Returns how long the rest takes, once, as soon as that is known."""
-        if not self.left:
-            return None
-        self.left -= 1
-        self._done += 1
-        if self._done == 1:
-            self._begun = now  # without the time that the first file waited for the model
-        if self._done != PACE or not self.left:
-            return None
-        return (now - self._begun) / (PACE - 1) * self.left
 
 
 class Live:
@@ -59,7 +34,7 @@ class Live:
         self._count = self._quarantined = self._queued = self._doubtful = self._planes = 0
         self._waiting: dict[Path | None, int] = {}
         self._last = ""
-        self._backlog = Backlog()
+        self._backlog, self._told_at = Backlog(), PACE
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -75,6 +50,7 @@ class Live:
         """Count an event and print or refresh what is shown of it."""
         with self._lock:
             self._queued = event.queued if event.kind != "warning" else self._queued
+            self._backlog.see(event, self._clock())
             if event.kind == "done":
                 self._count += 1
                 self._last = _described(event)
@@ -84,8 +60,8 @@ class Live:
                 if self._status is None:
                     self._print(f"{event.relative}: {_logged(event)} in {_seconds(event):.2f} s")
             elif event.kind == "backlog":
-                self._backlog.add(event.queued)
-                self._print(f"{event.folder}: {event.queued} files to correct")
+                self._told_at = PACE
+                self._print(self._begins(event))
             elif event.kind == "quarantined":
                 self._quarantined += 1
                 self._print(f"quarantined: {event.text}")
@@ -97,12 +73,11 @@ class Live:
                 self._waiting[event.folder] = event.waiting
             elif event.kind == "warning":
                 self._print(event.text)
-            if event.kind in ("done", "skipped", "quarantined"):
-                rest = self._backlog.file_finished(self._clock())
-                if rest is not None:
-                    self._print(f"{self._backlog.left} files left, about {duration(rest)}")
             if self._status is not None:
                 self._status.update(self.line())
+            elif self._backlog.done == self._told_at and event.left and (rest := self._rest()):
+                self._told_at *= 4  # now and then, as the estimate becomes a better one
+                self._print(f"{self._backlog.left} files left{rest}")
 
     def line(self) -> str:
         """The live line: queue, done, rate, the last file, doubtful planes, waiting for a partner, quarantined."""
@@ -110,6 +85,8 @@ class Live:
         recent = [moment for moment in self._done if now - moment < RATE_WINDOW]
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
         text = f"queue {self._queued}  done {self._count}  {rate:.1f} files/s"
+        if self._backlog.left and (rest := self._rest()):
+            text += f"  {self._backlog.left} of the backlog left{rest}"
         if self._last:
             text += f"  last {self._last}"
         if self._doubtful:
@@ -130,6 +107,18 @@ class Live:
         with self._lock:
             self._print(text)
 
+    def _begins(self, event: WatchEvent) -> str:
+        """How many files there are, and how long all that is known of takes: one engine serves every folder."""
+        others = self._backlog.left - (event.left or 0)
+        with_others = f" with the {others} of other folders" if others else ""
+        rest = self._rest()
+        return f"{event.folder}: {event.left} files waiting{rest}{with_others if rest else ''}"
+
+    def _rest(self) -> str:
+        """ ", about 12 min", if that is known."""
+        rest = self._backlog.seconds()
+        return "" if rest is None else f", about {duration(max(1.0, rest))}"
+
     def _print(self, text: str) -> None:
         # The images go on, also if the disk of the log is full, or its reader has gone (where rich would leave).
         with suppress(OSError, SystemExit):
@@ -141,9 +130,9 @@ def _known(event: WatchEvent) -> FileOverview:
 
 
 def _seconds(event: WatchEvent) -> float:
-    """The time that a file itself took, in s: its latency counts from the start if it was there before."""
+    """The time that a file itself took, in s: its latency counts what it waited, and a file of the backlog has none."""
     spent = sum(event.outcome.seconds.values()) if event.outcome is not None else 0.0
-    return spent or event.latency
+    return spent or event.latency or 0.0
 
 
 def _described(event: WatchEvent) -> str:

@@ -24,7 +24,7 @@ class JsonLog:
         return nullcontext()
 
     def show(self, event: WatchEvent) -> None:
-        """Write an event: time, event, and what it has of folder, file, text, code, latency, seconds, planes."""
+        """Write an event: time, event, queued, and what it has of the others."""
         if event.kind == "waiting":  # as often as files come; a partner that stays away is told of as "quarantined"
             return
         line: dict[str, object] = {"event": event.kind}
@@ -36,9 +36,13 @@ class JsonLog:
             line["text"] = event.text
         if event.code is not None:
             line["code"] = event.code.value
-        if event.kind == "done":
+        if event.latency is not None:
             line["latency"] = round(event.latency, 4)
         line["queued"] = event.queued
+        if event.left is not None:
+            line["left"] = event.left
+        if event.forecast is not None:
+            line["forecast"] = round(event.forecast, 1)
         if event.outcome is not None:
             line["seconds"] = {stage: round(value, 4) for stage, value in event.outcome.seconds.items()}
             line["planes"] = summary(event.outcome.reports)

@@ -60,7 +60,7 @@ class FolderStatistics:
         self.counts: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.latency, self.stages = Histogram(), dict[str, Histogram]()
-        self.bytes, self.waiting = 0, 0
+        self.bytes, self.waiting, self.left = 0, 0, 0
         self.last_planes: list[dict[str, Any]] = []
         self.optics = microscope.optics
         self.drift = Drift(drift_px)
@@ -81,6 +81,8 @@ class FolderStatistics:
 
     def see(self, event: WatchEvent) -> None:
         """Take an event of this folder in."""
+        if event.left is not None:
+            self.left = event.left
         if event.kind == "waiting":
             self.waiting = event.waiting
             return
@@ -127,6 +129,7 @@ class FolderStatistics:
             "total": self.before + self.counts["done"],
             "done": self.counts["done"],
             "retried": self.counts["retry"],
+            "left": self.left,
             "waiting": self.waiting if self.settings.channels is not None else None,
             "latency_p50_s": _quantile(ordered, 0.5),
             "latency_p95_s": _quantile(ordered, 0.95),
@@ -155,8 +158,9 @@ class FolderStatistics:
     def _corrected(self, event: WatchEvent) -> None:
         outcome = event.outcome
         assert outcome is not None
-        self.latency.add(event.latency)
-        self._latencies.append(event.latency)
+        if event.latency is not None:
+            self.latency.add(event.latency)
+            self._latencies.append(event.latency)
         self._done.append(time.monotonic())
         for stage, seconds in outcome.seconds.items():
             self.stages.setdefault(stage, Histogram()).add(seconds)

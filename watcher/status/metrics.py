@@ -29,6 +29,7 @@ def metrics(state: State) -> str:
     folders = state.microscopes
     family("up", "gauge", "1 if healthy, 0 if /healthz reports a problem.", ("", not state.health.problems()))
     family("queue_files", "gauge", "Files that wait for the engine.", ("", state.queued))
+    family("backlog_files", "gauge", "Files that were there at the start and wait.", *each(lambda folder: folder.left))
     if any(folder.settings.channels is not None for folder in folders):
         family("waiting_files", "gauge", "Files that wait for a partner.", *each(lambda folder: folder.waiting))
     outcomes = [
@@ -49,7 +50,8 @@ def metrics(state: State) -> str:
         *each(lambda folder: folder.before + folder.counts["done"]),
     )
     family("read_bytes_total", "counter", "Bytes of the files that were corrected.", *each(lambda folder: folder.bytes))
-    family("latency_seconds", "histogram", "Time from the close of a file to its corrected copy.")
+    latency = "Time from the close of a file to its corrected copy; none of files that were there at the start."
+    family("latency_seconds", "histogram", latency)
     for folder in folders:
         lines.extend(_histogram("latency_seconds", folder.latency, folder=_folder(folder)))
     family("stage_seconds", "histogram", "Time of each stage of a file.")

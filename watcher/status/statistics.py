@@ -18,6 +18,7 @@ from ..alerts.health import Health
 from ..configuration.settings import FolderSettings
 from ..events import WatchEvent
 from ..journal import path_of
+from ..tally import Backlog
 from .folder_statistics import FolderStatistics, MicroscopeSettings
 from .history import forget, is_corrected
 
@@ -43,7 +44,7 @@ class State:
         self.folders, self.health, self.drift_px = tuple(folders), health, drift_px
         self.phase, self.model, self.backend = "starting", "", ""
         self.queued, self.version = 0, 0
-        self._started = time.time()
+        self._started, self._backlog = time.time(), Backlog()
         self._notes: deque[tuple[float, str]] = deque(maxlen=SHOWN_NOTES)
         self._lock = threading.Lock()
         self._gpu = why_no_gpu() or find_gpu().name
@@ -62,6 +63,7 @@ class State:
         """Take an event in."""
         with self._lock:
             self.version += 1
+            self._backlog.see(event, time.monotonic())
             if event.kind in ("paused", "warning"):
                 self._notes.append((time.time(), event.text))
             if event.kind != "warning":
@@ -83,6 +85,7 @@ class State:
         """Everything that the page shows, ready for JSON; the points of the plots apart."""
         problems = self.health.problems()
         with self._lock:
+            rest = self._backlog.seconds() if self._backlog.left else None
             folders = [
                 microscope.picture()
                 | {"rate_per_min": round(microscope.rate(), 1), "free_bytes": microscope.free_lately()}
@@ -94,7 +97,8 @@ class State:
                 "model": self.model,
                 "backend": self.backend,
                 "gpu": self._gpu,
-                "queue": self.queued,
+                "queue": max(self.queued, self._backlog.left),  # what is there at the start fills more than a queue
+                "backlog_s": None if rest is None else round(rest),
                 "total": sum(folder["total"] for folder in folders),
                 "done": sum(folder["done"] for folder in folders),
                 "failed": sum(folder["failed"] for folder in folders),

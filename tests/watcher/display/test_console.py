@@ -44,17 +44,46 @@ def outcome(**known) -> Outcome:
     return Outcome(Job(Path("a"), Path("b")), reports=(report,), seconds={"read": 0.05, "infer": 0.2})
 
 
-def test_a_backlog_says_how_many_and_soon_how_long():
+def backlog(live: Live, now: list[float], files: int = 20) -> None:
+    """Two folders have 113 files, of which some are corrected; a new one comes in between."""
+    one, two = Path("one"), Path("two")
+    live.show(WatchEvent("backlog", left=100, forecast=600.0, folder=one))
+    live.show(WatchEvent("backlog", left=13, forecast=180.0, folder=two))
+    for number in range(files):
+        now[0] += 6.0 if number else 300.0  # the first one waited
+        kind = "done" if number % 2 else "skipped"
+        live.show(WatchEvent(kind, f"{number}.tif", latency=None, left=99 - number, folder=one))
+        live.show(WatchEvent("done", "new.tif", latency=0.5, folder=one))
+
+
+def test_a_backlog_says_how_many_and_how_long_before_it_begins_and_anew_as_it_goes():
     out, text = console(terminal=False)
     now = [0.0]
-    live = Live(out, lambda: now[0])
-    for folder, count in (("one", 100), ("two", 13)):
-        live.show(WatchEvent("backlog", queued=count, folder=Path(folder)))
-    for number in range(20):
-        now[0] += 6.0 if number else 300.0  # the first one waited
-        live.show(WatchEvent("done" if number % 2 else "skipped", f"{number}.tif", latency=now[0]))
+    backlog(Live(out, lambda: now[0]), now)
     told = [line for line in text.getvalue().splitlines() if ".tif" not in line]
-    assert told == ["one: 100 files to correct", "two: 13 files to correct", "109 files left, about 11 min"]
+    assert told == [
+        "one: 100 files waiting, about 10 min",
+        "two: 13 files waiting, about 13 min with the 100 of other folders",
+        "109 files left, about 11 min",
+        "97 files left, about 10 min",
+    ]
+
+
+def test_the_live_line_tells_what_is_left_of_a_backlog():
+    now = [0.0]
+    live = Live(console(terminal=True)[0], lambda: now[0])
+    with live.running():
+        backlog(live, now, files=1)
+        assert "  112 of the backlog left, about 13 min  last new.tif: " in live.line()
+        live.show(WatchEvent("done", "a.tif", left=0, folder=Path("one")))
+        live.show(WatchEvent("waiting", left=0, folder=Path("two")))
+        assert "backlog" not in live.line()
+
+
+def test_a_backlog_of_unknown_length_says_how_many():
+    out, text = console(terminal=False)
+    Live(out).show(WatchEvent("backlog", left=100, folder=Path("one")))
+    assert text.getvalue() == "one: 100 files waiting\n"
 
 
 def test_a_long_name_keeps_its_end():

@@ -122,6 +122,23 @@ def test_a_file_that_is_corrected_is_no_failure_any_more(tmp_path, settings):
     assert picture["folders"][0]["last"][3:7] == ["kept", 1, 1, 0]
 
 
+def test_a_backlog_is_told_with_its_time_and_does_not_count_as_latency(tmp_path, settings):
+    seen, folder = State(settings, Health()), tmp_path / "acq"
+    outcome = Outcome(Job(Path("a"), Path("b"), (1000, 1)), reports=(PlaneReport(blur_px=5.0),))
+    seen.see(WatchEvent("backlog", left=400, forecast=720.0, folder=folder))
+    picture = seen.picture()
+    assert (picture["queue"], picture["backlog_s"], picture["folders"][0]["left"]) == (400, 720, 400)
+    seen.see(WatchEvent("done", "a.tif", folder=folder, outcome=outcome, queued=255, left=399))
+    seen.see(WatchEvent("done", "b.tif", folder=folder, outcome=outcome, queued=255, latency=0.5))
+    picture = seen.picture()
+    assert (picture["queue"], picture["backlog_s"], picture["folders"][0]["left"]) == (399, 718, 399)
+    assert picture["folders"][0]["latency_p50_s"] == 0.5
+    assert f'defocus_latency_seconds_count{{folder="{folder}"}} 1' in metrics(seen)
+    assert f'defocus_backlog_files{{folder="{folder}"}} 399' in metrics(seen)
+    seen.see(WatchEvent("done", "c.tif", folder=folder, outcome=outcome, left=0))
+    assert (seen.picture()["queue"], seen.picture()["backlog_s"]) == (0, None)
+
+
 def test_two_microscopes_have_everything_of_their_own(tmp_path):
     config = Config(
         folders=(

@@ -29,7 +29,14 @@ function draw(name, attributes, parent, text) {
 const known = (value) => value !== null && value !== undefined;
 const whole = (value) => value.toLocaleString("en");
 const seconds = (value) => !known(value) ? "-" : value < 10 ? value.toFixed(2) + " s" : Math.round(value) + " s";
-const moment = (time) => new Date(time * 1000).toLocaleString();
+const duration = (value) => {
+  const minutes = Math.round(value / 60);
+  return value < 59.5 ? Math.max(1, Math.round(value)) + " s" : minutes < 60 ? minutes + " min" : Math.floor(minutes / 60) + " h " + minutes % 60 + " min";
+};
+const moment = (time) => {  // of today the time alone
+  const day = new Date(time * 1000);
+  return day.toDateString() === new Date().toDateString() ? day.toLocaleTimeString() : day.toLocaleString();
+};
 const write = (node, text) => { if (node.textContent !== text) node.textContent = text; };  // what stays is not spoken again
 const address = (folder, file, which, small) =>
   "api/" + which + ".png?folder=" + folder + "&file=" + encodeURIComponent(file) + (small ? "&size=small" : "");
@@ -80,8 +87,10 @@ class Scope {
     const rows = [
       ["corrected", whole(folder.total)], ["since the start", whole(folder.done)], ["per minute", String(folder.rate_per_min)],
       ["latency, median", seconds(folder.latency_p50_s)], ["latency, 95 %", seconds(folder.latency_p95_s)],
-      ["quarantined", whole(folder.failed)], ["retries", whole(folder.retried)],
+      ["quarantined", whole(folder.failed)],
     ];
+    if (folder.left) rows.push(["of the backlog left", whole(folder.left)]);
+    if (folder.retried) rows.push(["retries", whole(folder.retried)]);
     if (known(folder.waiting)) rows.push(["waiting for a partner", whole(folder.waiting)]);
     list(this.find(".numbers"), rows, true);
     this.plottitle();
@@ -155,7 +164,7 @@ class Scope {
   }
   plot() {
     if (!this.now) return;
-    const svg = this.find(".plot"), left = 44, right = 8, top = 10, bottom = 34;
+    const svg = this.find(".plot"), right = 8, top = 10, bottom = 26;
     const judged = this.points.filter((point) => known(point[BLUR]));
     const span = Number(this.find(".span").value), end = judged.length ? judged[judged.length - 1][TIME] : 0;
     const view = span ? judged.filter((point) => point[TIME] >= end - span) : judged.slice(-LATEST);
@@ -173,14 +182,16 @@ class Scope {
     }
     const limit = state.drift_px, unit = this.unit();
     const most = nice(Math.max(this.value(Math.max(limit * 1.15, 1.05 * Math.max(...view.map((point) => point[BLUR])))), unit === "µm" ? 1 : 4));
+    const labels = [0, 1, 2, 3, 4].map((tick) => Number((most * tick / 4).toPrecision(3)) + (tick === 4 ? " " + unit : ""));
+    const left = 14 + 7 * Math.max(...labels.map((label) => label.length));
     const first = view[0][TIME], length = Math.max(1, end - first);
     const x = (time) => left + (width - left - right) * (view.length === 1 ? 0.5 : (time - first) / length);
     const y = (blur) => top + (height - top - bottom) * (1 - this.value(blur) / most);
     this.place = (point) => [x(point[TIME]), y(point[BLUR])];
     for (let tick = 0; tick <= 4; tick++) {
-      const value = most * tick / 4, here = top + (height - top - bottom) * (1 - tick / 4);
+      const here = top + (height - top - bottom) * (1 - tick / 4);
       draw("line", { class: "grid", x1: left, x2: width - right, y1: here, y2: here }, svg);
-      draw("text", { x: left - 6, y: here + 4, "text-anchor": "end" }, svg, Number(value.toPrecision(3)) + (tick === 4 ? " " + unit : ""));
+      draw("text", { x: left - 6, y: here + 4, "text-anchor": "end" }, svg, labels[tick]);
     }
     const ticks = Math.max(2, Math.min(5, Math.floor(width / 130)));
     for (let tick = 0; tick < ticks && view.length > 1; tick++) {
@@ -206,7 +217,7 @@ class Scope {
       if (some.length) draw("path", { class: kind, d: some.join(""), "data-count": some.length }, svg);
     }
     if (this.chosen && view.includes(this.chosen)) draw("circle", { class: "chosen", cx: x(this.chosen[TIME]), cy: y(this.chosen[BLUR]), r: 8 }, svg);
-    const newest = view[view.length - 1], text = whole(view.length) + " files, " + moment(first) + " to " + moment(end) + ", the last " + this.told(newest[BLUR]);
+    const newest = view[view.length - 1], text = (view.length === 1 ? "1 file, " + moment(end) : whole(view.length) + " files, " + moment(first) + " to " + moment(end)) + ", the last " + this.told(newest[BLUR]);
     write(this.find(".plottext"), text + " (" + newest[FILE] + ")");
     svg.setAttribute("aria-label", this.find(".plottitle").textContent + ": " + text);
     const chosen = this.chosen ? view.indexOf(this.chosen) : -1, place = chosen >= 0 ? chosen : view.length - 1;
@@ -309,6 +320,7 @@ function show() {
   at("state").className = bad ? "bad" : soft ? "amber" : "";
   write(at("state"), text);
   write(at("sum"), whole(state.total) + " corrected, " + whole(state.done) + " since the start, " + whole(state.queue) + " waiting" +
+    (known(state.backlog_s) ? ", about " + duration(state.backlog_s) : "") +
     (state.failed ? ", " + whole(state.failed) + " quarantined" : ""));
   document.title = (bad ? "trouble: " : drifted.length ? "refocus: " : state.failed ? "(" + state.failed + ") " : "") + "defocus";
   at("problems").hidden = !bad;
