@@ -54,7 +54,7 @@ def test_it_is_told_before_its_first_file_is_begun(folders, run):
     first, *others = run(once=True)
     assert (first.kind, first.left) == ("backlog", 12)
     assert first.forecast is not None
-    assert 0 < first.forecast
+    assert first.forecast > 0
     assert [(event.kind, event.left) for event in others] == [("done", left) for left in range(11, -1, -1)]
     assert {event.latency for event in others} == {None}
 
