@@ -190,6 +190,7 @@ def test_memory_and_file_descriptors_are_flat_over_many_files(folders, start, co
     for index in range(count):
         write_tiff(acquisition / f"{index:04d}.tif", index)
         if (index + 1) % (count // 20) == 0:
+            wait_for((out / f"{index:04d}.tif").exists)  # listing so many again and again takes a whole core
             wait_for(lambda index=index: len(outputs(out)) == index + 1)
             samples.append((process.memory_info().rss / 2**20, process.num_fds()))
     assert watching.stop() == 0

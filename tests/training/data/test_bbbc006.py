@@ -122,8 +122,12 @@ def test_the_real_files_in_their_layout(shared_data, tmp_path):
     assert tifffile.imread(path).shape == bbbc006.SHAPE
 
 
-def test_defocus_evaluate_trains_and_tests_on_it(tree, tmp_path):
+def test_defocus_evaluate_trains_and_tests_on_it(tree, tmp_path, monkeypatch):
     """The paper's split of six fields: five to train on, one to test, in four crops of two channels."""
+    pytest.importorskip("lightning", reason='needs Lightning: pip install ".[train]"')
+    from defocus.training.evaluation.compare import PLANS
+
+    monkeypatch.setitem(PLANS, "residual-1", {"crop": 64, "batch": 2})  # its 20 steps are all of the training
     given = ["--bbbc006", tree, "--distance-um", "10", "--train", "--minutes", "0.015"]
     given += ["--method", "residual-1", "--method", "rl"]
     given += ["--weights", tmp_path / "weights", "--runs", tmp_path / "runs", "-o", tmp_path / "results"]

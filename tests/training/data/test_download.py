@@ -21,6 +21,8 @@ from defocus.engine.errors import InputError
 from defocus.training.cli.data import parse_planes
 from defocus.training.data import bbbc006, download
 
+from ...helpers.calling import call
+
 NAME = "BBBC006_v1_images_z_16.zip"
 
 
@@ -189,11 +191,12 @@ def test_the_command(server, tmp_path):
         ((tmp_path / "d4", "--planes", "40"), "has the planes 0 to 33"),
         ((tmp_path / "file" / "below", "--planes", "16", "--base-url", server.url), "cannot be written"),
     ):
-        done = command("bbbc006", *wrong)
+        done = call("defocus.training.cli.data", "defocus-data", "bbbc006", *wrong)
         assert done.returncode == 1, done.stderr
         assert cause in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert re.fullmatch(r"defocus-data \d+\.\d+\.\d+\S*", command("--version").stdout.strip())
+    version = call("defocus.training.cli.data", "defocus-data", "--version").stdout
+    assert re.fullmatch(r"defocus-data \d+\.\d+\.\d+\S*", version.strip())
 
 
 def test_planes_are_written_as_ranges_and_lists():

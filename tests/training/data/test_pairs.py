@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ CELLS, OTHERS = drawn_fields(2)
 
 
 def seen(z: int, field=CELLS) -> np.ndarray:
-    return counts_pair(field, z)[0]
+    return simulated(z, field is OTHERS)
+
+
+@cache
+def simulated(z: int, others: bool) -> np.ndarray:
+    plane = counts_pair(OTHERS if others else CELLS, z)[0]
+    plane.setflags(write=False)
+    return plane
 
 
 def stack(distances: tuple[int, ...] = (-16, -8, 0, 8, 16)) -> np.ndarray:
@@ -82,7 +90,9 @@ def test_files_of_bbbc006_are_paired_by_well_site_and_channel(tmp_path):
     assert {(pair.well, pair.z_um, len(pair.sharp)) for pair in pairs} == {("k14", 10.0, 1)}
 
 
-def folders_that_are_wrong(root: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def folders_that_are_wrong(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    root = tmp_path_factory.mktemp("folders")
     write(root / "lonely/b/a.tif", seen(0))
     write(root / "lonely/s/a.tif", seen(0))
     write(root / "lonely/s/c.tif", seen(0))
@@ -102,7 +112,7 @@ def folders_that_are_wrong(root: Path) -> dict[str, str]:
     write(root / "suffix/s/a.tif", seen(0))
     write(root / "channel/b" / bbbc006("a01", 1, 1), seen(10))
     write(root / "channel/s" / bbbc006("a01", 1, 2), seen(0))
-    return {
+    return root, {
         "lonely": r"c\.tif: has no partner",
         "size": r"a\.tif: has another size than a\.tif \(348 x 200 x 1 and 348 x 260 x 1\)|has another size",
         "field": r"a\.tif: does not match",
@@ -115,10 +125,10 @@ def folders_that_are_wrong(root: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", ["lonely", "size", "field", "far", "colour", "twice", "suffix", "channel"])
-def test_folders_that_do_not_match_are_refused(tmp_path, case):
-    causes = folders_that_are_wrong(tmp_path)
+def test_folders_that_do_not_match_are_refused(folders_that_are_wrong, case):
+    root, causes = folders_that_are_wrong
     with pytest.raises(InputError, match=causes[case]):
-        pairs_from_folders(tmp_path / case / "b", tmp_path / case / "s")
+        pairs_from_folders(root / case / "b", root / case / "s")
 
 
 def test_the_sharpest_plane_is_that_of_focus():
@@ -162,7 +172,9 @@ def test_one_file_a_plane(tmp_path):
     assert [pair.z_um for pair in pairs] == [-16.0, -8.0, 8.0, 16.0]
 
 
-def stacks_that_are_wrong(root: Path) -> dict[str, tuple[str, dict]]:
+@pytest.fixture(scope="module")
+def stacks_that_are_wrong(tmp_path_factory) -> tuple[Path, dict[str, tuple[str, dict]]]:
+    root = tmp_path_factory.mktemp("stacks")
     write(root / "step/a.tif", stack())
     write(root / "end/a.tif", stack((0, 8, 16)))
     write(root / "one/a.tif", stack()[:1])
@@ -175,7 +187,7 @@ def stacks_that_are_wrong(root: Path) -> dict[str, tuple[str, dict]]:
     write(root / "mixed/a.tif", np.stack([seen(8), seen(0), seen(8, OTHERS)]))
     (root / "text").mkdir()
     (root / "text/a.tif").write_text("no TIFF")
-    return {
+    return root, {
         "step": (r"a\.tif: does not say how far.*--step-um", {}),
         "end": (r"a\.tif: the first plane of a is its sharpest", {"step_um": 8.0}),
         "one": (r'a\.tif: holds a single plane; .*--plane-pattern "\{field\}_z\{z\}\.tif"', {"step_um": 8.0}),
@@ -189,10 +201,11 @@ def stacks_that_are_wrong(root: Path) -> dict[str, tuple[str, dict]]:
 
 
 @pytest.mark.parametrize("case", ["step", "end", "one", "colour", "sizes", "pattern", "noise", "mixed", "text"])
-def test_stacks_that_cannot_be_used_are_refused(tmp_path, case):
-    cause, options = stacks_that_are_wrong(tmp_path)[case]
+def test_stacks_that_cannot_be_used_are_refused(stacks_that_are_wrong, case):
+    root, causes = stacks_that_are_wrong
+    cause, options = causes[case]
     with pytest.raises(InputError, match=cause):
-        pairs_from_stacks(tmp_path / case, **options)
+        pairs_from_stacks(root / case, **options)
 
 
 @pytest.mark.seconds

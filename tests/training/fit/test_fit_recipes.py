@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -161,49 +162,49 @@ def test_the_versions(train, monkeypatch, capfd):
 
 
 LOADED = """
-import io, sys
+import io, json, sys
 class Told(io.StringIO):
     def write(self, text):
         if text.strip():
             sys.__stderr__.write(f"{'torch' in sys.modules} {text.strip()}\\n")
         return len(text)
 sys.stdout = Told()
-sys.argv = ["defocus-train", *sys.argv[1:]]
 from defocus.training.cli.train import main
-try:
-    main()
-finally:
-    sys.__stderr__.write(f"{'torch' in sys.modules} end\\n")
+for line in json.load(sys.stdin):
+    sys.argv = ["defocus-train", *line]
+    try:
+        main()
+    except SystemExit:
+        sys.__stderr__.write(f"{'torch' in sys.modules} end\\n")
 """
 
 
-def told(*arguments: object) -> list[str]:
-    """What defocus-train says in a process of its own, each line with whether torch was loaded by then."""
-    command = [sys.executable, "-c", LOADED, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300).stderr.splitlines()
+def told(*lines: tuple[object, ...]) -> list[str]:
+    """What defocus-train says in one process of its own to each line, and whether torch was loaded by then."""
+    given = json.dumps([list(map(str, line)) for line in lines])
+    return subprocess.run(
+        [sys.executable, "-c", LOADED], input=given, capture_output=True, text=True, timeout=300
+    ).stderr.splitlines()
 
 
 def test_the_first_line_comes_before_torch_is_loaded(sharp, tmp_path):
-    lines = told("--simulate", sharp, "-o", tmp_path / "run", "--from", sharp / "field0_x.tif", "--no-progress")
+    lines = told(("--simulate", sharp, "-o", tmp_path / "run", "--from", sharp / "field0_x.tif", "--no-progress"))
     assert lines[0] == "False 4 images to train on; loading PyTorch"
     assert "cannot be read as a checkpoint" in lines[1]
 
 
-@pytest.mark.parametrize(
-    ("line", "cause"),
-    [
-        (("--simulate", "missing=0.5"), "missing: no such folder"),
-        (("--stacks", "missing"), "missing: no such folder"),
-        (("--pairs", "sharp", "missing"), "missing: no such folder"),
-        (("--simulate", "sharp", "--from", "missing.ckpt"), "missing.ckpt: no such checkpoint"),
-        (("--simulate", "sharp", "--recipe", "missing.toml"), "missing.toml: no such recipe"),
-    ],
-)
-def test_what_is_missing_is_told_before_torch_is_loaded(sharp, tmp_path, line, cause):
-    lines = told(*(sharp if word == "sharp" else word for word in line), "-o", tmp_path / "run")
-    assert len(lines) == 2
-    assert cause in lines[0]
-    assert lines[1] == "False end"
+def test_what_is_missing_is_told_before_torch_is_loaded(sharp, tmp_path):
+    causes = {
+        ("--simulate", "missing=0.5"): "missing: no such folder",
+        ("--stacks", "missing"): "missing: no such folder",
+        ("--pairs", sharp, "missing"): "missing: no such folder",
+        ("--simulate", sharp, "--from", "missing.ckpt"): "missing.ckpt: no such checkpoint",
+        ("--simulate", sharp, "--recipe", "missing.toml"): "missing.toml: no such recipe",
+    }
+    said = told(*((*line, "-o", tmp_path / "run") for line in causes))
+    assert said[1::2] == ["False end"] * len(causes)
+    for line, cause in zip(said[::2], causes.values(), strict=True):
+        assert cause in line
 
 
 def test_after_20_steps_it_says_how_long_the_rest_takes(capsys):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from defocus.engine.files.atomic import PREFIX, SUFFIX
 from defocus.engine.tiff.read import read_provenance, read_tiff
 
 from ...helpers.waiting import wait_for
-from ..conftest import PAIRS, QUICK, check_pair, free_port, journal, listing, outputs, states, write_tiff
+from ..conftest import PAIRS, QUICK, Watching, check_pair, free_port, journal, listing, outputs, states, write_tiff
 from ..status.test_status import ask, state
 from ..test_soak import SUICIDE, _without_times
 
@@ -137,35 +139,47 @@ def test_channels_that_do_not_fit_are_set_aside_with_both_names(folders, pairs):
     assert outputs(out) == []
 
 
+@pytest.fixture(scope="module")
+def clean(tiny_model_2c, tmp_path_factory) -> Path:
+    """The folder acq of four files, and out, which is what a run that nobody kills makes of them."""
+    folder = tmp_path_factory.mktemp("clean")
+    (folder / "acq").mkdir()
+    for seed, name in enumerate(("a_w1.tif", "a_w2.tif", "b_w1.tif", "b_w2.tif"), 1):
+        write_tiff(folder / "acq" / name, seed)
+    given = ("--model", str(tiny_model_2c), "--channels", PAIRS, "--once", *QUICK)
+    watching = Watching(folder / "acq", folder / "out", tiny_model_2c, folder / "log.txt", *given)
+    assert watching.process.wait(300) == 0, watching.said()
+    return folder
+
+
 @pytest.mark.parametrize(
     ("step", "call"),
     [("replace", 0), ("fsync_folder", 0), ("replace", 1), ("fsync_folder", 1), ("record", 0), ("record", 1)],
 )
 def test_killed_between_the_two_outputs_the_next_start_completes_the_pair(
-    folders, pairs, tiny_model_2c, tmp_path, step, call
+    folders, pairs, tiny_model_2c, clean, tmp_path, step, call
 ):
     """The process kills itself with SIGKILL at the n-th call of a step of the commit."""
     acquisition, out = folders
-    write_tiff(acquisition / "a_w1.tif", 1)
-    write_tiff(acquisition / "a_w2.tif", 2)
+    for name in ("a_w1.tif", "a_w2.tif"):
+        shutil.copy2(clean / "acq" / name, acquisition)
     (tmp_path / "suicide.py").write_text(SUICIDE)
     line = [sys.executable, str(tmp_path / "suicide.py"), step, str(call), str(acquisition), "-o", str(out)]
     line += ["--model", str(tiny_model_2c), "--backend", "cpu", "--all-planes", "--channels", PAIRS, "--once", *QUICK]
     assert subprocess.run(line, capture_output=True, timeout=300).returncode == -signal.SIGKILL
     committed = {("replace", 0): 0, ("fsync_folder", 0): 1, ("replace", 1): 1}.get((step, call), 2)
     assert len(outputs(out)) == committed
-    write_tiff(acquisition / "b_w1.tif", 3)
-    write_tiff(acquisition / "b_w2.tif", 4)
+    for name in ("b_w1.tif", "b_w2.tif"):
+        shutil.copy2(clean / "acq" / name, acquisition)
     last = pairs("--once")
     assert last.process.wait(300) == 0, last.said()
     said = last.said()
     assert outputs(out) == outputs(acquisition)
     assert states(out) == dict.fromkeys(outputs(acquisition), "done")
     assert list(out.rglob(f"{PREFIX}*{SUFFIX}")) == []
-    clean = pairs("-o", str(tmp_path / "clean"), "--once")
-    assert clean.process.wait(300) == 0
+    assert outputs(clean / "out") == outputs(out)
     for name in outputs(out):
-        assert _without_times(out / name) == _without_times(tmp_path / "clean" / name)
+        assert _without_times(out / name) == _without_times(clean / "out" / name)
     # None is told of twice, and what was committed whole is not made again.
     assert said.count("a_w1.tif: corrected") == (0 if committed == 2 else 1)
     assert said.count("b_w2.tif: corrected") == 1

@@ -199,8 +199,8 @@ def test_the_same_name_written_again_and_again(folders, start, tiny_model, how):
 @pytest.mark.parametrize(
     ("order", "count"),
     [
-        ("oldest", 400),
-        ("newest", 400),
+        ("oldest", 300),
+        ("newest", 300),
         pytest.param("oldest", 10_000, marks=pytest.mark.slow),
         pytest.param("newest", 3_000, marks=pytest.mark.slow),
     ],

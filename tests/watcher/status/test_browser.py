@@ -287,6 +287,9 @@ def test_the_page_answers_while_the_model_is_loaded(browser, axe, folders, start
 def test_the_report_of_a_run_is_a_page_of_one_file(browser, axe, tmp_path):
     """As docs/guides/reports.md shows it: the demo's drift, its most doubtful files first."""
     subprocess.run([sys.executable, DEMO, "--draw", tmp_path / "raw"], check=True, timeout=300)
+    if "DEFOCUS_SCREENSHOTS" not in os.environ:  # a part of each image says as much in a fifth of the time
+        for path in (tmp_path / "raw").iterdir():
+            tifffile.imwrite(path, tifffile.imread(path)[130:338, 180:484])
     line = [sys.executable, "-m", "defocus.engine.cli.run", "raw", "-o", "corrected", "--report", "report"]
     done = subprocess.run([*line, "--backend", "cpu"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
