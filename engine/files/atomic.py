@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -33,6 +34,20 @@ def temporary_of(target: Path, run: str = "") -> Path:
     """A path beside `target` that nobody has, for what is to become `target`."""
     owner = f"{_HOST}-{os.getpid()}-{_TOKEN}"
     return target.with_name(f"{PREFIX}{run}{owner}-{uuid.uuid4().hex[:12]}{SUFFIX}")
+
+
+def rights_to_write(mode: int) -> int:
+    """Permissions of an output while it is written: those of its input, and that its owner may write it."""
+    return 0o666 & mode | 0o200
+
+
+def rights_at_the_end(path: str | os.PathLike[str], mode: int) -> None:
+    """Take that back where the input's owner may not; on Windows it stays, as such a file could not be replaced.
+
+    Raises OSError.
+    """
+    if os.name == "posix" and not mode & 0o200:
+        os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & ~0o200)
 
 
 @contextmanager
@@ -214,8 +229,8 @@ def _sync(path: Path) -> None:
 
 
 def _sync_file(path: Path) -> None:
-    # Windows can only flush a handle that is open for writing.
-    with open(path, "rb+") as file:
+    # Windows can only flush a handle that is open for writing; elsewhere the file may be one that nobody writes again.
+    with open(path, "rb+" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
 
 

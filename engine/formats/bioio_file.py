@@ -14,6 +14,7 @@ import numpy as np
 import tifffile
 
 from ..errors import ErrorCode, InputError
+from ..files.atomic import rights_at_the_end, rights_to_write
 from ..image.memmap import Allocator, drop_resident_pages, in_memory
 from ..tiff.integrity import errors_as_input_error
 from ..tiff.preview import check_piece
@@ -55,7 +56,7 @@ class BioioFile:
         """Write the restored pixels as an OME-TIFF, a series for each image. Neither syncs nor renames."""
         line, record = lines(provenance)
         tags = [(PROVENANCE_TAG, 2, len(record), record, True), (PROCESSING_SOFTWARE, 2, len(line), line, True)]
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666 & self.mode))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, rights_to_write(self.mode)))
         big = sum(data.nbytes for data in restored) > _CLASSIC
         description = self.ome.to_xml(indent=0).encode()
         with tifffile.TiffWriter(path, bigtiff=big, ome=False) as tif:
@@ -72,6 +73,7 @@ class BioioFile:
                     extratags=tags,
                 )
                 description, tags = None, []
+        rights_at_the_end(path, self.mode)
 
 
 def read_with_bioio(path: Path, place: Allocator = in_memory, memory: int = 0) -> BioioFile:

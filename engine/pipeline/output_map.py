@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files.atomic import output_error, temporary_of
+from ..files.atomic import output_error, rights_to_write, temporary_of
 from ..files.folders import make_folders
 from ..image.memmap import Allocator, is_disk_backed, map_output
 from ..tiff.places import Survey
@@ -52,7 +52,7 @@ class OutputMap:
             self._remove = weakref.finalize(self, _remove, self.path)
             try:
                 make_folders(target.parent, self._job.source.parent)
-                self._map = map_output(self.path, len(self._file.bytes), 0o666 & self._file.mode)
+                self._map = map_output(self.path, len(self._file.bytes), rights_to_write(self._file.mode))
             except OSError as error:
                 raise output_error(target, error) from error
         return self._map

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import ErrorCode, InputError
+from ..files.atomic import rights_at_the_end, rights_to_write
 from ..image.bands import same
 from ..image.memmap import drop_resident_pages, is_disk_backed, lies_in
 from ..threads import spread
@@ -65,12 +66,13 @@ def replace_pixels(
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
     if not any(lies_in(data, Path(path)) for data in restored):
         flags |= os.O_TRUNC
-    with open(os.open(path, flags, 0o666 & source.mode), "r+b") as file, quiet_tifffile():
+    with open(os.open(path, flags, rights_to_write(source.mode)), "r+b") as file, quiet_tifffile():
         copy = _Copy(source, file, path)
         copy.copy()
         for image, data in zip(source.images, restored, strict=True):
             copy.replace(image, data)
         copy.finish(provenance)
+    rights_at_the_end(path, source.mode)
 
 
 class _Copy:
@@ -250,8 +252,7 @@ class _Copy:
 
     def _level(self, small: ImagePage, before: np.ndarray, after: np.ndarray, no_value: float | None = None) -> None:
         """A reduced copy made anew."""
-        shape = (*after.shape[:2], small.length, small.width, after.shape[4])
-        old = np.empty(shape, after.dtype)
+        old = np.empty((*after.shape[:2], small.length, small.width, after.shape[4]), after.dtype)
         self._decoders.read(small, old)
         new = reduced(before, after, small, old, no_value)
         self._page(small, old, new, self._encoded(small, old, new))
