@@ -1,4 +1,4 @@
-"""Inputs that nobody may write, as instruments leave them: corrected by one who is not root, with rights like theirs."""
+"""Inputs that are read-only, as instruments leave them: corrected by one who is not root, with rights like theirs."""
 
 from __future__ import annotations
 
