@@ -40,7 +40,8 @@ _STYLE = (
     ":root{color-scheme:light dark}"
     "body{font:15px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:70rem;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid #8886;"
-    "vertical-align:top}td:first-child,.failed,h1{overflow-wrap:anywhere}img{max-width:100%;background:#000}"
+    "vertical-align:top}td:first-child{min-width:9rem}td:first-child,.failed,h1{overflow-wrap:anywhere}"
+    "img{display:block;width:10rem;max-width:22vw;background:#000}"
     ".n{text-align:right;white-space:nowrap}.doubtful,.failed{font-weight:bold}"
 )
 

@@ -69,6 +69,9 @@ def drawn(path: Path, z_um: float, seed: int) -> None:
 def keep(page, name: str) -> None:
     if folder := os.environ.get("DEFOCUS_SCREENSHOTS"):
         path = Path(folder) / f"{name}.png"
+        if hasattr(page, "mouse"):  # no frame around what the keyboard has reached, nothing under a pointer
+            page.evaluate("document.activeElement.blur()")
+            page.mouse.move(0, 0)
         page.screenshot(path=path)  # of the page where it is scrolled to, or of a part of it
         assert path.stat().st_size < 200_000
 
@@ -78,11 +81,12 @@ class Lab:
 
     def __init__(self, folder: Path, model: Path | str, *arguments: str) -> None:
         self.folder, self.port = folder, free_port()
-        self.raw = [folder / name / "raw" for name in ("widefield", "spinning-disk")]
+        self.raw = [folder / "widefield" / "raw", folder / "spinning disk"]
         lines = ['backend = "cpu"', f"drift_px = {DRIFT_PX}"]
-        for raw, more in zip(self.raw, ('name = "Widefield 20x"\nna = 0.5\npixel_size_um = 0.65', ""), strict=True):
+        optics = 'name = "Widefield 20x"\nna = 0.5\npixel_size_um = 0.65'
+        for number, (raw, more) in enumerate(zip(self.raw, (optics, ""), strict=True), 1):
             raw.mkdir(parents=True)
-            lines += ["[[folders]]", f"acquisition = '{raw}'", f"output = '{raw.parent / 'corrected'}'", more]
+            lines += ["[[folders]]", f"acquisition = '{raw}'", f"output = '{raw.parent / f'corrected{number}'}'", more]
         (folder / "defocus.toml").write_text("\n".join(lines))
         self._line = [sys.executable, "-m", "defocus.watcher.cli", "--config", str(folder / "defocus.toml"), *QUICK]
         self._line += ["--model", str(model), "--status", str(self.port), *arguments]

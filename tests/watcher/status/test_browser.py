@@ -14,8 +14,11 @@ import psutil
 import pytest
 import tifffile
 
+from benchmarks.speed.page import fill
 from defocus.engine.model.card import model_path
 from defocus.engine.quality.report import PlaneReport
+from defocus.watcher.journal import Journal
+from defocus.watcher.journal_entry import FileState, JournalEntry
 
 from ...helpers.waiting import wait_for
 from ..conftest import free_port, states, write_tiff
@@ -33,7 +36,7 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
         page = lab_.page(browser)
         first, second = lab_.raw
         expect(page.locator("#state")).to_have_text("watching", timeout=PATIENCE)
-        assert page.locator(".scope h2 .name").all_inner_texts() == ["Widefield 20x", "raw"]
+        assert page.locator(".scope h2 .name").all_inner_texts() == ["Widefield 20x", "spinning disk"]
         assert page.locator(".nothing:visible").count() == 2
         expect(page.locator("#machine")).not_to_contain_text("unknown", timeout=PATIENCE)  # free disk space
         assert page.locator(".plot").evaluate_all("nodes => nodes.map(node => node.clientHeight)") == [0, 0]
@@ -51,9 +54,6 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
             if number == 3:
                 expect(disk.locator(".numbers dd").first).to_have_text("4", timeout=PATIENCE)  # without a reload
                 wait_for(lambda: disk.locator(".after").evaluate("node => node.naturalWidth") == 512)
-                page.set_viewport_size({"width": 1000, "height": 1040})
-                keep(page, "busy")
-                page.set_viewport_size({"width": 1000, "height": 900})
         expect(wide.locator(".numbers dd").first).to_have_text("8", timeout=PATIENCE)
         wait_for(lambda: wide.locator(".after").evaluate("node => node.naturalWidth") == 512)
         assert wide.locator(".numbers dd").first.inner_text() == "8"
@@ -157,6 +157,17 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
         keep(dark, "dark")
         dark.close()
 
+        # A finger: what is under it is told, and shown.
+        finger = lab_.page(browser, has_touch=True)
+        plot = finger.locator(".plot").nth(0)
+        wait_for(lambda: finger.locator(".plot [data-count]").count() > 0)
+        plot.scroll_into_view_if_needed()
+        box = plot.bounding_box()
+        finger.touchscreen.tap(box["x"] + box["width"] - 10, box["y"] + 60)
+        expect(finger.locator(".tip").nth(0)).to_contain_text(f"{names[-1]}: ")
+        expect(finger.locator(".which").nth(0)).to_have_text(f"Image {names[-1]}")
+        finger.close()
+
         # It ends: numbers that nobody vouches for are grey.
         lab_.process.terminate()
         expect(page.locator("#state")).to_contain_text("the daemon has not answered since", timeout=PATIENCE)
@@ -173,13 +184,60 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
             expect(page.locator(".scope").nth(0).locator(".plottext")).to_contain_text("8 files")
 
 
+def test_two_microscopes_are_busy_with_what_was_there_at_the_start(browser, axe, lab):
+    lab_ = Lab(lab, model_path())
+    for number in range(16):
+        for scope, raw in enumerate(lab_.raw):
+            drawn(raw / f"{'ts'[scope]}{number:02d}.tif", 0.5 * number * (1 - scope), 100 * scope + number)
+    with lab_:
+        page = lab_.page(browser)
+        page.set_viewport_size({"width": 1000, "height": 1040})
+        expect(page.locator("#sum")).to_contain_text("32 waiting, about ", timeout=PATIENCE)
+        for scope in (0, 1):
+            numbers = page.locator(".scope").nth(scope).locator(".numbers")
+            wait_for(lambda numbers=numbers: int(numbers.locator("dd").first.inner_text()) >= 3, 120)
+            assert "latency, median\n-" in numbers.inner_text()  # nobody knows when they came
+        expect(page.locator("#state")).to_have_text("busy")
+        assert "\nbacklog\n" in page.locator(".numbers").nth(0).inner_text()
+        keep(page, "busy")
+        accessible(page, axe)
+        assert page.errors == []
+
+
+def test_a_restart_over_a_journal_of_100_000_rows(browser, axe, lab, tiny_model):
+    lab_ = Lab(lab, tiny_model)
+    out = lab_.raw[0].parent / "corrected1"
+    with Journal(out) as journal:
+        report = json.dumps([PlaneReport(0.1, 0.2, 0.99, 0.1, 3.0).as_dict()])
+        journal.record(JournalEntry("last.tif", (1, 1), "", "", FileState.DONE, report=report))
+    fill(journal.path, 100_000)
+    with lab_:
+        page = lab_.page(browser)
+        wide = page.locator(".scope").nth(0)
+        expect(wide.locator(".failures h3")).to_have_text("Quarantined: 5,000", timeout=PATIENCE)
+        assert wide.locator(".numbers dd").all_inner_texts()[:2] == ["95,001", "0"]  # in all, and since the start
+        assert page.locator("#sum").inner_text().startswith("95,001 corrected, 0 since the start, 0 waiting")
+        assert wide.get_by_role("button", name="Try all 5,000 again: truncated").count() == 1
+        expect(wide.locator(".others")).to_have_text("and 4,980 more")
+        assert wide.locator(".group li").count() == 20
+        assert page.title() == "(5000) defocus"
+        assert page.locator("#state").get_attribute("class") == "amber"
+        wide.locator(".span").select_option(label="all")
+        expect(wide.locator(".plottext")).to_contain_text(" files, ")
+        shown = int(wide.locator(".plottext").inner_text().split(" files, ")[0].replace(",", ""))
+        assert 500 < shown < 3000  # days of them, thinned
+        expect(wide.locator(".nopicture")).to_be_visible(timeout=PATIENCE)  # the files are not there
+        assert wide.locator(".stage").is_hidden()
+        accessible(page, axe)
+
+
 def test_doubtful_files_have_a_list_with_their_pictures(browser, axe, lab, tiny_model):
     """As the journal tells of them: no small model is wrong at will."""
     report = json.dumps([PlaneReport(0.1, 0.2, 0.9, 0.7, 9.0).as_dict()])
     with Lab(lab, tiny_model, "--all-planes") as lab_:
         for number in range(3):
             write_tiff(lab_.raw[0] / f"d{number}.tif", number, (96, 128))
-        out = lab_.raw[0].parent / "corrected"
+        out = lab_.raw[0].parent / "corrected1"
         wait_for(lambda: states(out) == dict.fromkeys(("d0.tif", "d1.tif", "d2.tif"), "done"))
     with closing(sqlite3.connect(out / ".defocus" / "journal.sqlite")) as journal, journal:
         journal.execute("UPDATE files SET report = ? WHERE relative != 'd1.tif'", (report,))

@@ -66,10 +66,14 @@ class Scope {
     this.find(".latest").addEventListener("click", () => { this.choose(null); this.find(".slider").focus(); });
     this.find(".span").addEventListener("change", () => this.plot());
     this.find(".scrub").addEventListener("input", (event) => this.choose(this.view[Number(event.target.value)]));
+    for (const which of [".before", ".after"]) {
+      this.find(which).addEventListener("load", () => this.pictured(true));
+      this.find(which).addEventListener("error", () => this.pictured(false));
+    }
     const svg = this.find(".plot");
     svg.addEventListener("pointermove", (event) => this.point(this.nearest(event)));
     svg.addEventListener("pointerdown", (event) => this.point(this.nearest(event)));
-    svg.addEventListener("pointerleave", () => this.point(null));
+    svg.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") this.point(null); });  // a finger has left when one reads
     svg.addEventListener("click", (event) => { const point = this.nearest(event); if (point) this.choose(point); });
     new ResizeObserver(() => this.plot()).observe(svg);
   }
@@ -89,7 +93,7 @@ class Scope {
       ["latency, median", seconds(folder.latency_p50_s)], ["latency, 95 %", seconds(folder.latency_p95_s)],
       ["quarantined", whole(folder.failed)],
     ];
-    if (folder.left) rows.push(["of the backlog left", whole(folder.left)]);
+    if (folder.left) rows.push(["backlog", whole(folder.left)]);
     if (folder.retried) rows.push(["retries", whole(folder.retried)]);
     if (known(folder.waiting)) rows.push(["waiting for a partner", whole(folder.waiting)]);
     list(this.find(".numbers"), rows, true);
@@ -113,7 +117,8 @@ class Scope {
   about(point) {
     const planes = point[PLANES] > 1 ? whole(point[KEPT]) + " of " + whole(point[PLANES]) + " planes kept, " + whole(point[DOUBTFUL]) + " doubtful" :
       point[KEPT] ? "kept as it was" : "restored";
-    const parts = [moment(point[TIME]), point[VERDICT], planes, this.told(point[BLUR])];
+    const verdict = point[PLANES] === 1 && point[VERDICT] === "kept" ? planes : point[VERDICT];
+    const parts = [moment(point[TIME]), verdict, planes, this.told(point[BLUR])];
     if (this.unit() === "µm" && known(point[BLUR])) parts.push("blur " + point[BLUR].toFixed(1) + " px");
     if (known(point[FIDELITY])) parts.push("fidelity " + (100 * point[FIDELITY]).toFixed(1) + " %");
     return [...new Set(parts)].join(" · ");
@@ -151,6 +156,10 @@ class Scope {
       image.alt = point[FILE] + (which === "before" ? " as recorded" : " as corrected");
     }
     this.slide();
+  }
+  pictured(there) {
+    this.find(".stage").hidden = this.find(".slider").hidden = !there;
+    this.find(".nopicture").hidden = there;
   }
   slide() {
     const slider = this.find(".slider"), share = Number(slider.value);
