@@ -18,6 +18,7 @@ from .inference.backends import AUTO, NAMES, backend, open_session
 from .inference.backends.onnx_runtime import providers
 from .inference.backends.tensorrt.plan_cache import PlanCache
 from .inference.gpu.driver import driver_version, find_gpu, why_no_gpu
+from .inference.parity import psnr
 from .model.card import Card, half_precision, model_path, read_card
 from .threads import available_cores
 
@@ -202,10 +203,10 @@ def _trials(path: Path, card: Card, reasons: dict[str, str | None], tell: Callab
                     start = perf_counter()
                     opened.session.run(batch)
                     times.append(perf_counter() - start)
-                psnr = None if expected is None else _psnr(expected, result)
+                near = None if expected is None else psnr(expected, result)
                 if name == "cpu":
                     expected = result
-                yield Trial(name, opened.session.description, opened_in, float(np.median(times)), len(times), psnr)
+                yield Trial(name, opened.session.description, opened_in, float(np.median(times)), len(times), near)
             finally:
                 opened.session.close()
         except DefocusError as error:
@@ -222,14 +223,6 @@ def _test_planes(card: Card) -> np.ndarray:
         plane += 1 / (1 + np.exp(np.clip((np.hypot(y - cy, x - cx) - radius) / soft, -30, 30)))
     plane = (np.clip(plane, 0, 1.3) + rng.normal(0, 0.01, TEST_SHAPE)).astype(np.float32)
     return np.repeat(plane[None, None], card.channels, axis=1)
-
-
-def _psnr(expected: np.ndarray, result: np.ndarray) -> float:
-    """Over the range of what is expected, dB; minus infinity for values that are no numbers."""
-    error = float(np.sqrt(np.mean(np.square(result.astype(np.float64) - expected))))
-    if error != error or error == np.inf:
-        return -np.inf
-    return float(20 * np.log10(float(np.ptp(expected)) / error)) if error else np.inf
 
 
 def _choose(path: Path, card: Card) -> str:

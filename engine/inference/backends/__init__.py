@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ...errors import BackendError, MissingExtraError, ModelError
+from ...errors import BackendError, MissingExtraError, ModelError, OutOfMemoryError, first_line
 from ...image.normalization import Intensity
 from ...installation import install_command, is_installed
 from ...model.card import Card, half_precision
@@ -165,6 +165,39 @@ def not_finite(description: str) -> BackendError:
     """The error of a network that gives NaN or infinite values."""
     cause = "the network gave NaN or infinite values"
     return BackendError(description, cause, "try another --backend, or a model in full precision")
+
+
+def closed(description: str) -> BackendError:
+    """The error of a session that is run after its end."""
+    return BackendError(description, "the session is closed", "load the engine again")
+
+
+def run_failed(
+    description: str, shape: tuple[int, ...], error: Exception, reason: str = "", memory: bool = False
+) -> BackendError:
+    """The error of a runtime that failed on a batch of `shape`; `memory` says that it was for want of memory.
+
+    `reason` is the runtime's own; by default the first line of its error.
+    """
+    cause = f"failed on a batch of {'x'.join(map(str, shape))} ({reason or first_line(error)})"
+    kind = OutOfMemoryError if memory or isinstance(error, MemoryError) else BackendError
+    return kind(description, cause, "try a smaller --tile or another --backend")
+
+
+def why_not_imported(package: str, line: Callable[[Exception], str] = first_line) -> str | None:
+    """Why a package cannot be imported, None if it can; `line` says which line of the loader's error tells."""
+    if not is_installed(package):
+        return f"{package} is not installed"
+    try:
+        import_module(package)
+    except Exception as error:  # a broken install fails with whatever the loader says
+        return f"{package} cannot be imported ({line(error)})"
+    return None
+
+
+def count_of_threads(count: int) -> str:
+    """For descriptions: "1 thread", "2 threads"."""
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def backend(name: str) -> Backend:

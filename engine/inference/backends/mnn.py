@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BackendError, DefocusError, OutOfMemoryError, first_line
+from ...errors import BackendError, DefocusError, first_line
 from ...files.atomic import commit
 from ...files.folders import user_cache
 from ...installation import install_command, is_installed
@@ -33,8 +33,8 @@ from ...model.card import Card
 from ...model.lean_graph import split_concatenations
 from ...threads import available_cores
 from ..memory import Footprint
-from . import Streamed, onnx_runtime
-from .openvino import proof_db
+from ..parity import proof_db
+from . import Streamed, closed, count_of_threads, onnx_runtime, run_failed
 
 LEAST_DB = 70.0  # PSNR to ONNX Runtime over the range of its result; about 100 dB is usual
 # Networks of the last shapes are kept, for each takes a while to prepare and some 40 MB beside its images: two, so that
@@ -85,7 +85,7 @@ class Mnn:
             threads_each = max(1, count // streams)
             return [MnnSession(converted, card, threads_each, description) for _ in range(streams)]
 
-        whole = f"{description}, {count} thread{'s' * (count > 1)}"
+        whole = f"{description}, {count_of_threads(count)}"
         return Streamed(MnnSession(converted, card, count, whole), narrow)
 
 
@@ -110,7 +110,7 @@ class MnnSession:
 
     def _run(self, batch: np.ndarray, level: int) -> np.ndarray:
         if self._closed:
-            raise BackendError(self.description, "the session is closed", "load the engine again")
+            raise closed(self.description)
         try:
             if batch.ndim != 4 or batch.shape[1] != self._card.channels:
                 raise ValueError(f"the model has {self._card.channels} channels")
@@ -119,9 +119,7 @@ class MnnSession:
             return self._network(batch.shape, level).run(batch)
         except Exception as error:
             self._networks.clear()
-            cause = f"failed on a batch of {'x'.join(map(str, batch.shape))} ({first_line(error)})"
-            kind = OutOfMemoryError if isinstance(error, MemoryError) else BackendError
-            raise kind(self.description, cause, "try a smaller --tile or another --backend") from error
+            raise run_failed(self.description, batch.shape, error) from error
 
     def trim(self) -> None:
         self._networks.clear()

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BackendError, ModelError, OutOfMemoryError, first_line, shortage_error
-from ...installation import install_command, is_installed
+from ...errors import BackendError, ModelError, first_line, shortage_error
+from ...installation import install_command
 from ...model.card import Card, is_still
 from ...model.lean_graph import split_concatenations
 from ...threads import available_cores
 from ..gpu.driver import has_driver
 from ..memory import Footprint
-from . import Streamed
+from . import Streamed, closed, count_of_threads, run_failed, why_not_imported
 
 _FATAL = 4  # ONNX Runtime's log severity: whatever is less than fatal we report ourselves, in one line
 _BYTES_PER_PIXEL = 345  # on the processor, as measured: the arena grows by powers of two
@@ -27,13 +27,11 @@ _GPU = "install defocus with [gpu] instead of [cpu] in a fresh environment, or u
 
 def providers() -> list[str]:
     """The execution providers that the installed ONNX Runtime was built with, whether or not they work here."""
-    if not is_installed("onnxruntime"):
-        return []
     try:
         import onnxruntime
 
         return list(onnxruntime.get_available_providers())
-    except Exception:  # a broken install fails with whatever the loader says: `unavailable_reason` tells it
+    except Exception:  # what an uninstalled one has left can be imported, and is empty
         return []
 
 
@@ -44,12 +42,10 @@ class OnnxRuntime:
         self.name, self.provider = name, provider
 
     def unavailable_reason(self) -> str | None:
-        if not is_installed("onnxruntime"):
-            return "onnxruntime is not installed"
-        try:
-            import onnxruntime
-        except Exception as error:  # a broken install fails with whatever the loader says
-            return f"onnxruntime cannot be imported ({first_line(error)})"
+        if reason := why_not_imported("onnxruntime"):
+            return reason
+        import onnxruntime
+
         if self.provider not in onnxruntime.get_available_providers():
             return "this onnxruntime is built without CUDA" if self.name == "cuda" else f"it lacks {self.provider}"
         if self.name == "cuda" and not has_driver():
@@ -92,7 +88,7 @@ class OnnxRuntime:
             shared = self._session(path, 1)  # runs on the thread of its caller, so that all can have the same weights
             return [OnnxSession(shared, description, card) for _ in range(streams)]
 
-        return Streamed(OnnxSession(session, f"{description}, {count} thread{'s' * (count > 1)}", card), narrow)
+        return Streamed(OnnxSession(session, f"{description}, {count_of_threads(count)}", card), narrow)
 
     def _session(self, path: Path, threads: int) -> Any:
         """An `onnxruntime.InferenceSession`; raises ModelError and BackendError, DefocusError for want of threads."""
@@ -136,15 +132,12 @@ class OnnxSession:
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         if self._session is None:
-            raise BackendError(self.description, "the session is closed", "load the engine again")
+            raise closed(self.description)
         try:
             image = batch.astype(np.float16) if self._half_input else batch
             return self._session.run([self._output], {self._input: image})[0].astype(np.float32, copy=False)
         except Exception as error:
-            shape = "x".join(map(str, batch.shape))
-            cause = f"failed on a batch of {shape} ({first_line(error)})"
-            kind = OutOfMemoryError if _memory(error) else BackendError
-            raise kind(self.description, cause, "try a smaller --tile or another --backend") from error
+            raise run_failed(self.description, batch.shape, error, memory=_is_out_of_memory(error)) from error
 
     def trim(self) -> None:
         if self._session is None or self._processor is None:
@@ -197,8 +190,8 @@ def _preload(onnxruntime: Any) -> None:
         onnxruntime.preload_dlls()
 
 
-def _memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Whether ONNX Runtime ran out of memory; it has no error code for it (bfc_arena.cc, cuda_call.cc)."""
     text = str(error).lower()
     words = ("failed to allocate memory", "available memory of", "bad_alloc", "cuda failure 2:", "out of memory")
-    return isinstance(error, MemoryError) or any(word in text for word in words)
+    return any(word in text for word in words)

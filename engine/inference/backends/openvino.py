@@ -12,17 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BackendError, ModelError, OutOfMemoryError
-from ...image.tiling import round_up
-from ...installation import install_command, is_installed
+from ...errors import BackendError, ModelError
+from ...installation import install_command
 from ...model.card import Card
 from ...threads import available_cores
 from ..memory import Footprint
-from . import Streamed
+from ..parity import proof_db
+from . import Streamed, closed, count_of_threads, run_failed, why_not_imported
 
 LEAST_DB = 50.0  # PSNR over the range of the float32 result
-_PROOF_PX = 128
-_PROOF_SEEDS = (0, 1)
 
 
 class OpenVino:
@@ -31,13 +29,7 @@ class OpenVino:
     name = "openvino"
 
     def unavailable_reason(self) -> str | None:
-        if not is_installed("openvino"):
-            return "openvino is not installed"
-        try:
-            import openvino  # noqa: F401
-        except Exception as error:  # a broken install fails with whatever the loader says
-            return f"openvino cannot be imported ({_last_line(error)})"
-        return None
+        return why_not_imported("openvino", _last_line)
 
     def remedy(self) -> str:
         return f"install it with: {install_command('openvino')}"
@@ -82,7 +74,7 @@ class OpenVino:
             shared = compiled(precision, streams)
             return [OpenVinoSession(shared, description) for _ in range(streams)]
 
-        return Streamed(OpenVinoSession(chosen, f"{description}, {count} thread{'s' * (count > 1)}"), narrow)
+        return Streamed(OpenVinoSession(chosen, f"{description}, {count_of_threads(count)}"), narrow)
 
 
 class OpenVinoSession:
@@ -96,15 +88,12 @@ class OpenVinoSession:
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         if self._request is None:
-            raise BackendError(self.description, "the session is closed", "load the engine again")
+            raise closed(self.description)
         try:
             return _infer(self._request, batch)
         except Exception as error:
-            cause = f"failed on a batch of {'x'.join(map(str, batch.shape))} ({_last_line(error)})"
-            text = str(error).lower()
-            memory = isinstance(error, MemoryError) or "bad_alloc" in text or "allocate" in text
-            kind = OutOfMemoryError if memory else BackendError
-            raise kind(self.description, cause, "try a smaller --tile or another --backend") from error
+            memory = any(words in str(error).lower() for words in ("bad_alloc", "allocate"))
+            raise run_failed(self.description, batch.shape, error, _last_line(error), memory) from error
 
     def trim(self) -> None:
         if self._request is not None and hasattr(self._compiled, "release_memory"):
@@ -128,28 +117,6 @@ def _core() -> Any:
     import openvino
 
     return openvino.Core()
-
-
-def proof_db(exact, fast, card: Card) -> float:  # type: ignore[no-untyped-def]
-    """How near two ways to run a model are: the least PSNR in dB over a few planes, minus infinity for NaN.
-
-    `exact` and `fast` map float32 (N, C, H, W) to the same. The planes are soft discs with camera noise in unit range.
-    """
-    side = round_up(_PROOF_PX, card.multiple)
-    y, x = np.mgrid[:side, :side].astype(np.float32)
-    worst = np.inf
-    for seed in _PROOF_SEEDS:
-        rng = np.random.default_rng(seed)
-        plane = np.zeros((side, side), np.float32)
-        for cy, cx, radius in rng.uniform((0, 0, 4), (side, side, 16), (12, 3)):
-            plane += 1 / (1 + np.exp((np.hypot(y - cy, x - cx) - radius) / (1 + 3 * seed)))
-        plane = np.clip(plane, 0, 1.5) + rng.normal(0, 0.02, plane.shape)
-        batch = np.repeat(plane[None, None].astype(np.float32), card.channels, axis=1)
-        expected, result = exact(batch), fast(batch)
-        error = float(np.sqrt(np.mean(np.square(result - expected, dtype=np.float64))))
-        span = float(np.ptp(expected))
-        worst = min(worst, 20 * np.log10(span / error) if error > 0 else np.inf) if error == error else -np.inf
-    return float(worst)
 
 
 def _runs(compiled: Any):  # type: ignore[no-untyped-def]

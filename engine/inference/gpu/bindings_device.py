@@ -14,7 +14,7 @@ import numpy as np
 from cuda.bindings import driver  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
 from ...errors import BackendError, OutOfMemoryError
-from . import Graph, Kernels, Memory
+from . import Graph, Memory
 
 _PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: page-locked for every context
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
@@ -118,6 +118,7 @@ class BindingsDevice:
     """See `gpu.Device`."""
 
     has_graphs = True
+    allocate, staging, stream, event, kernels = _Memory, _Staging, _Stream, _Event, _Kernels
 
     def __init__(self) -> None:
         call(driver.cuInit, 0)
@@ -132,18 +133,6 @@ class BindingsDevice:
             yield
         finally:
             call(driver.cuCtxPopCurrent)
-
-    def allocate(self, nbytes: int) -> _Memory:
-        return _Memory(nbytes)
-
-    def staging(self, nbytes: int) -> _Staging:
-        return _Staging(nbytes)
-
-    def stream(self) -> _Stream:
-        return _Stream()
-
-    def event(self) -> _Event:
-        return _Event()
 
     def upload(self, target: Memory, source: np.ndarray, stream: Any) -> None:
         call(driver.cuMemcpyHtoDAsync, target.pointer, source.ctypes.data, source.nbytes, stream.raw)
@@ -161,9 +150,6 @@ class BindingsDevice:
                 call(driver.cuStreamEndCapture, stream.raw)
             raise
         return _Graph(call(driver.cuStreamEndCapture, stream.raw))
-
-    def kernels(self, ptx: bytes, signatures: Mapping[str, str]) -> Kernels:
-        return _Kernels(ptx, signatures)
 
     def free_memory(self) -> tuple[int, int]:
         return call(driver.cuMemGetInfo)

@@ -10,7 +10,7 @@ import numpy as np
 import pycuda.driver as driver  # pyright: ignore[reportMissingImports]
 
 from ...errors import BackendError, OutOfMemoryError, first_line
-from . import Graph, Kernels, Memory
+from . import Graph, Memory
 
 
 @contextmanager
@@ -29,7 +29,8 @@ def ours() -> Iterator[None]:
 
 class _Event:
     def __init__(self) -> None:
-        self.raw = driver.Event(driver.event_flags.DISABLE_TIMING)
+        with ours():
+            self.raw = driver.Event(driver.event_flags.DISABLE_TIMING)
 
     def record(self, stream: Any) -> None:
         with ours():
@@ -42,7 +43,8 @@ class _Event:
 
 class _Stream:
     def __init__(self) -> None:
-        self.raw = driver.Stream(1)  # CU_STREAM_NON_BLOCKING
+        with ours():
+            self.raw = driver.Stream(1)  # CU_STREAM_NON_BLOCKING
         self.handle = int(self.raw.handle)
 
     def wait(self, event: Any) -> None:
@@ -97,6 +99,7 @@ class PycudaDevice:
     """See `gpu.Device`."""
 
     has_graphs = False
+    allocate, staging, stream, event, kernels = _Memory, _Staging, _Stream, _Event, _Kernels
 
     def __init__(self) -> None:
         with ours():
@@ -113,20 +116,6 @@ class PycudaDevice:
         finally:
             driver.Context.pop()
 
-    def allocate(self, nbytes: int) -> _Memory:
-        return _Memory(nbytes)
-
-    def staging(self, nbytes: int) -> _Staging:
-        return _Staging(nbytes)
-
-    def stream(self) -> _Stream:
-        with ours():
-            return _Stream()
-
-    def event(self) -> _Event:
-        with ours():
-            return _Event()
-
     def upload(self, target: Memory, source: np.ndarray, stream: Any) -> None:
         with ours():
             driver.memcpy_htod_async(target.pointer, source, stream.raw)
@@ -137,9 +126,6 @@ class PycudaDevice:
 
     def capture(self, stream: Any, work: Callable[[], None]) -> Graph:
         raise BackendError("GPU", "pycuda has no graphs", "install cuda-bindings")
-
-    def kernels(self, ptx: bytes, signatures: Mapping[str, str]) -> Kernels:
-        return _Kernels(ptx, signatures)
 
     def free_memory(self) -> tuple[int, int]:
         with ours():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from defocus.engine import diagnostics
-from defocus.engine.inference import backends
+from defocus.engine.inference import backends, parity
 from defocus.engine.inference.backends import onnx_runtime
 from defocus.engine.inference.gpu.driver import Gpu, why_no_gpu
 from defocus.engine.model.card import read_card
@@ -132,8 +132,8 @@ def test_a_backend_that_is_wrong_fails_the_self_test(tiny_model, monkeypatch):
 
 def test_values_that_are_no_numbers_are_no_parity():
     plane = np.ones((4, 4), np.float32)
-    assert diagnostics._psnr(plane, plane * np.nan) == -np.inf
-    assert diagnostics._psnr(plane, plane) == np.inf
+    assert parity.psnr(plane, plane * np.nan) == -np.inf
+    assert parity.psnr(plane, plane) == np.inf
 
 
 @pytest.mark.parametrize("word", ["--version", "--help"])

@@ -29,7 +29,7 @@ from ....image.normalization import Intensity
 from ...buffer import Buffer
 from ...gpu import Device, Memory, Stream
 from ...memory import Footprint
-from .. import not_finite
+from .. import closed, not_finite
 from .build import out_of_memory
 from .config import Profile, describe
 from .slot import Counts, Floats, Shape, Slot, Transfer
@@ -160,7 +160,7 @@ class TensorRTSession:
             raise BackendError(self.description, cause, "load an engine in each thread")
         try:
             if self._engine is None:
-                raise BackendError(self.description, "the session is closed", "load the engine again")
+                raise closed(self.description)
             profile = self._profile_for(freight.shape)
             with self._device.current():
                 crowded = len(self._pairs) > ((type(freight), freight.shape) in self._pairs)
