@@ -8,7 +8,7 @@ PACKAGE = $(filter-out %/__pycache__,$(wildcard src/defocus/*)) engine watcher t
 # told not to: rewriting the assertions takes seconds. So do the plugins that napari and others bring along.
 QUIETLY = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 # A file of tests goes to one worker, which keeps what they share; the longest files go first (tests/conftest.py).
-WHOLE = -p xdist -p pytest-qt -p napari -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
+WHOLE = -p xdist -p pytest-qt -p napari -m "not slow" -n 4 --dist loadfile --no-loadscope-reorder
 LINK = find .venv/package/defocus -type l -delete && ln -sfn $(addprefix ../../../,$(PACKAGE)) .venv/package/defocus
 
 .PHONY: model demo test test-quick coverage test-wheel check docs package commands soak soak-30min format bench results compare clean
@@ -16,7 +16,7 @@ LINK = find .venv/package/defocus -type l -delete && ln -sfn $(addprefix ../../.
 demo: .venv/.demo
 	$(BIN)/python demo/demo.py $(if $(ACQ),--acq "$(ACQ)")
 
-# Three at once on two cores, since most tests wait for processes.
+# Four at once on two cores, since most tests wait for processes.
 test: .venv/.develop
 	$(QUIETLY) $(BIN)/python -m pytest $(WHOLE)
 

@@ -219,10 +219,10 @@ def test_a_burst_of_more_files_than_the_line_holds(folders, start, tiny_model, t
     for index, name in enumerate(names):
         content[at : at + 4] = index.to_bytes(4, "little")  # no two are alike
         (acquisition / name).write_bytes(content)
-    wait_for(lambda: watching.said().count(": corrected in") >= count, 40 + count / 5)
+    wait_for(lambda: watching.said().count(": corrected in") >= count, 300 + count / 5)
     assert watching.stop() == 0
     last = start(*timing, "--once")
-    assert last.process.wait(60 + count / 20) == 0, last.said()
+    assert last.process.wait(300 + count / 20) == 0, last.said()
     assert last.said().count(": corrected in") == count  # of both: nothing was left, or is made again
     assert states(out) == dict.fromkeys(names, "done")
     check(watching, tiny_model, names)
