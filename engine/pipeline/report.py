@@ -40,8 +40,8 @@ _STYLE = (
     ":root{color-scheme:light dark}"
     "body{font:15px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:70rem;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid #8886;"
-    "vertical-align:top}td:first-child{min-width:9rem}td:first-child,.failed,h1{overflow-wrap:anywhere}"
-    "img{display:block;width:10rem;max-width:22vw;background:#000}"
+    "vertical-align:top}td:first-child{min-width:7rem}td:first-child,.failed,h1{overflow-wrap:anywhere}"
+    "img{display:block;width:9rem;max-width:18vw;background:#000}"
     ".n{text-align:right;white-space:nowrap}.doubtful,.failed{font-weight:bold}"
 )
 
@@ -231,7 +231,7 @@ def _page(files: list[ReportedFile], out: Path) -> Iterable[str]:
             yield f'<tr><td>{name}</td><td colspan="7" class="failed">{html.escape(one_line(entry.error))}</td></tr>\n'
             continue
         um = entry.optics.blur_um(known.blur_px)
-        blur = _text(known.blur_px, "px") + (f"<br>{_text(um, 'µm')}" if um is not None else "")
+        blur = _text(known.blur_px, 1, " px") + (f"<br>{_text(um, 2, ' µm')}" if um is not None else "")
         yield (
             f"<tr><td>{name}</td><td>{pictures[0]}</td><td>{pictures[1]}</td>"
             f'<td class="{"doubtful" if known.doubtful else ""}">{known.verdict}</td>'
@@ -261,8 +261,8 @@ def _pictures(entry: ReportedFile) -> tuple[str, str]:
     return (first if entry.before is not None else "not found"), second
 
 
-def _text(value: float | None, unit: str = "") -> str:
-    return "-" if value is None else f"{value:.3g} {unit}".strip()
+def _text(value: float | None, places: int = 3, unit: str = "") -> str:
+    return "-" if value is None else f"{value:.{places}f}{unit}"
 
 
 def _short(value: float | None) -> float | None:

@@ -360,6 +360,7 @@ def test_the_report_of_a_run_is_a_page_of_one_file(browser, axe, tmp_path):
     assert doubts == sorted(doubts, reverse=True)
     assert page.locator("img").evaluate_all("nodes => nodes.every(node => node.naturalWidth > 0)")
     assert page.locator("th").evaluate_all("nodes => nodes.every(node => node.clientHeight < 50)")  # no word is broken
+    assert page.evaluate("document.documentElement.scrollWidth") <= 900  # no column beyond the edge
     assert not [url for url in asked[1:] if not url.startswith("data:")]
     page.evaluate(axe)
     found = page.evaluate("axe.run()")["violations"]
