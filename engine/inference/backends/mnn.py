@@ -72,7 +72,7 @@ class Mnn:
         return onnx_runtime.CPU.unavailable_reason()
 
     def remedy(self) -> str:
-        return f"install it with: {install_command('mnn')}"
+        return f"install it with: {install_command('mnn' if is_installed('onnxruntime') else 'cpu')}"
 
     def open(
         self, path: Path, card: Card, threads: int | None = None, say: Callable[[str], None] = on_stderr

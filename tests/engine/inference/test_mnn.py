@@ -167,3 +167,10 @@ def test_what_others_print_meanwhile_is_not_lost(tiny_model, capfd):
         count += 1
     thread.join()
     assert sorted(int(line) for line in capfd.readouterr().out.split()) == list(range(count))
+
+
+@pytest.mark.parametrize(("missing", "extra"), [("MNN", "mnn"), ("onnxruntime", "cpu")])
+def test_the_remedy_installs_what_is_missing(monkeypatch, missing, extra):
+    monkeypatch.setattr(mnn, "is_installed", lambda package: package != missing)
+    assert mnn.MNN.unavailable_reason() == f"{missing} is not installed"
+    assert f"[{extra}]" in mnn.MNN.remedy()
