@@ -117,6 +117,13 @@ def test_acquisition(wheel, tmp_path):
     assert installed.run("python", "-c", ACQUIRE).split()
 
 
+def test_train_with_acquisition(wheel, tmp_path):
+    """The complete example of the guide to acquisitions."""
+    torch = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
+    installed = Installed(tmp_path, wheel, "cpu,train,acquisition", torch.split()[0])
+    assert installed.run("python", ROOT / "demo" / "refocus.py").strip()
+
+
 def test_openvino(wheel, tmp_path, raw):
     installed = Installed(tmp_path, wheel, "openvino")
     installed.run("defocus-run", raw, "-o", tmp_path / "out", "--backend", "openvino")

@@ -117,6 +117,31 @@ def test_colours(widget, planes, engine, qtbot):
     assert [row["channel"] for row in result.metadata["defocus"]] == [0, 1, 2]
 
 
+def test_the_selected_layer_is_the_one_that_is_restored(widget, planes, engine, qtbot):
+    first = widget._viewer.add_image(planes[0, 0], name="first")
+    second = widget._viewer.add_image(planes[0, 1], name="second")
+    assert widget._layer.value is second  # napari selects what is new
+    widget._viewer.layers.selection.active = first
+    assert widget._layer.value is first
+    widget._viewer.layers.selection.active = widget._viewer.add_labels(np.zeros((160, 176), int))
+    assert widget._layer.value is first
+    widget._viewer.layers.selection.active = second
+    widget.restore()
+    done(widget, qtbot)
+    assert widget._viewer.layers[-1].name == "second corrected"
+    assert widget._layer.value is second
+
+
+def test_a_layer_that_is_selected_before_the_widget_opens_is_chosen(screen, make_napari_viewer, planes):
+    viewer = make_napari_viewer()
+    first, second = (viewer.add_image(plane) for plane in planes[0])
+    viewer.layers.selection.active = second
+    _, widget = viewer.window.add_plugin_dock_widget("defocus", "Restore focus")
+    assert widget._layer.value is second
+    viewer.layers.remove(second)
+    assert widget._layer.value is first
+
+
 def test_cancel_adds_nothing(widget, planes, qtbot):
     widget._viewer.add_image(np.repeat(planes, 20, axis=0), name="long")
     widget.restore()

@@ -52,8 +52,9 @@ class RestoreWidget(Container):
         )
         self._start.changed.connect(self.restore)
         self._cancel.changed.connect(self.cancel)
-        self._viewer.layers.events.inserted.connect(self._layer.reset_choices)
-        self._viewer.layers.events.removed.connect(self._layer.reset_choices)
+        self._viewer.layers.events.inserted.connect(self.reset_choices)
+        self._viewer.layers.events.removed.connect(self.reset_choices)
+        self._viewer.layers.selection.events.active.connect(self.reset_choices)
 
     def restore(self) -> None:
         """Begin with the chosen layer."""
@@ -81,6 +82,13 @@ class RestoreWidget(Container):
             },
             _start_thread=True,
         )
+
+    def reset_choices(self, *_: Any) -> None:
+        """List the layers, and choose the one that is selected, if it is an image. Called when it is docked, too."""
+        super().reset_choices()
+        active = self._viewer.layers.selection.active
+        if active in self._layer.choices:
+            self._layer.value = active
 
     def cancel(self) -> None:
         """Leave after the plane in progress; nothing is added."""
@@ -142,6 +150,7 @@ class RestoreWidget(Container):
             metadata={"defocus": table},
             **colours,
         )
+        self._viewer.layers.selection.active = layer  # napari selects what is new
         self._text.value = _summary([report for planes in reports.values() for report in planes])
 
     def _tell(self, error: BaseException) -> None:
