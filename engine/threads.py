@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import threading
 from collections import deque
@@ -35,6 +36,8 @@ def _quota(cgroup: Path) -> float | None:
         limit = int((cgroup / "cpu/cpu.cfs_quota_us").read_text())  # version 1: -1 means no limit
         return limit / int((cgroup / "cpu/cpu.cfs_period_us").read_text()) if limit > 0 else None
     return None
+
+_BLAS = 1 << 28  # bytes of addresses that OpenBLAS takes with its buffer and the library that brings it, at most
 
 
 def thread_pool(count: int, name: str) -> ThreadPoolExecutor:
@@ -80,3 +83,12 @@ def one_thread_for_blas() -> None:
     it interrupts the process, or crashes it at its end.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def check_memory_for_blas() -> None:
+    """Raise OSError (ENOMEM) if memory does not suffice to load OpenBLAS; before numpy or scipy is imported.
+
+    numpy's would print a line of its own and end the process, scipy's would try again for ever.
+    """
+    if os.name == "posix":
+        mmap.mmap(-1, _BLAS, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()

@@ -1,15 +1,18 @@
 """The command line's edge: the one place where an error becomes a line on stderr and an exit code.
 
 Exit codes: 0 done; 1 something failed (the line says what); 2 the command was typed wrongly; 130 Ctrl-C.
-Set DEFOCUS_TRACEBACK=1 to see the traceback of an unexpected error.
+Set DEFOCUS_TRACEBACK=1 to see the traceback of an unexpected error, and what libraries warn of.
 """
 
 from __future__ import annotations
 
 import inspect
 import io
+import logging
 import os
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, NoReturn
@@ -17,8 +20,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .._version import __version__
-from ..errors import DefocusError, is_full, old_packages, one_line, shortage
-from ..threads import one_thread_for_blas
+from ..errors import DefocusError, first_line, is_full, old_packages, one_line, shortage
+from ..threads import check_memory_for_blas, one_thread_for_blas
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -63,16 +66,34 @@ def run(app: typer.Typer, only_new_packages: bool = True, blas_threads: bool = T
     """
     if not blas_threads:
         one_thread_for_blas()
+    if not os.environ.get("DEFOCUS_TRACEBACK"):
+        _quiet_libraries()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name must not end a program whose log has another code page
             stream.reconfigure(errors="backslashreplace")
     with one_line_errors():
+        if not blas_threads:
+            check_memory_for_blas()
         if only_new_packages and (error := old_packages()):
             raise error
         code = app(standalone_mode=False, prog_name=program())  # typer's own handling would print a box of many lines
         if sys.stdout is not None:
             sys.stdout.flush()  # or a disk that is full is told of by the interpreter, with an exit code of its own
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _quiet_libraries() -> None:
+    """Libraries print no warnings and log lines, and threads of theirs that end with an error one line."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())  # else Python prints what nobody else takes
+    threading.excepthook = _tell_of_thread
+
+
+def _tell_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if not issubclass(ended.exc_type, SystemExit):
+        error = first_line(ended.exc_value or ended.exc_type.__name__)
+        say(f"{program()}: a thread ended ({ended.exc_type.__name__}: {error})", err=True)
 
 
 def say(text: str, err: bool = False) -> None:

@@ -5,24 +5,34 @@ SciPy is imported at the first transform, since it would add a quarter of a seco
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from ..threads import check_memory_for_blas
 
 Spectra = NDArray[np.complex64]
 
 
 def rfft2(planes: np.ndarray) -> Spectra:
     """Transform float32 (..., Y, X) to complex64 (..., Y, X // 2 + 1), without a factor."""
-    from scipy import fft
-
-    return np.asarray(fft.rfft2(planes))
+    return np.asarray(_fft().rfft2(planes))
 
 
 def irfft2(spectra: Spectra, shape: tuple[int, int]) -> np.ndarray:
     """The way back, to planes of `shape` (Y, X); `spectra` is not kept."""
+    return np.asarray(_fft().irfft2(spectra, shape, overwrite_x=True))
+
+
+def _fft() -> Any:
+    """scipy.fft. Raises OSError if memory does not suffice to load it."""
+    if "scipy.fft" not in sys.modules:
+        check_memory_for_blas()
     from scipy import fft
 
-    return np.asarray(fft.irfft2(spectra, shape, overwrite_x=True))
+    return fft
 
 
 def power(spectra: Spectra) -> np.ndarray:
@@ -32,6 +42,4 @@ def power(spectra: Spectra) -> np.ndarray:
 
 def fast_length(length: int) -> int:
     """The smallest even length >= `length` with prime factors 2, 3 and 5 only, which are quick to transform."""
-    from scipy import fft
-
-    return 2 * fft.next_fast_len(-(-length // 2), real=True)  # type: ignore[operator]
+    return 2 * _fft().next_fast_len(-(-length // 2), real=True)

@@ -6,7 +6,6 @@ the periodic rescan finds everything all the same.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import threading
@@ -26,10 +25,6 @@ from .completeness import suffix_matches
 
 if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver
-
-# What watchdog logs of itself ("already exists for watch") is no news to our users.
-logging.getLogger("watchdog").addHandler(logging.NullHandler())
-logging.getLogger("watchdog").propagate = False
 
 _WATCH = re.compile(r"^inotify wd:\S+ ino:([0-9a-f]+)", re.MULTILINE)
 MOST = 10_000  # events that are kept; of more, the oldest are dropped and left to the rescan

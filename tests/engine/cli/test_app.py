@@ -29,6 +29,13 @@ def program(what: str, number: int = 1):
         import signal; signal.pause()
     if what == "pour":
         for i in range(10**6): print("line", i)
+    if what == "library":
+        import logging, threading, warnings
+        logging.getLogger("some.library").error("logged\\n")
+        warnings.warn("warned", RuntimeWarning)
+        ended = threading.Thread(target=lambda: 1 / 0)
+        ended.start()
+        ended.join()
     return {"three": 3, "text": "text"}.get(what)
 _app.run(app)
 """
@@ -130,3 +137,10 @@ def test_as_a_decorator_and_a_context(capsys):
     with pytest.raises(SystemExit) as caught, one_line_errors():
         sys.exit(4)
     assert caught.value.code == 4
+
+
+def test_what_a_library_logs_or_warns_of_is_not_shown_and_its_threads_end_with_a_line():
+    done = run("library")
+    assert done.stderr.splitlines() == ["-c: a thread ended (ZeroDivisionError: division by zero)"]
+    shown = run("library", DEFOCUS_TRACEBACK="1").stderr
+    assert all(text in shown for text in ("logged", "RuntimeWarning: warned", "Traceback"))
