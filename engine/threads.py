@@ -1,4 +1,7 @@
-"""Threads: how many cores there are for them, pools that have theirs from the beginning, work spread over the cores."""
+"""Threads: how many cores there are for them, pools that have theirs from the beginning, work spread over the cores.
+
+And what OpenBLAS, which numpy and scipy bring, needs to be loaded: it does not tell of it as other libraries do.
+"""
 
 from __future__ import annotations
 

@@ -276,6 +276,8 @@ class _ScanThread(threading.Thread):
             self._put(self._assembler.overdue())
             self.processor.prune_journal()
             self.processor.copy_companions()
+        else:
+            self.processor.reachability.lost()
         self._health.heartbeat(self._loop)
         folder = self.processor.settings.acquisition
         self._health.set_problem(str(folder), None if reachable else f"{folder}: cannot be reached")

@@ -24,6 +24,7 @@ from .clock import SYSTEM_CLOCK, Clock
 from .configuration.settings import FolderSettings
 from .discovery.arrival import Arrival
 from .discovery.completeness import Inspection, inspect
+from .discovery.reachability import Reachability
 from .events import WatchEvent
 from .journal import Journal
 from .journal_entry import FileState, JournalEntry, path_of
@@ -44,6 +45,8 @@ class FolderProcessor:
         What each file is doing.
     guard : OutputGuard
         Whether the output can be written to.
+    reachability : Reachability
+        Whether the acquisition folder was away a moment ago.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class FolderProcessor:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.settings, self.card, self.journal, self.guard = settings, engine.card, journal, guard
-        self.tracker = FileTracker()
+        self.tracker, self.reachability = FileTracker(), Reachability(settings.acquisition, clock)
         self._report, self._clock = report, clock
         self._model = settings.how(engine.card)
         self._next_prune = -math.inf
@@ -164,14 +167,13 @@ class FolderProcessor:
             for member in job.each():
                 check_inside(self.settings.out, member.target)
             # An output may have been committed by a process that was killed before it wrote that down.
-            new = all(self._state(member) is None for member in members if not member.recalled)
+            undone = (None, FileState.FAILED)
+            new = all(self._state(member) in undone for member in members if not member.recalled)
             done = new and is_done(job, self.card)
         except DefocusError as error:
-            if error.code is ErrorCode.SHORTAGE:  # what lies at the output's path is not known: looked at again later
-                self.guard.is_to_blame(arrival.stat[0], error)
-                for member in members:
-                    self._put_off(member)
-                    self.tracker.drop(member)
+            unknown = error.code in (ErrorCode.SHORTAGE, ErrorCode.UNWRITABLE)  # what lies at the output's path
+            if unknown or (isinstance(error, InputError) and self.reachability.was_away()):
+                self.record_outcome(Outcome.of(job).failed(error), RunningJob(members, queued))
                 return None
             for member in members:
                 self._quarantine(member, error, queued)
@@ -218,7 +220,10 @@ class FolderProcessor:
         """Write down what became of a job."""
         log.debug("%s: %s", outcome.job.name, outcome.error or "done")
         error = outcome.error
-        left = isinstance(error, ChangedError | StoppedError)  # not complete after all, or left for later
+        # Not complete after all, left for later, or on a share that is away.
+        left = isinstance(error, ChangedError | StoppedError) or (
+            isinstance(error, InputError) and self.reachability.was_away()
+        )
         if isinstance(error, OutputError) or (error is not None and error.code is ErrorCode.SHORTAGE):
             for arrival in running.arrivals:
                 self._put_off(arrival)
@@ -253,8 +258,11 @@ class FolderProcessor:
             self.journal.leave((arrival.relative, arrival.stat) for arrival in running.arrivals)
 
     def _most_attempts(self, error: DefocusError) -> int:
-        """After how many attempts a file is given up; that the disk is full and not the file too large, two show."""
-        return max(self.settings.retries, 2 if error.code is ErrorCode.DISK_FULL else 1)
+        """After how many attempts a file is given up; that the disk is full and not the file too large, two show.
+
+        Of a shortage likewise.
+        """
+        return max(self.settings.retries, 2 if error.code in (ErrorCode.DISK_FULL, ErrorCode.SHORTAGE) else 1)
 
     def _check_deaths(self, arrival: Arrival) -> None:
         """Raise DefocusError for files over which one process after the other died."""

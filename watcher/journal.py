@@ -302,7 +302,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _peek(out: Path, query: str, parameters: tuple) -> list[tuple]:
     path = Path(out) / FOLDER / NAME
-    if not path.is_file():
+    if not os.path.isfile(path):
         return []
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:

@@ -91,7 +91,8 @@ def commit(
         _sync_folder(target.parent)
     except OSError as error:
         # Not every OSError here is ours: whatever was raised inside the block about another file passes through.
-        if error.filename is not None and Path(os.fsdecode(error.filename)).parent != target.parent:
+        about = target if error.filename is None else Path(os.fsdecode(error.filename))
+        if about.parent != target.parent and about not in target.parents:
             raise
         raise output_error(target, error) from error
     finally:
@@ -124,7 +125,10 @@ def output_error(target: Path, error: OSError) -> DefocusError:
         return OutputError(target, "the disk is full", f"free some space or {elsewhere}", ErrorCode.DISK_FULL)
     if error.errno == errno.ENAMETOOLONG:
         return InputError(target, "its output's path is too long", "give shorter names, or a shorter folder with -o")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno == errno.EROFS:
+        remedy = f"check the disk and mount it for writing, or {elsewhere}"
+        return OutputError(target, "the disk is read-only", remedy, ErrorCode.PERMISSION)
+    if error.errno in (errno.EACCES, errno.EPERM):
         return OutputError(
             target, "no permission to write", f"give this user write permission or {elsewhere}", ErrorCode.PERMISSION
         )
@@ -210,7 +214,7 @@ def _replace(source: Path, target: Path) -> None:
 
 def _remove(path: Path) -> None:
     """Remove a file or a folder, as far as it can be."""
-    if path.is_dir() and not path.is_symlink():
+    if os.path.isdir(path) and not os.path.islink(path):  # they raise nothing, also on a share that is away
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):

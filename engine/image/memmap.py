@@ -85,7 +85,7 @@ class DiskAllocator(Allocator):
         needed, subject = max(scratch, output), "pixels take" if scratch > output else "output takes"
         folders = (self._folder, *self._folder.absolute().parents)
         try:
-            disk = shutil.disk_usage(next(folder for folder in folders if os.path.exists(folder)))
+            disk = shutil.disk_usage(next(folder for folder in folders if _is_there(folder)))
         except OSError:
             return  # the write itself will tell
         elsewhere = "choose another output folder with -o"
@@ -95,6 +95,15 @@ class DiskAllocator(Allocator):
         if needed > disk.free:
             cause = f"the disk is full: the {subject} {_size(needed)}, {_size(disk.free)} are free"
             raise OutputError(self._folder, cause, f"free some space or {elsewhere}", ErrorCode.DISK_FULL)
+
+
+def _is_there(folder: Path) -> bool:
+    """Raises OSError where that cannot be told, as on a share that is away: what lies above is another disk."""
+    try:
+        os.stat(folder)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _size(nbytes: int) -> str:

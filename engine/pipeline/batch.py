@@ -245,6 +245,8 @@ def _account(target: Path) -> dict[str, Any] | None:
     except (DefocusError, OSError) as error:
         if shortage(error):
             raise
+        if isinstance(error, InputError) and error.code is ErrorCode.UNREADABLE and os.path.exists(target):
+            raise OutputError(target, error.cause, error.remedy) from error  # the disk, not what lies there
         with suppress(DefocusError, OSError):
             if cut_short(target):
                 return None

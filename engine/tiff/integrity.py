@@ -180,7 +180,7 @@ def errors_as_input_error(path: Path) -> Iterator[None]:
     except IsADirectoryError as error:
         raise InputError(path, "a folder, not a file", _NOT_TIFF, ErrorCode.NOT_TIFF) from error
     except PermissionError as error:
-        if Path(path).is_dir():  # what Windows says of a folder
+        if os.path.isdir(path):  # what Windows says of a folder
             raise InputError(path, "a folder, not a file", _NOT_TIFF, ErrorCode.NOT_TIFF) from error
         remedy = "give this user read permission"
         raise InputError(path, "no permission to read", remedy, ErrorCode.PERMISSION) from error

@@ -2,7 +2,8 @@
  *
  * DEFOCUS_FAULTS names the file of rules, read anew at each call, so that a fault can begin and end while the process
  * runs. A rule is a line: CALL ERRNO MILLISECONDS PATTERN. CALL is open, read, bulk (a read of over 100 KiB: of
- * pixels, not of headers), write, fsync, rename, scandir or readdir; ERRNO is a number, 0 for a call that is only slow;
+ * pixels, not of headers), write, fsync, rename, scandir, readdir, stat,
+ * mkdir or unlink; or any: each of them, as on a share that is away. ERRNO is a number, 0 for a call that is only slow;
  * PATTERN is matched by fnmatch(3) against the whole path.
  * CALL may also be clock: MILLISECONDS are then added to the time of day, as when somebody sets the clock.
  * DEFOCUS_FAULTS_HITS names a file to which each fault that was met is appended: CALL and path.
@@ -19,6 +20,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -59,7 +62,9 @@ static int rule_for(const char *call, const char *path, int *milliseconds)
     while ((line = strsep(&rest, "\n")) != NULL) {
         char which[16];
         int number, at;
-        if (sscanf(line, "%15s %d %d %n", which, &number, milliseconds, &at) < 3 || strcmp(which, call) != 0)
+        if (sscanf(line, "%15s %d %d %n", which, &number, milliseconds, &at) < 3)
+            continue;
+        if (strcmp(which, call) != 0 && (strcmp(which, "any") != 0 || strcmp(call, "clock") == 0))
             continue;
         if (fnmatch(line + at, path, 0) != 0)
             continue;
@@ -192,6 +197,30 @@ DIR *opendir(const char *path)
     }
     return NEXT(opendir)(path);
 }
+
+/* Calls on a path. */
+#define ON_PATH(name, call, parameters, arguments) \
+    int name parameters \
+    { \
+        int number = fault(call, path); \
+        if (number) { \
+            errno = number; \
+            return -1; \
+        } \
+        return NEXT(name) arguments; \
+    }
+ON_PATH(stat, "stat", (const char *path, struct stat *found), (path, found))
+ON_PATH(stat64, "stat", (const char *path, struct stat64 *found), (path, found))
+ON_PATH(lstat, "stat", (const char *path, struct stat *found), (path, found))
+ON_PATH(lstat64, "stat", (const char *path, struct stat64 *found), (path, found))
+ON_PATH(statx, "stat", (int folder, const char *path, int flags, unsigned mask, struct statx *found),
+        (folder, path, flags, mask, found))
+ON_PATH(fstatat, "stat", (int folder, const char *path, struct stat *found, int flags), (folder, path, found, flags))
+ON_PATH(fstatat64, "stat", (int folder, const char *path, struct stat64 *found, int flags), (folder, path, found, flags))
+ON_PATH(statvfs, "stat", (const char *path, struct statvfs *found), (path, found))
+ON_PATH(statvfs64, "stat", (const char *path, struct statvfs64 *found), (path, found))
+ON_PATH(mkdir, "mkdir", (const char *path, mode_t mode), (path, mode))
+ON_PATH(unlink, "unlink", (const char *path), (path))
 
 /* A folder that opens, and fails while it is listed. */
 #define READDIR(entry, name) \

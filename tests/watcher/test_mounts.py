@@ -15,7 +15,9 @@ from defocus.watcher.output.lock import FolderLock
 from ..helpers.waiting import wait_for
 from .conftest import Watching, free_port, outputs, states, write_tiff
 from .status.test_status import ask
+from .test_faults import HASTY as HASTY_CODE
 
+HASTY = ("-c", HASTY_CODE)
 QUICK = ("--settle", "0.1", "--rescan", "0.2", "--patience", "0.8")
 
 
@@ -28,6 +30,10 @@ class Share:
     def mount(self) -> None:
         self.at.mkdir(exist_ok=True)
         subprocess.run(["mount", "--bind", self.keeper, self.at], check=True)
+
+    def cover_read_only(self) -> None:
+        """The same files, but no write: as a disk on which the system has found a fault. Ended by `unmount`."""
+        subprocess.run(["mount", "--bind", "-o", "ro", self.at, self.at], check=True)
 
     def unmount(self, *how: str) -> None:
         """`-l`: as a share that is gone while files of it are open; `-f` does not take a bind mount away."""
@@ -78,10 +84,6 @@ def test_an_output_share_that_is_unmounted_is_not_filled_beneath(share, tmp_path
     share.mount()
     acquisition, out, port = tmp_path / "acq", share.at, free_port()
     acquisition.mkdir()
-    program = (
-        "-c",
-        "import defocus.watcher.folder as d; d.OUTPUT_PAUSE = 0.3; from defocus.watcher.cli import main; main()",
-    )
     watching = Watching(
         acquisition,
         out,
@@ -92,7 +94,7 @@ def test_an_output_share_that_is_unmounted_is_not_filled_beneath(share, tmp_path
         str(port),
         "--min-free-mb",
         "0",
-        program=program,
+        program=HASTY,
     ).ready()
     try:
         write_tiff(acquisition / "a.tif", 1)
@@ -110,6 +112,70 @@ def test_an_output_share_that_is_unmounted_is_not_filled_beneath(share, tmp_path
         assert watching.said().count("the output folder is gone") == 1
     finally:
         watching.kill()
+
+
+def test_a_disk_that_becomes_read_only_is_waited_for(share, tmp_path, tiny_model):
+    """Output and journal."""
+    share.mount()
+    acquisition, out, port = tmp_path / "acq", share.at / "out", free_port()
+    acquisition.mkdir()
+    arguments = (*QUICK, "--status", str(port), "--min-free-mb", "0", "--retries", "1")
+    watching = Watching(acquisition, out, tiny_model, tmp_path / "log", *arguments, program=HASTY).ready()
+    names = ["a.tif", "b.tif", "c.tif", "d.tif"]
+    try:
+        write_tiff(acquisition / "a.tif", 1)
+        wait_for(lambda: states(out) == {"a.tif": "done"})
+        share.cover_read_only()
+        for name in names[1:]:
+            write_tiff(acquisition / name, 2)
+        wait_for(lambda: "paused: " in watching.said() and "journal.sqlite: " in watching.said())
+        assert "the disk is read-only" in watching.said()
+        assert ask(port, "/healthz")[0] == 503
+        share.unmount("-l")
+        wait_for(lambda: states(out) == dict.fromkeys(names, "done"))
+        wait_for(lambda: ask(port, "/healthz")[0] == 200)
+        assert outputs(out) == names
+        assert watching.stop() == 0
+        assert watching.said().count("paused: ") == 1
+    finally:
+        watching.kill()
+        subprocess.run(["umount", "-l", share.at], capture_output=True)
+
+
+def test_an_acquisition_disk_that_is_read_only_is_none_of_its_business(share, tmp_path, tiny_model):
+    share.mount()
+    out = tmp_path / "out"
+    write_tiff(share.at / "a.tif", 1)
+    share.cover_read_only()
+    watching = Watching(share.at, out, tiny_model, tmp_path / "log", *QUICK).ready()
+    try:
+        wait_for(lambda: states(out) == {"a.tif": "done"})
+        assert watching.stop() == 0
+        assert len(watching.said().splitlines()) == 3  # watching, corrected, the end
+    finally:
+        watching.kill()
+        subprocess.run(["umount", "-l", share.at], capture_output=True)
+
+
+def test_a_folder_that_is_mounted_twice_is_watched_without_a_word_of_watchdogs(share, tmp_path, tiny_model):
+    """It warns of the second watch of one inode, in some thousand characters."""
+    acquisition, out = tmp_path / "share", tmp_path / "out"
+    (share.keeper / "plate").mkdir()
+    acquisition.mkdir()
+    share.at = acquisition / "again"
+    share.mount()
+    (acquisition / "plate").mkdir()
+    subprocess.run(["mount", "--bind", share.keeper, acquisition / "plate"], check=True)
+    watching = Watching(acquisition, out, tiny_model, tmp_path / "log", *QUICK).ready()
+    try:
+        write_tiff(share.keeper / "a.tif", 1)
+        wait_for(lambda: outputs(out) == ["again/a.tif", "plate/a.tif"])
+        assert watching.stop() == 0
+        assert max(map(len, watching.said().splitlines())) < 500
+        assert "It will be Overwritten" not in watching.said()
+    finally:
+        watching.kill()
+        subprocess.run(["umount", "-l", acquisition / "plate"], check=True)
 
 
 def test_once_does_not_wait_for_an_output_that_has_gone(tmp_path):

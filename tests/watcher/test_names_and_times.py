@@ -91,6 +91,25 @@ def test_names_that_are_no_text_are_corrected_too(folders, start, tiny_model, ho
     check_all(acquisition, out, tiny_model, [good])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names that are any bytes")
+def test_bytes_that_are_no_text_and_their_escape_are_two_files(folders, start, tiny_model):
+    acquisition, out = folders
+    names = [os.fsdecode(name) for name in (b"a\xe4.tif", rb"a\udce4.tif", rb"a\\udce4.tif", "aä.tif".encode())]
+    for seed, name in enumerate(names):
+        write_tiff(acquisition / name, seed)
+    watching = start(*QUICK)
+    wait_for(lambda: outputs(out) == sorted(names))
+    wait_for(lambda: list(states(out).values()) == ["done"] * 4)
+    made = {name: (out / name).stat().st_mtime_ns for name in names}
+    assert watching.stop() == 0
+    assert start(*QUICK, "--once").process.wait(60) == 0
+    assert {name: (out / name).stat().st_mtime_ns for name in names} == made  # each is known from before
+    write_tiff(acquisition / names[1], 9)  # a new version of one of them alone
+    assert start(*QUICK, "--once").process.wait(60) == 0
+    assert [(out / name).stat().st_mtime_ns == made[name] for name in names] == [True, False, True, True]
+    check_all(acquisition, out, tiny_model, names)
+
+
 def test_a_path_too_long_for_its_output_is_set_aside_and_the_rest_goes_on(tmp_path, tiny_model):
     acquisition, out = tmp_path / "a", tmp_path / ("o" * 100)
     long = 4000 - len(str(acquisition))

@@ -1,4 +1,4 @@
-"""Too few file descriptors, of the real process: told as that, no file is to blame, and nothing waits for ever."""
+"""Too few file descriptors and little memory, of the real process: told as that, and nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -89,3 +89,21 @@ def test_an_output_that_no_descriptor_is_left_for_is_not_called_foreign(folders,
     check_end(watching, ["a.tif"], listing(acquisition))
     assert (out / "a.tif").stat().st_mtime_ns == made
     assert "quarantined" not in watching.said()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs limits of a process")
+@pytest.mark.parametrize("megabytes", [60, 90, 100, 110, 150, 200])
+def test_a_start_with_little_memory_is_one_line(folders, tiny_model, megabytes):
+    """OpenBLAS printed a line of its own in some of them and ended the process, without one of ours."""
+    import resource
+
+    acquisition, out = folders
+    limits = (megabytes << 20, megabytes << 20)
+    done = command(
+        *(acquisition, "-o", out, "--model", tiny_model, "--backend", "cpu", "--once", *QUICK),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limits),
+    )
+    assert done.returncode == 1
+    assert [line.partition(": ")[2] for line in done.stderr.splitlines()] == [
+        "not enough memory; use a smaller --tile or free memory"
+    ]

@@ -8,6 +8,7 @@ the journal is asked for them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -67,7 +68,7 @@ class ChannelAssembler:
         other = group.members.get(place.channel)
         outdated: list[Arrival] = []
         if other is not None and other.relative != arrival.relative:
-            if other.path.exists():
+            if os.path.exists(other.path):
                 names = (other.path.name, arrival.path.name)
                 return [replace(arrival, problem=twice(arrival.path, place.channel, names))]
             outdated = [other]  # it was renamed, or is no more: the pipeline finds that out
@@ -179,7 +180,7 @@ class ChannelAssembler:
         # One that has gone itself has no problem: the pipeline finds that out.
         return [
             replace(member, problem=InputError(member.path, cause, remedy, ErrorCode.NO_PARTNER))
-            if member.path.exists()
+            if os.path.exists(member.path)
             else member
             for member in members.values()
         ]

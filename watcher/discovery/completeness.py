@@ -186,7 +186,7 @@ def suffix_matches(name: str) -> bool:
 
 def is_image(path: Path) -> bool:
     """Whether a path with such a name is a file, or a Zarr, which is a folder."""
-    return path.is_dir() if is_store(path) else path.is_file()
+    return os.path.isdir(path) if is_store(path) else os.path.isfile(path)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

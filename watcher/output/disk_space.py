@@ -52,8 +52,11 @@ class OutputGuard:
 
     @property
     def file_pause(self) -> float:
-        """Seconds until a file is tried again whose output failed: when a pause has ended, others come before it."""
-        return 2 * PAUSE
+        """Seconds until a file is tried again whose output failed: when a pause has ended, others come before it.
+
+        None with `once`, which ends where nothing more is to be done.
+        """
+        return 0.0 if self._once else 2 * PAUSE
 
     def paused(self) -> bool:
         """Whether it could not be written to when last looked at; cheap, to be called often."""
