@@ -35,7 +35,7 @@ def user_cache(name: str) -> Path:
 
 def check_inside(out: Path, target: Path) -> None:
     """Raise InputError if a link below the output folder `out` would lead an output out of it."""
-    root, parent = out.resolve(), target.parent.resolve()
+    root, parent = Path(os.path.realpath(out)), Path(os.path.realpath(target.parent))  # Path.resolve raises for circles
     if parent != root and root not in parent.parents:
         cause = f"its output would go through a link to {parent}"
         raise InputError(target, cause, "remove the link from the output folder")
