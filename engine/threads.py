@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 _CGROUP = Path("/sys/fs/cgroup")
+_BLAS = 1 << 28  # bytes of addresses that OpenBLAS takes with its buffer and the library that brings it, at most
 _MOST_WORKERS = 8  # that `spread` takes: each holds some memory
 
 Item = TypeVar("Item")
@@ -39,8 +40,6 @@ def _quota(cgroup: Path) -> float | None:
         limit = int((cgroup / "cpu/cpu.cfs_quota_us").read_text())  # version 1: -1 means no limit
         return limit / int((cgroup / "cpu/cpu.cfs_period_us").read_text()) if limit > 0 else None
     return None
-
-_BLAS = 1 << 28  # bytes of addresses that OpenBLAS takes with its buffer and the library that brings it, at most
 
 
 def thread_pool(count: int, name: str) -> ThreadPoolExecutor:
