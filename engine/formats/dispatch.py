@@ -67,6 +67,18 @@ def axes_of(path: Path) -> tuple[str, tuple[int, ...]]:
     return axes_with_bioio(path)
 
 
+def images_of_output(path: Path) -> list[tuple[str, tuple[int, ...], str]]:
+    """Axes, shape and dtype of each image of an output, a TIFF or an OME-Zarr, without reading pixels.
+
+    Raises MissingExtraError and InputError.
+    """
+    if is_store(path):
+        from .ome_zarr import images_of_zarr
+
+        return images_of_zarr(path)
+    return [(plan.axes, plan.shape, plan.dtype.name) for plan in tiff.plans_of(path)]
+
+
 def check_complete(path: Path, finished: bool = False) -> None:
     """Raise InputError unless a file is whole, as far as can be told; see `tiff.integrity.check_complete`."""
     if not is_other(path):

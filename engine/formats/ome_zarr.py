@@ -113,14 +113,21 @@ def read_zarr(path: Path, place: Allocator = in_memory, memory: int = 0) -> Zarr
 
 def axes_of_zarr(path: Path) -> tuple[str, tuple[int, ...]]:
     """Axes and shape of the first image, without reading pixels. Raises as `read_zarr` does."""
+    return images_of_zarr(path, 1)[0][:2]
+
+
+def images_of_zarr(path: Path, most: int | None = None) -> list[tuple[str, tuple[int, ...], str]]:
+    """Axes, shape and dtype of each image, or the first ones, without reading pixels. Raises as `read_zarr` does."""
     check_installed(path)
     import zarr
 
     with errors_as_input_error(path), reader_errors(path):
-        first = _images(path)[0]
-        array: Any = zarr.open_array(first.levels[0], mode="r")
-        _check(path, [first], [array], 0)
-        return _squeezed(first.axes, array.shape)
+        stored = _images(path)[:most]
+        arrays: list[Any] = [zarr.open_array(image.levels[0], mode="r") for image in stored]
+        _check(path, stored, arrays, 0)
+        return [
+            (*_squeezed(image.axes, array.shape), array.dtype.name) for image, array in zip(stored, arrays, strict=True)
+        ]
 
 
 def check_zarr(path: Path, finished: bool = False) -> None:

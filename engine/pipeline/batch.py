@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DefocusError, ErrorCode, InputError, OutputError, shortage, shortage_error
 from ..files.patterns import is_wanted
-from ..formats.dispatch import axes_of, check_complete, read_provenance
+from ..formats.dispatch import check_complete, images_of_output, read_provenance
 from ..formats.names import output_path
 from .inputs import files_of
-from .jobs import Job, Outcome, version_record
+from .jobs import ImageShape, Job, Outcome, version_record
 
 if TYPE_CHECKING:
     from ..inference.engine import Engine
@@ -80,12 +80,14 @@ def _said(target: Path) -> dict[str, Any]:
     """What an output says of itself: what was known when it was made."""
     try:
         account = read_provenance(target) or {}
-        axes, shape = axes_of(target)
+        images = [ImageShape(shape, dtype, axes) for axes, shape, dtype in images_of_output(target)]
     except (DefocusError, OSError):
         return {}
     reports = account.get("planes", [])
     count = len(reports) if isinstance(reports, list) else reports.get("count", 0) if isinstance(reports, dict) else 0
-    return {"shape": list(shape), "axes": axes, "planes": count, "reports": reports}
+    known = Outcome(Job(target, target), images=tuple(images))
+    facts = {"shape": list(known.shape), "dtype": known.dtype, "axes": known.axes}
+    return facts | {"images": [asdict(image) for image in images], "planes": count, "reports": reports}
 
 
 def find(

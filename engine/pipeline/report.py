@@ -41,7 +41,7 @@ _STYLE = (
     "body{font:15px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:70rem;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid #8886;"
     "vertical-align:top}td:first-child{min-width:7rem}td:first-child,.failed,h1{overflow-wrap:anywhere}"
-    "img{display:block;width:9rem;max-width:18vw;background:#000}"
+    "img{display:block;width:8.3rem;max-width:18vw;background:#000}"
     ".n{text-align:right;white-space:nowrap}.doubtful,.failed{font-weight:bold}"
 )
 

@@ -39,6 +39,7 @@ __all__ = [
     "TiffImage",
     "axes_of",
     "check_complete",
+    "plans_of",
     "read_provenance",
     "read_tiff",
     "write_tiff",
@@ -166,12 +167,17 @@ def read_tiff(path: str | os.PathLike[str], place: Allocator = in_memory, memory
 
 def axes_of(path: str | os.PathLike[str]) -> tuple[str, tuple[int, ...]]:
     """Axes and shape of the first image of `read_tiff`, without reading pixels. Raises InputError as it does."""
+    first = plans_of(path)[0]
+    return first.axes, first.shape
+
+
+def plans_of(path: str | os.PathLike[str]) -> list[Plan]:
+    """Axes, shape and dtype of each image of `read_tiff`, without reading pixels. Raises InputError as it does."""
     path = Path(path)
     with errors_as_input_error(path), open_regular(path) as file, quiet_tifffile():
         layout = structure(file, os.fstat(file.fileno()).st_size, path)
         with open_tiff(file, own_xml(layout, file, path.name)) as tif:
-            (first, *_), _, _ = plan_images(layout, file, tif, Decoders(tif, np.zeros(0, np.uint8)), path)
-        return first.axes, first.shape
+            return list(plan_images(layout, file, tif, Decoders(tif, np.zeros(0, np.uint8)), path)[0])
 
 
 def write_tiff(source: TiffFile, restored: Sequence[np.ndarray], path: str | os.PathLike[str], provenance: Any) -> None:

@@ -139,12 +139,18 @@ def test_a_folder_end_to_end(folder, tmp_path, tiny_model):
 def test_what_is_done_is_skipped(folder, tmp_path, tiny_model, make_model):
     out = tmp_path / "out"
     options = ["-o", out, "--model", tiny_model]
-    assert "4 done" in program(folder, *options).stderr
+    done = program(folder, *options, "--json")
+    assert "4 done" in done.stderr
     first = snapshot(out)
     again = program(folder, *options, "--json")
     assert again.returncode == 0
     assert "0 done, 4 skipped, 0 failed" in again.stderr
-    assert {json.loads(line)["status"] for line in again.stdout.splitlines()} == {"skipped"}
+    before, after = (
+        {(line := json.loads(text))["source"]: line for text in run.stdout.splitlines()} for run in (done, again)
+    )
+    for line in after.values():  # the same is known of it
+        assert line["status"] == "skipped"
+        assert line | {"status": "done", "seconds": {}} == before[line["source"]] | {"seconds": {}}
     assert snapshot(out) == first
 
     write(folder / "b.tif", seed=9)  # a new version of one file
