@@ -36,6 +36,8 @@ LONGEST = {
     "test_process.py",
     "test_faults.py",
     "test_writers.py",
+    "test_channel_assembler.py",
+    "test_other_formats.py",
 }
 STARTS_OR_SLEEPS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "time.sleep"}
 
