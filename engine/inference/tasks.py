@@ -10,7 +10,7 @@ import numpy as np
 
 from ..image.axes import as_groups, channel_axis, check_axes
 from ..image.hot_pixels import HotPixels
-from ..image.memmap import Allocator, in_memory
+from ..image.memmap import Allocator, in_memory, is_disk_backed
 from ..image.normalization import Intensity, check_dtype, measure
 from ..image.plane_statistics import PlaneStatistics
 from ..image.tiling import Tile
@@ -95,7 +95,9 @@ class ImageTask:
             return intensities, () if flat else tuple(statistics.hot_pixels(plane) for plane in source[index])
 
         indices = list(np.ndindex(source.shape[:-3]))
-        apart = map if settings.per == "stack" else spread  # planes of a stack wait for its one intensity
+        # Planes of a stack wait for its one intensity. A mapped input is touched in one thread at a time, which looks
+        # first whether it has become shorter: that would end the process.
+        apart = map if settings.per == "stack" or is_disk_backed(self.data) else spread
         for index, (intensities, hot) in zip(indices, apart(measured, indices), strict=True):
             if not hot:
                 target[index] = source[index]
