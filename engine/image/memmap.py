@@ -6,12 +6,14 @@ its own, which goes with its last user, or it is a map of an input or of an outp
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
 import shutil
 import tempfile
 import weakref
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -23,6 +25,7 @@ from ..files.atomic import output_error
 from ..files.folders import make_folders
 
 _CHUNK = 1 << 24  # bytes
+_LARGE = 1 << 20  # bytes of a file for which it is worth the while to have room set aside
 _LOCAL = {"ext2", "ext3", "ext4", "xfs", "f2fs", "jfs", "zfs", "tmpfs", "overlay"}
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -217,6 +220,28 @@ def _reserve(file: BinaryIO, nbytes: int) -> None:
     for start in range(0, nbytes, _CHUNK):
         file.write(zeros[: min(_CHUNK, nbytes - start)])
     file.flush()
+
+
+def reserve(file: BinaryIO, nbytes: int) -> None:
+    """Have the file system set room aside for a large file that is to be written, where it does that at once.
+
+    To write it takes less then, and a full disk says so before. Raises OSError where there is no room.
+    """
+    if nbytes < _LARGE or (function := _fallocate()) is None:
+        return
+    if function(file.fileno(), 0, 0, nbytes) and ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@cache
+def _fallocate() -> Any:
+    """Linux's own: posix_fallocate writes into every block where a file system, such as a share's, cannot do it."""
+    try:
+        function = ctypes.CDLL(None, use_errno=True).fallocate
+    except (AttributeError, OSError, TypeError):  # another system
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return function if ctypes.sizeof(ctypes.c_long) == 8 else None
 
 
 def is_local(descriptor: int) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import ErrorCode, InputError
 from ..files.atomic import rights_at_the_end, rights_to_write
 from ..image.bands import same
-from ..image.memmap import drop_resident_pages, is_disk_backed, lies_in
+from ..image.memmap import drop_resident_pages, is_disk_backed, lies_in, reserve
 from ..threads import spread
 from .decode import DROP, ArrayFile, is_small
 from .directories import Directory, TagEntry, changed_copy, holds, patch, values
@@ -63,9 +63,8 @@ def replace_pixels(
         if data.shape != image.data.shape or data.dtype != image.data.dtype:
             have, need = f"{data.dtype} {data.shape}", f"{image.data.dtype} {image.data.shape}"
             raise ValueError(f"{have} cannot take the place of {need}")
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-    if not any(lies_in(data, Path(path)) for data in restored):
-        flags |= os.O_TRUNC
+    anew = 0 if any(lies_in(data, Path(path)) for data in restored) else os.O_TRUNC
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | anew
     with open(os.open(path, flags, rights_to_write(source.mode)), "r+b") as file, quiet_tifffile():
         copy = _Copy(source, file, path)
         copy.copy()
@@ -88,6 +87,7 @@ class _Copy:
     def copy(self) -> None:
         """Write all bytes but those that `replace` writes whether they change or not."""
         size = len(self._source.bytes)
+        reserve(self._file, size)
         places = [place for image in self._source.images for place in self._survey.overwritten(image)]
         at = 0
         for begin, stop in [*sorted(places), (size, size)]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import subprocess
@@ -309,3 +310,30 @@ def test_an_output_without_room_is_not_begun(tmp_path, engine, monkeypatch, tota
     assert "the output takes 0.16" in str(outcome.error)
     assert "infer" not in outcome.seconds
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fallocate is Linux's")
+def test_room_is_set_aside_for_large_files_and_a_full_disk_says_so_at_once(small_disk):
+    """A disk of some hundred kilobytes: a file that it does not hold is refused before a byte is written."""
+    for size, named in ((memmap._LARGE, True), (memmap._LARGE - 1, False)):
+        with open(small_disk / "a", "wb") as file:
+            if named:
+                with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+                    memmap.reserve(file, size)
+            else:
+                memmap.reserve(file, size)
+            assert os.fstat(file.fileno()).st_blocks == 0
+
+
+@pytest.mark.parametrize("answer", [None, errno.EOPNOTSUPP, errno.ENOSYS, errno.EFBIG])
+def test_a_file_is_written_where_no_room_can_be_set_aside(answer, engine, tmp_path, monkeypatch):
+    def refuses(*_: int) -> int:
+        ctypes.set_errno(answer or 0)
+        return -1
+
+    monkeypatch.setattr(memmap, "_fallocate", lambda: None if answer is None else refuses)
+    monkeypatch.setattr(memmap, "_LARGE", 1)
+    tifffile.imwrite(tmp_path / "a.tif", np.arange(2500, dtype=np.uint16).reshape(50, 50))
+    outcome = process(Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif"), engine)
+    assert outcome.error is None
+    assert tifffile.imread(tmp_path / "out" / "a.tif").shape == (50, 50)
