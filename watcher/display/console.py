@@ -18,7 +18,8 @@ from ..events import WatchEvent
 from ..tally import PACE, Backlog, duration
 
 RATE_WINDOW = 30.0  # s over which the rate is taken
-_LONGEST_NAME = 40
+_SHORTEST_NAME, _LONGEST_NAME = 12, 40  # in the live line; its end tells one file from the next
+_SPINNER = 3  # columns
 
 
 class Live:
@@ -33,7 +34,7 @@ class Live:
         self._done: deque[float] = deque(maxlen=1000)
         self._count = self._quarantined = self._queued = self._doubtful = self._planes = 0
         self._waiting: dict[Path | None, int] = {}
-        self._last = ""
+        self._last: WatchEvent | None = None
         self._backlog, self._told_at = Backlog(), PACE
 
     @contextmanager
@@ -53,7 +54,7 @@ class Live:
             self._backlog.see(event, self._clock())
             if event.kind == "done":
                 self._count += 1
-                self._last = _described(event)
+                self._last = event
                 self._planes += _known(event).planes
                 self._doubtful += _known(event).doubtful
                 self._done.append(self._clock())
@@ -84,16 +85,21 @@ class Live:
         now = self._clock()
         recent = [moment for moment in self._done if now - moment < RATE_WINDOW]
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
-        text = f"queue {self._queued}  done {self._count}  {rate:.1f} files/s"
-        if self._backlog.left and (rest := self._rest()):
-            text += f"  {self._backlog.left} of the backlog left{rest}"
-        if self._last:
-            text += f"  last {self._last}"
-        if self._doubtful:
-            text += f"  doubtful planes {self._doubtful}"
+        rest = self._rest() if self._backlog.left else ""
+        text = f"queue {max(self._queued, self._backlog.left)}{rest}  done {self._count}"
+        text += "" if rest else f"  {rate:.1f} files/s"  # the one tells the other, and 80 columns are few
+        more = f"  doubtful planes {self._doubtful}" if self._doubtful else ""
         if waiting := sum(self._waiting.values()):
-            text += f"  waiting for a partner {waiting}"
-        return f"{text}  quarantined {self._quarantined}" if self._quarantined else text
+            more += f"  waiting for a partner {waiting}"
+        more += f"  quarantined {self._quarantined}" if self._quarantined else ""
+        if self._last is not None:
+            name, known = one_line(self._last.relative), _described(self._last)
+            spare = self._console.width - _SPINNER - len(f"{text}  last : {more}")
+            if spare < len(known) + min(len(name), _LONGEST_NAME) and ", " in known:
+                known = known.rpartition(", ")[0]  # the time goes first
+            room = max(_SHORTEST_NAME, min(_LONGEST_NAME, spare - len(known)))
+            text += f"  last {name if len(name) <= room else f'...{name[3 - room :]}'}: {known}"
+        return text + more
 
     def end(self) -> None:
         """Print how many planes of all that was done are doubtful, if any are: the live line has gone."""
@@ -136,13 +142,11 @@ def _seconds(event: WatchEvent) -> float:
 
 
 def _described(event: WatchEvent) -> str:
-    """The last file in the live line: name, verdict, blur, time."""
-    name = one_line(event.relative)
-    name = name if len(name) <= _LONGEST_NAME else f"...{name[3 - _LONGEST_NAME :]}"
+    """The last file in the live line: verdict, blur, time."""
     known = _known(event)
     parts = [known.verdict] if known.planes else []
     parts += [f"blur {known.blur_px:.1f} px"] if known.blur_px is not None else []
-    return f"{name}: {', '.join([*parts, f'{_seconds(event):.2f} s'])}"
+    return ", ".join([*parts, f"{_seconds(event):.2f} s"])
 
 
 def _logged(event: WatchEvent) -> str:

@@ -74,10 +74,11 @@ def test_the_live_line_tells_what_is_left_of_a_backlog():
     live = Live(console(terminal=True)[0], lambda: now[0])
     with live.running():
         backlog(live, now, files=1)
-        assert "  112 of the backlog left, about 13 min  last new.tif: " in live.line()
+        assert live.line().startswith("queue 112, about 13 min  done 1  ")
+        assert "  last new.tif: " in live.line()
         live.show(WatchEvent("done", "a.tif", left=0, folder=Path("one")))
         live.show(WatchEvent("waiting", left=0, folder=Path("two")))
-        assert "backlog" not in live.line()
+        assert live.line().startswith("queue 0  done 2  ")
 
 
 def test_a_backlog_of_unknown_length_says_how_many():
@@ -91,6 +92,15 @@ def test_a_long_name_keeps_its_end():
     live.show(WatchEvent("done", "plate/" * 20 + "a01.tif", latency=0.5))
     assert live.line().endswith("te/plate/plate/plate/plate/a01.tif: 0.50 s")
     assert "last ...plate/" in live.line() or "last ...te/" in live.line()
+
+
+def test_a_terminal_of_80_columns_has_room_for_the_last_file():
+    live = Live(Console(file=io.StringIO(), force_terminal=True, width=80))
+    live.show(WatchEvent("done", "plate 7/frame_011_z34um.tif", queued=12, outcome=outcome(blur_px=30.3)))
+    assert live.line().endswith("_z34um.tif: restored, blur 30.3 px")
+    assert len(live.line()) <= 77  # and a spinner
+    live.show(WatchEvent("backlog", left=400, forecast=720.0))
+    assert live.line() == "queue 400, about 12 min  done 1  last ...11_z34um.tif: restored, blur 30.3 px"
 
 
 @pytest.mark.parametrize(

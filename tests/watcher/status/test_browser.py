@@ -123,6 +123,7 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
         expect(page.locator("#state")).to_have_text("in trouble", timeout=PATIENCE)
         assert page.title() == "trouble: defocus"
         expect(page.locator("#problems")).to_contain_text("cannot be reached")
+        expect(page.locator("#notes")).to_contain_text("waiting for it to come back")
         expect(page.locator("#news")).to_contain_text("In trouble")
         accessible(page, axe)
         page.evaluate("window.scrollTo(0, 0)")
