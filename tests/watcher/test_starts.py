@@ -25,10 +25,14 @@ def bad_starts(acquisition: Path, out: Path) -> dict[str, tuple[list[str], str]]
         "no model": ([str(acquisition), "--model", str(parent / "no.onnx")], "no such model file"),
         "no ONNX": ([str(acquisition), "--model", str(parent / "file")], "not an ONNX file"),
         "no backend": ([str(acquisition), "--backend", "abacus"], "abacus"),
+        "no address": ([str(acquisition), "--status", "here"], ": --status: is 'here', without a port"),
+        "no pattern": ([str(acquisition), "--channels", "x"], ': --channels: is "x": has no {channel}'),
+        "no command": ([str(acquisition), "--notify-command", "'x"], ": --notify-command: is "),
     }
 
 
 NAMES = ["missing", "file", "inside", "same", "by link", "around", "out is a file", "no model", "no ONNX", "no backend"]
+NAMES += ["no address", "no pattern", "no command"]  # told by the option's name, not by the key of a settings file
 
 
 @pytest.mark.parametrize("name", NAMES)
