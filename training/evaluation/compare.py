@@ -42,14 +42,15 @@ SUITE_OPTICS = {
     "wavelength_um": (OPTICS.wavelength_um, OPTICS.wavelength_um),
     "pixel_um": (OPTICS.pixel_um, OPTICS.pixel_um),
     "defocus_um": (8.0, 36.0),
-    "near_power": 1.0,
     "sharp_share": 0.1,
     "peak_photons": (2000.0, 9000.0),
     "haze": (0.0, 0.0),
     "wide_share": 0.0,
     "thick_share": 0.0,
     "empty_share": 0.0,
-    "aberration_waves": 0.0,
+    "spherical_waves": 0.0,
+    "asymmetric_waves": 0.0,
+    "coarse_weight": 1.0,
 }
 PLANS: dict[str, dict] = dict.fromkeys(("nah", "rdn", "rdn-light", "srn", "mrn", "dncnn", DENOISER), HEAVY)
 TABLE_METHODS = (

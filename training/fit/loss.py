@@ -17,6 +17,7 @@ def content_loss(
     weights: Tensor | None = None,
     distance: Distance = "l1",
     light_weight: float = 0.0,
+    coarse_weight: float = 1.0,
 ) -> Tensor:
     """Eq. (5).
 
@@ -34,10 +35,12 @@ def content_loss(
     light_weight : float
         With "mse" and "log-mse": adds so many times the square of the mean error to the mean square, so that the total
         light of a plane stays as it is, which a mean square alone hardly asks for where it is small.
+    coarse_weight : float
+        How much each level but the finest counts; 1 in eq. (5).
 
     Returns
     -------
-    Scalar: the sum over the levels of the (weighted) mean error.
+    Scalar: the weighted sum over the levels of the (weighted) mean error.
     """
     total = torch.zeros((), dtype=torch.float32, device=sharp.device)
     for n, output in enumerate(outputs):
@@ -48,7 +51,8 @@ def content_loss(
             errors = errors + light_weight * difference.mean(dim=(1, 2, 3)).square()
         if distance == "log-mse":
             errors = torch.log(errors + FLOOR)
-        total = total + (errors if weights is None else errors * weights).mean()
+        share = coarse_weight if n else 1.0
+        total = total + share * (errors if weights is None else errors * weights).mean()
     return total
 
 

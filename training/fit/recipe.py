@@ -45,7 +45,7 @@ class Recipe:
     empty_share: float = 0.02  # of the crops show nothing but noise: nothing must come out
     spherical_waves: float = 0.3  # largest root mean square of spherical aberration, of either sign
     asymmetric_waves: float = 0.06  # the same of coma and of astigmatism
-    near_power: float = 1.5  # above 1 draws near distances, where more can be restored, more often
+    near_power: float = 1.0  # above 1 draws near distances, where more can be restored, more often
     thick_share: float = 0.1  # of the crops have a second layer of structures at another depth
     thick_um: tuple[float, float] = (-12.0, 12.0)
     wide_share: float = 0.0  # of the crops are seen through any dry objective instead, with its aberrations
@@ -67,6 +67,7 @@ class Recipe:
     frozen_norm_share: float = 0.9  # of the steps, at the end, in which BatchNorm uses its running statistics; 1: all
     balance: float = 0.0  # with "l1" and "mse", 0.7 keeps near distances, whose errors are small, from being drowned
     light_weight: float = 0.0  # with "mse" and "log-mse", how much more the square of the mean error counts
+    coarse_weight: float = 0.25  # in the loss, of each level but the finest; 1 is eq. (5)
     ema_decay: float = 0.999
     ema_from_step: int = 600  # before, BatchNorm's statistics are still those of no image
     validate_every: int = 4  # epochs

@@ -89,7 +89,8 @@ class RestorationModule(pl.LightningModule):
         with torch.autocast(blurred.device.type, torch.bfloat16, enabled="bf16" in str(self.trainer.precision)):
             outputs = self.network(blurred.contiguous(memory_format=torch.channels_last))
         weights = balance_weights(blurred, sharp, self.recipe.balance)
-        return content_loss(outputs, sharp, weights, self.recipe.distance, self.recipe.light_weight)
+        r = self.recipe
+        return content_loss(outputs, sharp, weights, r.distance, r.light_weight, r.coarse_weight)
 
     def _check_loss(self, loss: Tensor) -> None:
         """Stop, on all devices at the same step, if the loss of one of them has run away."""

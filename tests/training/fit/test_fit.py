@@ -380,6 +380,14 @@ def test_the_mean_error_can_count_more():
     assert float(noisier) == pytest.approx(1e-4, rel=1e-3)
 
 
+def test_coarse_levels_can_count_less():
+    sharp = torch.rand(1, 1, 16, 16)
+    fine, coarse = sharp + 0.01, torch.nn.functional.avg_pool2d(sharp, 2) + 0.02
+    all_alike, less = (content_loss([fine, coarse], sharp, None, "mse", 0.0, weight) for weight in (1.0, 0.25))
+    assert float(all_alike) == pytest.approx(1e-4 + 4e-4, rel=1e-3)
+    assert float(less) == pytest.approx(1e-4 + 1e-4, rel=1e-3)
+
+
 def test_balance_favours_what_is_nearly_sharp():
     sharp = torch.rand(2, 1, 16, 16)
     blurred = torch.stack([sharp[0] + 0.01, sharp[1] + 0.2])
