@@ -174,7 +174,10 @@ def test_two_microscopes_from_the_first_image_to_trouble(browser, axe, lab):
         expect(page.locator("#state")).to_contain_text("the daemon has not answered since", timeout=PATIENCE)
         assert "dead" in page.locator("body").get_attribute("class")
         assert page.title() == "no answer: defocus"
-        accessible(page, axe)  # grey, but legible
+        accessible(page, axe)  # grey, but legible; axe-core does not look into pictures
+        styles = "node => { const style = getComputedStyle(node); return [style.filter, style.opacity]; }"
+        assert wide.locator(".plot").evaluate(styles) == ["grayscale(1)", "1"]
+        assert wide.locator(".plot .line").evaluate(styles)[1] == "0.45"
         lab_.process.wait(300)
         # And begins again: the page finds it by itself, and what was there is told.
         with lab_:
