@@ -171,8 +171,7 @@ class FolderProcessor:
             new = all(self._state(member) in undone for member in members if not member.recalled)
             done = new and is_done(job, self.card)
         except DefocusError as error:
-            unknown = error.code in (ErrorCode.SHORTAGE, ErrorCode.UNWRITABLE)  # what lies at the output's path
-            if unknown or (isinstance(error, InputError) and self.reachability.was_away()):
+            if error.code in (ErrorCode.SHORTAGE, ErrorCode.UNWRITABLE) or self.reachability.explains(error):
                 self.record_outcome(Outcome.of(job).failed(error), RunningJob(members, queued))
                 return None
             for member in members:
@@ -212,18 +211,18 @@ class FolderProcessor:
                 self._report(WatchEvent("warning", text=line))
 
     def quarantined(self) -> list[JournalEntry]:
-        """The files that are quarantined, but those that are gone from the acquisition folder."""
+        """The files that are quarantined, but those that are gone from the folder; none without a journal."""
         folder = self.settings.acquisition
-        return [entry for entry in self.journal.quarantined() if os.path.lexists(folder / path_of(entry.relative))]
+        with suppress(OutputError):  # it was told of, and a reload or the end goes on
+            return [e for e in self.journal.quarantined() if os.path.lexists(folder / path_of(e.relative))]
+        return []
 
     def record_outcome(self, outcome: Outcome, running: RunningJob) -> None:
         """Write down what became of a job."""
         log.debug("%s: %s", outcome.job.name, outcome.error or "done")
         error = outcome.error
         # Not complete after all, left for later, or on a share that is away.
-        left = isinstance(error, ChangedError | StoppedError) or (
-            isinstance(error, InputError) and self.reachability.was_away()
-        )
+        left = isinstance(error, ChangedError | StoppedError) or self.reachability.explains(error)
         if isinstance(error, OutputError) or (error is not None and error.code is ErrorCode.SHORTAGE):
             for arrival in running.arrivals:
                 self._put_off(arrival)
@@ -258,10 +257,7 @@ class FolderProcessor:
             self.journal.leave((arrival.relative, arrival.stat) for arrival in running.arrivals)
 
     def _most_attempts(self, error: DefocusError) -> int:
-        """After how many attempts a file is given up; that the disk is full and not the file too large, two show.
-
-        Of a shortage likewise.
-        """
+        """After how many attempts a file is given up; that it is the disk's fault or a shortage's, two show."""
         return max(self.settings.retries, 2 if error.code in (ErrorCode.DISK_FULL, ErrorCode.SHORTAGE) else 1)
 
     def _check_deaths(self, arrival: Arrival) -> None:

@@ -6,6 +6,7 @@ all there is, so that a single one that is counted would show.
 
 from __future__ import annotations
 
+import signal
 from errno import EHOSTDOWN, EIO, ENOTCONN, EROFS, ESTALE
 
 import pytest
@@ -41,6 +42,23 @@ def test_a_share_that_is_away_for_a_while_costs_no_file(folders, begin, faults, 
     check_end(begin(), NAMES, before)  # a temporary that could not be removed from the share is by the next start
     assert "quarantined" not in watching.said()
     assert len([line for line in watching.said().splitlines() if ": corrected in" not in line]) < 20  # not one a file
+
+
+def test_a_reload_and_the_end_do_not_wait_for_an_output_that_is_away(folders, begin, faults):  # noqa: F811
+    acquisition, out = folders
+    port = free_port()
+    watching = begin("--status", str(port), "--min-free-mb", "0")
+    with faults.during(("any", ENOTCONN, f"{out}*")):
+        write_tiff(acquisition / "a.tif")
+        wait_for(lambda: ask(port, "/healthz")[0] == 503)
+        watching.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "; trying again" in watching.said())
+    wait_for(lambda: states(out) == {"a.tif": "done"})
+    with faults.during(("any", ENOTCONN, f"{out}*")):
+        write_tiff(acquisition / "b.tif")
+        wait_for(lambda: ask(port, "/healthz")[0] == 503)
+        assert watching.stop() == 0
+    assert "unexpected" not in watching.said()
 
 
 def test_an_output_that_cannot_be_looked_into_just_now_is_not_called_foreign(folders, begin, faults):  # noqa: F811

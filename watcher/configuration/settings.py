@@ -106,6 +106,8 @@ class DaemonSettings:
 def default_out(acquisition: Path) -> Path:
     """`ACQ_corrected` beside ACQ."""
     resolved = _resolved(acquisition)
+    if not resolved.name:  # the root of a disk has no folder beside it
+        raise InputError(acquisition, "is the root of a disk, so no output folder lies beside it", "give one with -o")
     return resolved.with_name(f"{resolved.name}_corrected")
 
 

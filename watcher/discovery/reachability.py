@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...engine.errors import DefocusError, InputError
 from ..clock import SYSTEM_CLOCK, Clock
 
 AFTERWARDS = 10.0  # s after it was last seen away in which what failed meanwhile may still be told of
@@ -21,8 +22,10 @@ class Reachability:
         """It cannot be reached now."""
         self._until = self._clock.monotonic() + AFTERWARDS
 
-    def was_away(self) -> bool:
-        """Whether it is away, or was a moment ago."""
+    def explains(self, error: DefocusError | None) -> bool:
+        """Whether an input could not be read, and the folder is away, or was a moment ago."""
+        if not isinstance(error, InputError):
+            return False
         try:
             os.scandir(self._folder).close()
         except OSError:

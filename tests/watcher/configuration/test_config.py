@@ -240,3 +240,8 @@ def test_help_names_panels_breaks_at_words_and_takes_the_short_form():
         assert f" {panel} " in done.stdout
     words = set(re.findall(r"[a-z]{4,}", " ".join(setting.option.help for setting in SETTINGS.values())))
     assert words <= set(re.findall(r"[a-z]{4,}", done.stdout))
+
+
+def test_the_root_of_a_disk_has_no_output_beside_it():
+    with pytest.raises(InputError, match="give one with -o"):
+        Config(folders=(Folder("/"),)).settings()
