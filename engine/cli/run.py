@@ -192,7 +192,7 @@ class _Shown:
         terminal = self._console.is_terminal
         self._progress = Progress(*columns, console=self._console, transient=True, disable=not terminal)
         self._task = self._progress.add_task("restoring", total=total)
-        self._done, self._shares, self._told = 0, dict[str, float](), 0.0
+        self._done, self._shares, self._last_progress = 0, dict[str, float](), 0.0
         self._asked, self._otherwise, self._different = asked, 0, dict[str, None]()
         self._planes = self._doubtful = 0
 
@@ -205,8 +205,8 @@ class _Shown:
             done = self._done + sum(self._shares.values())
             label = f"{one_line(Path(str(name)).name)[-34:]} {share:4.0%}"
             self._progress.update(self._task, completed=done, description=label)
-            if self._json_progress and perf_counter() - self._told >= _TELL_S:
-                self._told = perf_counter()
+            if self._json_progress and perf_counter() - self._last_progress >= _TELL_S:
+                self._last_progress = perf_counter()
                 print(dumps({"progress": {"source": str(name), "share": round(share, 4)}}), flush=True)
 
     def all(self, results: Iterable[Result]) -> Counter[str]:

@@ -54,7 +54,7 @@ def hot_pixels(plane: np.ndarray, ends: tuple[float, float]) -> HotPixels:
         if len(places) > _FEW:
             return ()
         top += len(band)
-    return tuple(_found(plane, places, low, high))
+    return tuple(_alone(plane, places, low, high))
 
 
 def without(view: np.ndarray, corner: tuple[int, int], hot: HotPixels) -> np.ndarray:
@@ -80,7 +80,7 @@ def _range(plane: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _found(plane: np.ndarray, places: Sequence[tuple[int, int]], low: float, high: float) -> Iterator[HotPixel]:
+def _alone(plane: np.ndarray, places: Sequence[tuple[int, int]], low: float, high: float) -> Iterator[HotPixel]:
     """Those that are alone."""
     for y, x in places:
         rows, columns = slice(max(0, y - 1), y + 2), slice(max(0, x - 1), x + 2)

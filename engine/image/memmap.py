@@ -163,6 +163,12 @@ def is_disk_backed(array: np.ndarray) -> bool:
     return _map(array) is not None
 
 
+def may_shrink(array: np.ndarray) -> bool:
+    """Whether an array is part of a mapped input: it is gone through part by part, with `check_length` between."""
+    mapped = _map(array)
+    return mapped is not None and _ours[mapped].descriptor is not None
+
+
 def check_unchanged(array: np.ndarray) -> None:
     """Raise ChangedError if an array is part of a mapped input that is no longer the version that was mapped."""
     mapped = _map(array)

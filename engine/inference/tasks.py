@@ -10,7 +10,7 @@ import numpy as np
 
 from ..image.axes import as_groups, channel_axis, check_axes
 from ..image.hot_pixels import HotPixels
-from ..image.memmap import Allocator, in_memory, is_disk_backed
+from ..image.memmap import Allocator, in_memory, may_shrink
 from ..image.normalization import Intensity, check_dtype, measure
 from ..image.plane_statistics import PlaneStatistics
 from ..image.tiling import Tile
@@ -95,9 +95,8 @@ class ImageTask:
             return intensities, () if flat else tuple(statistics.hot_pixels(plane) for plane in source[index])
 
         indices = list(np.ndindex(source.shape[:-3]))
-        # Planes of a stack wait for its one intensity. A mapped input is touched in one thread at a time, which looks
-        # first whether it has become shorter: that would end the process.
-        apart = map if settings.per == "stack" or is_disk_backed(self.data) else spread
+        # Planes of a stack wait for its one intensity; a map that is cut short while it is touched ends the process.
+        apart = map if settings.per == "stack" or may_shrink(self.data) else spread
         for index, (intensities, hot) in zip(indices, apart(measured, indices), strict=True):
             if not hot:
                 target[index] = source[index]
@@ -119,18 +118,18 @@ class _PerStack:
         channel = channel_axis(axes)
         # With one channel at a time the channel axis is among the leading ones of (..., 1, Y, X).
         self._position = others.index(channel) if channel and card.channels == 1 else None
-        self._found: dict[int, tuple[Intensity, ...]] = {}
+        self._by_channel: dict[int, tuple[Intensity, ...]] = {}
 
     def __call__(self, group: np.ndarray, index: tuple[int, ...]) -> tuple[Intensity, ...]:
         key = 0 if self._position is None else index[self._position]
-        if key not in self._found:
+        if key not in self._by_channel:
             stack = self._source if self._position is None else self._source[(slice(None),) * self._position + (key,)]
-            self._found[key] = tuple(
+            self._by_channel[key] = tuple(
                 measure(stack[..., channel, :, :], self._card.intensity, self._name, self._statistics.extremes)
                 for channel in range(self._card.channels)
             )
         # A flat plane stays as it is, also among others.
         return tuple(
             Intensity(intensity.offset, 0.0) if len(set(self._statistics.extremes(plane))) == 1 else intensity
-            for plane, intensity in zip(group, self._found[key], strict=True)
+            for plane, intensity in zip(group, self._by_channel[key], strict=True)
         )

@@ -198,8 +198,8 @@ def half_precision(path: Path, card: Card) -> tuple[Path, Card] | None:
     half = path.with_name(f"{path.stem}_fp16{path.suffix}")
     if not half.exists():
         return None
-    found = read_card(half)
-    return (half, found) if found.fp32_sha256 == card.sha256 else None
+    half_card = read_card(half)
+    return (half, half_card) if half_card.fp32_sha256 == card.sha256 else None
 
 
 def is_still(path: Path, card: Card) -> bool:

@@ -173,11 +173,11 @@ def restore(
 
 def settled(jobs: Iterable[Job], card: Card, overwrite: bool, todo: list[Job]) -> Iterator[Result]:
     """The results of jobs that need no engine, done or hopeless; the others are put into `todo`."""
-    told_folders: set[Path] = set()
+    noted_folders: set[Path] = set()
     for job in jobs:
         if any(own_output(member.source) for member in job.each()):
-            note = () if job.source.parent in told_folders else (f"{OWN_OUTPUTS} (of {job.source.parent})",)
-            told_folders.add(job.source.parent)
+            note = () if job.source.parent in noted_folders else (f"{OWN_OUTPUTS} (of {job.source.parent})",)
+            noted_folders.add(job.source.parent)
             yield from (Result(member, Status.SKIPPED, Outcome(member, notes=note)) for member in job.each())
             continue
         try:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..image.axes import as_groups
 from ..image.bands import bands
+from ..image.memmap import may_shrink
 from ..image.plane_statistics import PlaneStatistics
 from ..threads import spread
 from .fidelity import fidelity
@@ -26,7 +27,8 @@ def assess(
     far as they are known.
     """
     known = statistics or PlaneStatistics()
-    return tuple(spread(lambda pair: _assess_plane(*pair, known), _plane_pairs(source, result, axes)))
+    apart = map if may_shrink(source) else spread
+    return tuple(apart(lambda pair: _assess_plane(*pair, known), _plane_pairs(source, result, axes)))
 
 
 def keep_sharp_planes(
@@ -53,14 +55,14 @@ def _keep(
     reports: Sequence[PlaneReport],
     wanted: Callable[[PlaneReport], bool],
 ) -> tuple[PlaneReport, ...]:
-    kept = list(reports)
+    result_reports = list(reports)
     for number, (before, after) in enumerate(_plane_pairs(source, result, axes)):
         report = reports[number]
         if not report.copied and wanted(report):
             for new, old in zip(bands(after), bands(before), strict=True):
                 new[...] = old
-            kept[number] = replace(report, copied=True)
-    return tuple(kept)
+            result_reports[number] = replace(report, copied=True)
+    return tuple(result_reports)
 
 
 def _plane_pairs(source: np.ndarray, result: np.ndarray, axes: str) -> list[tuple[np.ndarray, np.ndarray]]:

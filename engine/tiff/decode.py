@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from ..image.memmap import drop_resident_pages
+from ..image.memmap import drop_resident_pages, may_shrink
 from ..threads import spread
 from .pages import ImagePage
 
@@ -114,7 +114,7 @@ class Decoders:
         wanted = range(page.segments)
         if page.compression in _JPEGXR:
             _check_survival(self._stored(page, number) for number in wanted)
-        split = not is_small(page) and page.compression != 1
+        split = not (is_small(page) or page.compression == 1 or may_shrink(self.bytes))
         decoded = (spread if split else map)(lambda number: self.segment(page, number), wanted)
         for number, (pixels, (sample, z, y, x, _), shape) in enumerate(decoded, 1):
             if sample < out.shape[0]:

@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import ErrorCode, InputError
 from ..files.version import open_regular
 from ..image.bands import bands
-from ..image.memmap import Allocator, drop_resident_pages, in_memory, map_input
+from ..image.memmap import Allocator, drop_resident_pages, in_memory, map_input, may_shrink
 from ..image.plane_statistics import PlaneStatistics
 from ..threads import spread
 from .decode import ArrayFile, Decoders, is_small
@@ -252,7 +252,9 @@ def _image(layout: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, p
             drop_resident_pages(raw, data)
 
         pairs = list(zip(plan.pages, planes, strict=True))
-        for _ in (spread if all(map(is_small, plan.pages)) else map)(lambda pair: read(*pair), pairs):
+        for _ in (spread if all(map(is_small, plan.pages)) and not may_shrink(raw) else map)(
+            lambda pair: read(*pair), pairs
+        ):
             pass
     return TiffImage(data, plan.axes, plan.pages, _kept(plan, data))
 

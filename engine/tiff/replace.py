@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import ErrorCode, InputError
 from ..files.atomic import rights_at_the_end, rights_to_write
 from ..image.bands import same
-from ..image.memmap import drop_resident_pages, is_disk_backed, lies_in, reserve
+from ..image.memmap import drop_resident_pages, is_disk_backed, lies_in, may_shrink, reserve
 from ..threads import spread
 from .decode import DROP, ArrayFile, is_small
 from .directories import Directory, TagEntry, changed_copy, holds, patch, values
@@ -123,7 +123,8 @@ class _Copy:
             with quiet_tifffile():  # which is of this thread
                 return self._encoded(page, old, new)
 
-        ahead = (spread if all(map(is_small, image.pages)) else map)(lambda planes: encoded(*planes), work)
+        small = all(map(is_small, image.pages)) and not may_shrink(self._source.bytes)
+        ahead = (spread if small else map)(lambda planes: encoded(*planes), work)
         for (page, old, new), segments in zip(work, ahead, strict=True):
             if segments is None:
                 if self._survey.in_place(page, new.nbytes):
@@ -191,7 +192,7 @@ class _Copy:
 
         if is_small(page):
             return [made(number) for number in range(page.segments)]
-        return (map if compression == 1 else spread)(made, range(page.segments))
+        return (map if compression == 1 or may_shrink(self._source.bytes) else spread)(made, range(page.segments))
 
     def _page(self, page: ImagePage, before: np.ndarray, after: np.ndarray, segments: Iterable[bytes | None]) -> None:
         """Other pixels of a page, both arrays (separate samples, Z, Y, X, samples); `segments` as `_encoded`."""
@@ -206,9 +207,8 @@ class _Copy:
                 offsets[number] = self._places.place(*place, data)
                 if page.compression != 1 or len(data) > counts[number]:
                     counts[number] = len(data)
-            if number % DROP == 0:
+            if number % DROP == 0 or number == page.segments - 1:
                 drop_resident_pages(before, after)
-        drop_resident_pages(before, after)
         self._numbers(page, (324, 273), page.offsets, offsets)
         if _LSM not in self._source.structure.pages[0].directory.tags or page.compression == 1:
             self._numbers(page, (325, 279), page.counts, counts)

@@ -123,9 +123,9 @@ class TensorRTSession:
         if self._counts is None:
             raise BackendError(self.description, "it takes no counts", "convert them on the host")
         result = self._result.array(batch.shape, np.uint16)
-        freight = Counts(self._device, self._counts, batch, as_ranges(intensities), result)
-        self._run(freight)
-        if not freight.finite:
+        transfer = Counts(self._device, self._counts, batch, as_ranges(intensities), result)
+        self._run(transfer)
+        if not transfer.finite:
             raise not_finite(self.description)
         return result
 
@@ -153,7 +153,7 @@ class TensorRTSession:
         cause = f"a batch of {'x'.join(map(str, shape))} is outside its profiles ({describe(self._profiles)})"
         raise BackendError(self.description, cause, "use another --tile, or build an engine with --profile")
 
-    def _run(self, freight: Transfer) -> None:
+    def _run(self, transfer: Transfer) -> None:
         """Take a batch through the GPU."""
         if not self._busy.acquire(blocking=False):
             cause = "an execution context serves one thread at a time, and another is using it"
@@ -161,22 +161,22 @@ class TensorRTSession:
         try:
             if self._engine is None:
                 raise closed(self.description)
-            profile = self._profile_for(freight.shape)
+            profile = self._profile_for(transfer.shape)
             with self._device.current():
-                crowded = len(self._pairs) > ((type(freight), freight.shape) in self._pairs)
+                crowded = len(self._pairs) > ((type(transfer), transfer.shape) in self._pairs)
                 try:
-                    self._whole(profile, freight)
+                    self._whole(profile, transfer)
                 except OutOfMemoryError:
                     if not crowded:
                         raise
-                    self._whole(profile, freight)  # what other shapes had kept is free now
+                    self._whole(profile, transfer)  # what other shapes had kept is free now
         finally:
             self._busy.release()
 
-    def _whole(self, profile: int, freight: Transfer) -> None:
+    def _whole(self, profile: int, transfer: Transfer) -> None:
         """All parts; after an error nothing is under way, and where memory was short all of it is given back."""
         try:
-            self._parts(profile, freight)
+            self._parts(profile, transfer)
         except OutOfMemoryError:
             self._release()
             raise
@@ -184,37 +184,37 @@ class TensorRTSession:
             self._idle()
             raise
 
-    def _parts(self, index: int, freight: Transfer) -> None:
+    def _parts(self, index: int, transfer: Transfer) -> None:
         # Two halves at least, so that one's copies run beside the other's computation; none below the profile's least.
-        profile, count = self._profiles[index], freight.shape[0]
+        profile, count = self._profiles[index], transfer.shape[0]
         size = min(profile.most[0], max(profile.least[0], -(-count // 2)))
         parts = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-        slots = self._pair((type(freight), freight.shape))
+        slots = self._pair((type(transfer), transfer.shape))
         for number, part in enumerate(parts):
             slot = slots[number % 2]
             if number >= 2:  # its last part: the buffers are about to be used again
-                self._collect(freight, slot, parts[number - 2])
-            freight.up(slot, part, self._copy)
+                self._collect(transfer, slot, parts[number - 2])
+            transfer.up(slot, part, self._copy)
             slot.uploaded.record(self._copy)
             self._compute.wait(slot.uploaded)
-            self._enqueue(index, slot, (part.stop - part.start, *freight.shape[1:]), freight)
+            self._enqueue(index, slot, (part.stop - part.start, *transfer.shape[1:]), transfer)
             slot.computed.record(self._compute)
             if number:
-                self._fetch(freight, slots[1 - number % 2], parts[number - 1])
+                self._fetch(transfer, slots[1 - number % 2], parts[number - 1])
         last = len(parts) - 1
-        self._fetch(freight, slots[last % 2], parts[last])
+        self._fetch(transfer, slots[last % 2], parts[last])
         for number in range(max(0, last - 1), last + 1):
-            self._collect(freight, slots[number % 2], parts[number])
+            self._collect(transfer, slots[number % 2], parts[number])
 
-    def _fetch(self, freight: Transfer, slot: Slot, part: slice) -> None:
+    def _fetch(self, transfer: Transfer, slot: Slot, part: slice) -> None:
         """Let the copy stream bring a slot's result back once it is there."""
         self._copy.wait(slot.computed)
-        freight.down(slot, part, self._copy)
+        transfer.down(slot, part, self._copy)
         slot.downloaded.record(self._copy)
 
-    def _collect(self, freight: Transfer, slot: Slot, part: slice) -> None:
+    def _collect(self, transfer: Transfer, slot: Slot, part: slice) -> None:
         slot.downloaded.synchronize()
-        freight.collect(slot, part)
+        transfer.collect(slot, part)
 
     def _pair(self, key: Key) -> tuple[Slot, Slot]:
         """The slots of that kind of batch: its own, or new ones, or those of the kind that was not used for longest."""
@@ -237,15 +237,15 @@ class TensorRTSession:
         first, second = (Slot(self._device, context) for context in contexts)
         return first, second
 
-    def _enqueue(self, profile: int, slot: Slot, shape: Shape, freight: Transfer) -> None:
+    def _enqueue(self, profile: int, slot: Slot, shape: Shape, transfer: Transfer) -> None:
         """Put one part's computation into the compute stream, as a graph from the third time of a shape on."""
-        fresh = self._bind(profile, slot, (type(freight), shape))
+        fresh = self._bind(profile, slot, (type(transfer), shape))
         if slot.graph is not None:
             slot.graph.launch(self._compute)
             return
 
         def work() -> None:
-            freight.compute(slot, shape, lambda: self._execute(slot), self._compute)
+            transfer.compute(slot, shape, lambda: self._execute(slot), self._compute)
 
         work()
         if self._records and not fresh:  # a context sets itself up while it first runs a shape; then it is recorded
