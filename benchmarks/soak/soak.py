@@ -31,6 +31,7 @@ from statistics import median
 import psutil
 
 from benchmarks.soak.load import Load, Written
+from benchmarks.soak.neighbours import Neighbours
 from benchmarks.soak.proof import journal_of, settled, wrong
 from defocus.engine.threads import available_cores
 from tests.helpers.faults import Faults, compiled
@@ -186,7 +187,13 @@ def latencies(events: list[dict], files: dict[str, Written]) -> tuple[list[float
 
 
 def table(
-    options: argparse.Namespace, load: Load, daemon: Daemon, kills: int, met: Counter[str], bad: list[str]
+    options: argparse.Namespace,
+    load: Load,
+    daemon: Daemon,
+    kills: int,
+    met: Counter[str],
+    beside: Counter[str],
+    bad: list[str],
 ) -> str:
     """All of it as Markdown."""
     events = daemon.events()
@@ -207,6 +214,7 @@ def table(
         ("model, cores", f"{options.model}, backend {options.backend}, {available_cores()} cores"),
         ("SIGKILL and restart; starts that ended by themselves", f"{kills}; {daemon.ends}"),
         ("faults met, about 6 s each", faults),
+        ("neighbours", ", ".join(f"{name} ({count})" for name, count in sorted(beside.items()))),
         ("files in the end", f"{len(load.files)}: {states['done']} corrected, {states['quarantined']} quarantined"),
         ("lost, doubled, changed or otherwise wrong", str(len(bad))),
         ("latency as the daemon counts it, p50, p95", f"{quantile(own, 0.5):.2f} s, {quantile(own, 0.95):.2f} s"),
@@ -274,9 +282,11 @@ def run(options: argparse.Namespace) -> int:
     daemon.start()
     watcher = threading.Thread(target=daemon.watch, args=(stop,))
     writer = threading.Thread(target=load.run, args=(time.monotonic() + seconds, stop))
+    neighbours = Neighbours(work, out, options.model, options.backend, port, stop)
     try:
         watcher.start()
         writer.start()
+        neighbours.start()
         kills, met = trouble(daemon, faults, (acquisition, out), seconds, stop)
         writer.join()
         end = time.monotonic() + 120 + seconds
@@ -288,11 +298,12 @@ def run(options: argparse.Namespace) -> int:
         code = daemon.process.wait(60)
         watcher.join()
         writer.join()
+        neighbours.join()
     done = Counter(event["file"] for event in daemon.events() if event.get("event") == "done")
-    bad = wrong(acquisition, out, load.files, done, options.model, options.backend)
+    bad = neighbours.wrong + wrong(acquisition, out, load.files, done, options.model, options.backend)
     if code != 0:
         bad.insert(0, f"the daemon ended with {code}: {daemon.log.read_text().splitlines()[-1:]}")
-    text = table(options, load, daemon, kills, met, bad)
+    text = table(options, load, daemon, kills, met, neighbours.met, bad)
     print(text)
     for line in bad[:50]:
         print(line, file=sys.stderr)
