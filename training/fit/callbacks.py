@@ -13,6 +13,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
+from ...engine.errors import one_line
 from ...engine.files.atomic import commit
 
 HISTORY = "metrics.csv"
@@ -57,7 +58,7 @@ class Estimate(Callback):
             bar = trainer.progress_bar_callback
             text = f"{step:.2g} s a step: {duration(left * step)} for the {left} steps left, validations apart"
             if bar is None:
-                print(text, flush=True)
+                print(one_line(text), flush=True)
             else:
                 bar.print(text)
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BackendError, DefocusError, first_line
+from ...errors import BackendError, DefocusError, first_line, one_line
 from ...files.atomic import commit
 from ...files.folders import user_cache
 from ...installation import install_command, is_installed
@@ -53,7 +53,7 @@ _ITS_LINES = (b"The device support", b"Alloc", b"Pipeline: ", b"Error for", b"Me
 
 def on_stderr(line: str) -> None:
     """Tell the user something that is no error."""
-    print(line, file=sys.stderr, flush=True)
+    print(one_line(line), file=sys.stderr, flush=True)
 
 
 class Mnn:
