@@ -38,6 +38,10 @@ LONGEST = {
     "test_writers.py",
     "test_channel_assembler.py",
     "test_other_formats.py",
+    "test_default_model.py",
+    "test_memory.py",
+    "test_memmap.py",
+    "test_batch.py",
 }
 STARTS_OR_SLEEPS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "time.sleep"}
 
