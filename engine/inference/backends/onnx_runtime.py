@@ -21,7 +21,7 @@ from ..memory import Footprint
 from . import Streamed, closed, count_of_threads, run_failed, why_not_imported
 
 _FATAL = 4  # ONNX Runtime's log severity: whatever is less than fatal we report ourselves, in one line
-_BYTES_PER_PIXEL = 345  # on the processor, as measured: the arena grows by powers of two
+_BYTES_PER_PIXEL = 355  # on the processor, as measured: the arena grows by powers of two
 _GPU = "install defocus with [gpu] instead of [cpu] in a fresh environment, or use --backend cpu"
 
 
