@@ -70,7 +70,7 @@ def quickly(small_exported, monkeypatch) -> None:
     Everything else of an export is done: the card, the proofs, the file that comes and goes.
     """
 
-    def export_again(network: torch.nn.Module, card: Card, path: Path) -> None:
+    def export_again(network: object, card: Card, path: Path) -> None:
         model = onnx.load(str(small_exported))
         onnx.helper.set_model_props(model, {KEY: card.to_json()})
         onnx.save(model, str(path))

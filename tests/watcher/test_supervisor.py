@@ -30,8 +30,7 @@ class Life:
         self._thread.start()
 
     def _run(self, config: Config) -> None:
-        given = (lambda: self.read_settings()), self._stop, self._reload, self._end
-        self.code = run(config, *given, clock=self.clock)
+        self.code = run(config, lambda: self.read_settings(), self._stop, self._reload, self._end, clock=self.clock)
 
     def said(self) -> str:
         told = self._capsys.readouterr()
@@ -54,7 +53,8 @@ class Life:
 
 @pytest.fixture
 def config(folders, tiny_model) -> Config:
-    return Config(folders=(Folder(*map(str, folders)),), model=str(tiny_model), backend="cpu")
+    acquisition, output = map(str, folders)
+    return Config(folders=(Folder(acquisition, output),), model=str(tiny_model), backend="cpu")
 
 
 @pytest.fixture
@@ -65,9 +65,9 @@ def life(config, capsys):
 
 
 def test_settings_that_cannot_start_at_all_are_an_error(config):
-    events = [threading.Event() for _ in range(3)]
+    stop, reload, end = (threading.Event() for _ in range(3))
     with pytest.raises(DefocusError, match=r"nowhere\.onnx"):
-        run(replace(config, model="nowhere.onnx"), lambda: config, *events)
+        run(replace(config, model="nowhere.onnx"), lambda: config, stop, reload, end)
 
 
 def test_new_settings_are_taken_and_what_cannot_be_used_is_not(life, config, tmp_path):
