@@ -12,6 +12,7 @@ import pytest
 
 from defocus.engine.errors import DefocusError
 from defocus.watcher.configuration.config import Config, Folder
+from defocus.watcher.discovery.scanner import LONGEST_WAIT
 from defocus.watcher.supervisor import RETRY_PAUSE, run
 
 from ..helpers.clock import ManualClock
@@ -43,12 +44,22 @@ class Life:
     def reload(self) -> None:
         self._reload.set()
         self._stop.set()
+        self._let_time_go_on(lambda: not self._stop.is_set())
 
     def end(self) -> int:
         self._end.set()
         self._stop.set()
-        self._thread.join(300)
+        self._let_time_go_on(lambda: not self._thread.is_alive())
         return self.code
+
+    def _let_time_go_on(self, over: Callable[[], bool]) -> None:
+        """What looks for files notices within LONGEST_WAIT of its clock that it is to stop."""
+
+        def step() -> bool:
+            self.clock.advance(LONGEST_WAIT / 4)
+            return over()
+
+        wait_for(step)
 
 
 @pytest.fixture
