@@ -90,14 +90,15 @@ class OutputGuard:
 
         It is tried with a small file. A disk that has room for that is full if two outputs in a row did not fit, be
         they of one file; `size` bytes are what its input takes, and one larger than the whole disk does not count.
-        Descriptors and threads are too few if they were for two in a row. Raises `error` with `once` if it is.
+        Descriptors and threads are too few if they were for two in a row. A file that was in progress when the folder
+        was paused failed for the same reason, also if that has passed meanwhile. Raises `error` with `once` if it is.
         """
         full = error.code is ErrorCode.DISK_FULL and size <= _capacity(self._out)
         short = full or error.code is ErrorCode.SHORTAGE
         with self._lock:
             self._health.set_problem(f"{self._out} writing", str(error))  # until a write has worked
             self._short += short
-            if why_not_writable(self._out) is None and not (short and self._short > 1):
+            if why_not_writable(self._out) is None and not (short and self._short > 1) and not self._next_look:
                 return False
             if self._once:
                 raise error

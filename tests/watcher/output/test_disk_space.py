@@ -62,6 +62,17 @@ def test_a_disk_that_is_full_twice_in_a_row_pauses_the_folder_until_a_file_fits(
     assert not output.fails("d.tif", code)
 
 
+def test_a_file_that_was_in_progress_when_the_folder_was_paused_is_not_to_blame(output, monkeypatch):
+    """Two are corrected at once; the share is away for a moment, and back when the second failure is looked into."""
+    away = [OutputError(output.out, "stale file handle", "check the disk", ErrorCode.UNWRITABLE)]
+    monkeypatch.setattr(disk_space, "why_not_writable", lambda out: away.pop() if away else None)
+    assert output.fails("a.tif", ErrorCode.UNWRITABLE)
+    assert output.fails("b.tif", ErrorCode.UNWRITABLE)
+    output.clock.advance(PAUSE)
+    assert output.guard.available()
+    assert not output.fails("c.tif", ErrorCode.UNWRITABLE)
+
+
 def test_an_output_that_takes_no_file_pauses_the_folder_until_it_does(output, monkeypatch):
     error = OutputError(output.out, "no permission to write", "give it", ErrorCode.PERMISSION)
     broken = [error]
