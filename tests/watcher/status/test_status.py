@@ -51,8 +51,9 @@ def test_a_running_daemon_seen_from_outside(folders, start):
     assert state(port)["phase"] in ("starting", "watching")
     watching.ready()
     assert f"status page at http://127.0.0.1:{port}/" in watching.said()
-    write_tiff(acquisition / "a.tif")
     (acquisition / EVIL).write_bytes(b"not a TIFF")
+    wait_for(lambda: state(port)["failed"])  # so the folder has been looked into, and what comes now has a latency
+    write_tiff(acquisition / "a.tif")
     wait_for(lambda: outputs(out) == ["a.tif"])
     wait_for(lambda: state(port)["failed"] == state(port)["done"] == 1)
     seen = state(port)
