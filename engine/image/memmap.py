@@ -26,6 +26,7 @@ from ..files.folders import make_folders
 
 _CHUNK = 1 << 24  # bytes
 _LARGE = 1 << 20  # bytes of a file for which it is worth the while to have room set aside
+_SMALL_PLANE = 1 << 20  # px; a plane that may be worked on beside others
 _LOCAL = {"ext2", "ext3", "ext4", "xfs", "f2fs", "jfs", "zfs", "tmpfs", "overlay"}
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -167,6 +168,14 @@ def may_shrink(array: np.ndarray) -> bool:
     """Whether an array is part of a mapped input: it is gone through part by part, with `check_length` between."""
     mapped = _map(array)
     return mapped is not None and _ours[mapped].descriptor is not None
+
+
+def one_by_one(array: np.ndarray, pixels: int) -> bool:
+    """Whether planes of so many pixels of an array are worked on in turn, not on all cores at once.
+
+    Several large ones take too much memory at a time, and a map that is cut short while it is touched ends the process.
+    """
+    return pixels > _SMALL_PLANE or may_shrink(array)
 
 
 def check_unchanged(array: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..image.axes import as_groups, channel_axis, check_axes
 from ..image.hot_pixels import HotPixels
-from ..image.memmap import Allocator, in_memory, may_shrink
+from ..image.memmap import Allocator, in_memory, one_by_one
 from ..image.normalization import Intensity, check_dtype, measure
 from ..image.plane_statistics import PlaneStatistics
 from ..image.tiling import Tile
@@ -95,8 +95,8 @@ class ImageTask:
             return intensities, () if flat else tuple(statistics.hot_pixels(plane) for plane in source[index])
 
         indices = list(np.ndindex(source.shape[:-3]))
-        # Planes of a stack wait for its one intensity; a map that is cut short while it is touched ends the process.
-        apart = map if settings.per == "stack" or may_shrink(self.data) else spread
+        # Planes of a stack wait for its one intensity.
+        apart = map if settings.per == "stack" or one_by_one(self.data, height * width) else spread
         for index, (intensities, hot) in zip(indices, apart(measured, indices), strict=True):
             if not hot:
                 target[index] = source[index]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..image.axes import as_groups
 from ..image.bands import bands
-from ..image.memmap import may_shrink
+from ..image.memmap import one_by_one
 from ..image.plane_statistics import PlaneStatistics
 from ..threads import spread
 from .fidelity import fidelity
@@ -27,8 +27,9 @@ def assess(
     far as they are known.
     """
     known = statistics or PlaneStatistics()
-    apart = map if may_shrink(source) else spread
-    return tuple(apart(lambda pair: _assess_plane(*pair, known), _plane_pairs(source, result, axes)))
+    pairs = _plane_pairs(source, result, axes)
+    apart = map if pairs and one_by_one(source, pairs[0][0].size) else spread
+    return tuple(apart(lambda pair: _assess_plane(*pair, known), pairs))
 
 
 def keep_sharp_planes(
