@@ -327,6 +327,22 @@ def test_the_retry_button_has_a_file_corrected(browser, folders, start):
     assert tifffile.imread(out / "a.tif").shape == (64, 64)
 
 
+def test_a_pause_is_shown_with_its_reason(browser, axe, folders, start):
+    """No disk has so much room: the folder waits, and the page says what for."""
+    port = free_port()
+    start(*QUICK, "--status", str(port), "--min-free-mb", "1e9").ready()
+    write_tiff(folders[0] / "a.tif")
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{port}/")
+    expect(page.locator("#state")).to_have_text("in trouble", timeout=PATIENCE)
+    expect(page.locator("#problems")).to_contain_text("waiting for 1e+09 MB")
+    expect(page.locator("#notes")).to_contain_text("MB free", timeout=PATIENCE)
+    assert page.title() == "trouble: defocus"
+    page.evaluate(axe)
+    assert page.evaluate("axe.run()")["violations"] == []
+    page.close()
+
+
 def test_the_page_answers_while_the_model_is_loaded(browser, axe, folders, start, faults, tiny_model):  # noqa: F811
     """The disk of the model is slow, 5 s: whoever looks sees that it starts. It took under 2 s of processor time."""
     port = free_port()
