@@ -90,7 +90,7 @@ def watch(
             for outcome in outcomes:
                 for scan in scans:
                     if (running := scan.processor.tracker.finish(outcome.job)) is not None:
-                        scan.processor.record_outcome(outcome, running)
+                        scan.processor.record_outcome(outcome, replace(running, queued=_queued(scans)))
                 health.file_finished(outcome.job.name)
         finally:
             health.loop_finished("engine")
@@ -132,13 +132,18 @@ def _jobs(
                 break
         if stop.is_set():
             break
-        job = processor.job(arrival, sum(len(scan.queue) for scan in scans))
+        job = processor.job(arrival, _queued(scans))
         if job is not None:
             alone = suspect
             health.file_started(job.name)
             yield job
     for scan in scans:
         scan.check()
+
+
+def _queued(scans: Sequence[_ScanThread]) -> int:
+    """How many files are found and not yet taken."""
+    return sum(len(scan.queue) for scan in scans)
 
 
 def _next(

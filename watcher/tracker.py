@@ -44,7 +44,7 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class RunningJob:
-    """The files of a job, and how many files were queued behind it when it began."""
+    """The files of a job, and how many files are queued behind it: when it begins, and when its outcome is recorded."""
 
     arrivals: tuple[Arrival, ...]
     queued: int

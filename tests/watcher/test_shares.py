@@ -32,6 +32,8 @@ def test_a_share_that_is_away_for_a_while_costs_no_file(folders, begin, faults, 
     wait_for(lambda: outputs(out))
     with faults.during(("any", number, f"{folders[side == 'out']}*")):
         wait_for(lambda: ask(port, "/healthz")[0] == 503)
+        # An output that is back before its first failure is looked into would be that file's fault.
+        wait_for(lambda: side == "acq" or "paused: " in watching.said())
         met = len(faults.met())
         wait_for(lambda: len(faults.met()) > met + 10)  # it goes on trying, whatever was queued
         assert watching.process.poll() is None, watching.said()
@@ -72,7 +74,7 @@ def test_an_output_that_cannot_be_looked_into_just_now_is_not_called_foreign(fol
     made = (out / "a.tif").stat().st_mtime_ns
     with faults.during(("open", EIO, f"{out}/a.tif")):
         watching = begin("--retries", "100")
-        wait_for(lambda: "a.tif: " in watching.said())
+        wait_for(lambda: "will try again: " in watching.said())
     check_end(watching, ["a.tif"], listing(acquisition))
     assert f"will try again: {out / 'a.tif'}: cannot be read" in watching.said()
     assert "quarantined" not in watching.said()
