@@ -78,7 +78,7 @@ def watch(
     """
     if out is not None and len(acquisition or ()) != 1:
         raise InputError(
-            out, "is one output folder", "give one ACQ with -o, or a settings file with [[folders]] (--config)"
+            out, "is one output folder", "give one ACQ with -o, or a settings file that names folders (--config)"
         )
 
     given = {

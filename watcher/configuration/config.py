@@ -209,7 +209,7 @@ class Config:
     def settings(self) -> list[FolderSettings]:
         """The settings of each folder. Raises InputError if there is none."""
         if not self.folders:
-            raise InputError("ACQ", "no folder to watch", "give ACQ, or a settings file with [[folders]] (--config)")
+            raise InputError("ACQ", "no folder to watch", "give ACQ, or a settings file that names folders (--config)")
         # Not before they are needed: --help is quick without numpy and tifffile.
         from ...engine.pipeline.channel_pattern import Pattern
         from ...engine.quality.report import Doubtful
