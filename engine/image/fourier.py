@@ -26,6 +26,13 @@ def irfft2(spectra: Spectra, shape: tuple[int, int]) -> np.ndarray:
     return np.asarray(_fft().irfft2(spectra, shape, overwrite_x=True))
 
 
+def smoothed(plane: np.ndarray, sigma: float) -> np.ndarray:
+    """A float32 plane (Y, X) blurred by a Gaussian of `sigma` px, mirrored at its borders."""
+    fft = _fft()
+    rows, columns = (np.exp(-0.5 * (sigma * np.pi * np.arange(n) / n) ** 2, dtype=np.float32) for n in plane.shape)
+    return np.asarray(fft.idctn(fft.dctn(plane) * (rows[:, None] * columns)))
+
+
 def _fft() -> Any:
     """scipy.fft. Raises OSError if memory does not suffice to load it."""
     if "scipy.fft" not in sys.modules:

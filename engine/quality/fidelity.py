@@ -25,12 +25,11 @@ import numpy as np
 from ..image.bands import extremes
 from ..image.fourier import irfft2, power, rfft2
 from ..image.hot_pixels import HotPixels
-from .focus import SMALLEST, scaled, span, windows
+from .focus import JUDGED, SMALLEST, even, halved, span, windows
 from .transfer import ABERRATIONS, PAD, RADII, SOFTNESS, disk, disks, gaussian, gaussians, padded_shape, rings
 
 REGION_PX = 32  # side of the place whose unexplained share is `max_local_residual`: about a nucleus at 20x
 
-_SIDE, _MOST = 768, 4  # windows of a large plane, px
 _COARSE, _NEAR = 3, 6  # of the radii that are tried, every third at first, then those at most six away
 # An aberration must earn it away from the rims, over which comes light that looks like a little of one: it leaves less
 # than this of what was left without, which was more than `_ALL` of the structure.
@@ -79,7 +78,7 @@ def fidelity(
     scale = span(ends or extremes(seen))
     pairs = [
         _Pair.of(before, after, scale)
-        for before, after in zip(*(windows(plane, _SIDE, _MOST, hot) for plane in (seen, restored)), strict=True)
+        for before, after in zip(*(windows(plane, *JUDGED, hot) for plane in (seen, restored)), strict=True)
     ]
     plain, aberrated = _fit(pairs)
     blur, residuals = plain, [pair.residual(plain) for pair in pairs]
@@ -130,8 +129,8 @@ class _Pair(NamedTuple):
 
     @classmethod
     def of(cls, seen: np.ndarray, restored: np.ndarray, scale: float) -> _Pair:
-        before, after = _even(seen, scale), _even(restored, scale)
-        binned, other = _bin(before), _bin(after)
+        before, after = even(seen, scale), even(restored, scale)
+        binned, other = halved(before), halved(after)
         padded = padded_shape(binned.shape)
         ring = rings(padded)[0]
         first, second = rfft2(np.stack([_extend(binned, padded), _extend(other, padded)]))
@@ -226,20 +225,6 @@ def _between(radii: np.ndarray, left: np.ndarray, at: int) -> float:
     bend = below - 2 * lowest + above
     shift = 0.5 * (below - above) / bend if bend > 0 else 0.0
     return float(np.interp(at + shift, np.arange(len(radii)), radii))
-
-
-def _even(plane: np.ndarray, scale: float) -> np.ndarray:
-    """As much of a plane as has an even width and height, over `scale`."""
-    height, width = (length // 2 * 2 for length in plane.shape)
-    return scaled(plane[:height, :width], scale)
-
-
-def _bin(plane: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 pixels less the plane's: float32."""
-    sums = plane[::2] + plane[1::2]
-    means = (sums[:, ::2] + sums[:, 1::2]) / 4
-    means -= means.mean()
-    return means.astype(np.float32, copy=False)
 
 
 def _noise(plane: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from ..image.bands import extremes
 from ..image.fourier import power, rfft2
 from ..image.hot_pixels import HotPixels, without
 
+JUDGED = 768, 4  # px of a window and how many, by which a large plane is compared with its restored one
 SMALLEST = 16  # px; a plane narrower than this shows too few frequencies to be judged
 _SIDE = 256  # px of a window: a disk of 35 px, about the largest that is restored, has its first dark ring at 57 px
 _MOST = 6  # windows of a plane: what bounds the cost of a large one
@@ -79,6 +80,20 @@ def scaled(planes: np.ndarray, scale: float) -> np.ndarray:
     work = planes.astype(np.float32 if planes.dtype.itemsize <= 2 else np.float64)
     work /= work.dtype.type(scale)
     return work
+
+
+def even(plane: np.ndarray, scale: float) -> np.ndarray:
+    """As much of a plane as has an even width and height, over `scale`."""
+    height, width = (length // 2 * 2 for length in plane.shape)
+    return scaled(plane[:height, :width], scale)
+
+
+def halved(plane: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 pixels less the plane's: float32."""
+    sums = plane[::2] + plane[1::2]
+    means = (sums[:, ::2] + sums[:, 1::2]) / 4
+    means -= means.mean()
+    return means.astype(np.float32, copy=False)
 
 
 def _starts(length: int, side: int, most: int) -> list[int]:
