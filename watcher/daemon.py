@@ -89,8 +89,8 @@ def watch(
         try:
             for outcome in outcomes:
                 for scan in scans:
-                    if (running := scan.processor.tracker.finish(outcome.job)) is not None:
-                        scan.processor.record_outcome(outcome, replace(running, queued=_queued(scans)))
+                    if (arrivals := scan.processor.tracker.finish(outcome.job)) is not None:
+                        scan.processor.record_outcome(outcome, arrivals, _queued(scans))
                 health.file_finished(outcome.job.name)
         finally:
             health.loop_finished("engine")

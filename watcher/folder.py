@@ -29,7 +29,7 @@ from .events import WatchEvent
 from .journal import Journal
 from .journal_entry import FileState, JournalEntry, path_of
 from .output.disk_space import OutputGuard
-from .tracker import FileTracker, RunningJob
+from .tracker import FileTracker
 
 PRUNE_INTERVAL = 86400.0  # s between two clearings of the journal
 
@@ -172,7 +172,7 @@ class FolderProcessor:
             done = new and is_done(job, self.card)
         except DefocusError as error:
             if error.code in (ErrorCode.SHORTAGE, ErrorCode.UNWRITABLE) or self.reachability.explains(error):
-                self.record_outcome(Outcome.of(job).failed(error), RunningJob(members, queued))
+                self.record_outcome(Outcome.of(job).failed(error), members, queued)
                 return None
             for member in members:
                 self._quarantine(member, error, queued)
@@ -186,7 +186,7 @@ class FolderProcessor:
                     self._companions.add(member.relative)
                     self._report(WatchEvent("skipped", member.name, queued=queued, left=left))
             return None
-        self.tracker.start(job, RunningJob(members, queued))
+        self.tracker.start(job, members)
         self.journal.begin((member.relative, member.stat) for member in members)
         log.debug("%s: begun", job.name)
         return job
@@ -217,19 +217,19 @@ class FolderProcessor:
             return [e for e in self.journal.quarantined() if os.path.lexists(folder / path_of(e.relative))]
         return []
 
-    def record_outcome(self, outcome: Outcome, running: RunningJob) -> None:
-        """Write down what became of a job."""
+    def record_outcome(self, outcome: Outcome, arrivals: Sequence[Arrival], queued: int) -> None:
+        """Write down what became of a job and its files; `queued` others are found and not yet taken."""
         log.debug("%s: %s", outcome.job.name, outcome.error or "done")
         error = outcome.error
         # Not complete after all, left for later, or on a share that is away.
         left = isinstance(error, ChangedError | StoppedError) or self.reachability.explains(error)
         if isinstance(error, OutputError) or (error is not None and error.code is ErrorCode.SHORTAGE):
-            for arrival in running.arrivals:
+            for arrival in arrivals:
                 self._put_off(arrival)
-            left = self.guard.is_to_blame(max(arrival.stat[0] for arrival in running.arrivals), error)
+            left = self.guard.is_to_blame(max(arrival.stat[0] for arrival in arrivals), error)
         # Files that belong together are given up together.
-        attempts = 1 + max(self._failures(arrival) for arrival in running.arrivals)
-        for arrival, result in zip(running.arrivals, outcome.each(), strict=True):
+        attempts = 1 + max(self._failures(arrival) for arrival in arrivals)
+        for arrival, result in zip(arrivals, outcome.each(), strict=True):
             if left:  # nothing is written down: the next rescan finds it again
                 self.journal.leave([(arrival.relative, arrival.stat)])
                 self.tracker.drop(arrival)
@@ -239,13 +239,13 @@ class FolderProcessor:
                 latency = self._clock.monotonic() - arrival.seen if came else None
                 rest = self._record(arrival, FileState.DONE, report=json.dumps(summary(result.reports)))
                 self._companions.add(arrival.relative)
-                facts = {"latency": latency, "queued": running.queued, "left": rest}
+                facts = {"latency": latency, "queued": queued, "left": rest}
                 self._report(WatchEvent("done", arrival.name, outcome=result, **facts))
             elif attempts >= self._most_attempts(result.error) or _hopeless(result):
-                self._quarantine(arrival, result.error, running.queued, attempts)
+                self._quarantine(arrival, result.error, queued, attempts)
             else:
                 self._record(arrival, FileState.FAILED, attempts, result.error)
-                self._fail("retry", arrival, result.error, running.queued)
+                self._fail("retry", arrival, result.error, queued)
 
     def _put_off(self, arrival: Arrival) -> None:
         """The others have their turn first."""
@@ -253,8 +253,8 @@ class FolderProcessor:
 
     def leave_unfinished(self) -> None:
         """At the end: jobs that came to no outcome because they were not begun are no fault of their files."""
-        for running in self.tracker.unfinished():
-            self.journal.leave((arrival.relative, arrival.stat) for arrival in running.arrivals)
+        for arrivals in self.tracker.unfinished():
+            self.journal.leave((arrival.relative, arrival.stat) for arrival in arrivals)
 
     def _most_attempts(self, error: DefocusError) -> int:
         """After how many attempts a file is given up; that it is the disk's fault or a shortage's, two show."""

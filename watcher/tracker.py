@@ -42,14 +42,6 @@ class ChannelGroup:
         return max(arrival.stat[1] for arrival in self.members.values())
 
 
-@dataclass(frozen=True)
-class RunningJob:
-    """The files of a job, and how many files are queued behind it: when it begins, and when its outcome is recorded."""
-
-    arrivals: tuple[Arrival, ...]
-    queued: int
-
-
 @dataclass
 class _TrackedFile:
     pending: PendingFile | None = None  # a version that is not known to be complete
@@ -71,7 +63,7 @@ class FileTracker:
     def __init__(self) -> None:
         self.groups: dict[Group, ChannelGroup] = {}
         self._files: dict[Path, _TrackedFile] = {}
-        self._jobs: dict[Path, RunningJob] = {}  # by the target of their first file
+        self._jobs: dict[Path, tuple[Arrival, ...]] = {}  # the files of each, by the target of the first
         self._not_before: dict[Path, float] = {}
         self._backlog: dict[Path, Stat] = {}  # what was there before anybody looked, and is not done
         self._lock = threading.Lock()
@@ -118,21 +110,21 @@ class FileTracker:
                 file = self._files.setdefault(member.path, _TrackedFile())
                 file.stage, file.stat = stage, member.stat
 
-    def start(self, job: Job, running: RunningJob) -> None:
+    def start(self, job: Job, arrivals: tuple[Arrival, ...]) -> None:
         """The files of a job are being corrected."""
         with self._lock:
-            self._jobs[job.target] = running
-            for arrival in running.arrivals:
+            self._jobs[job.target] = arrivals
+            for arrival in arrivals:
                 file = self._files.setdefault(arrival.path, _TrackedFile())
                 file.stage, file.stat = Stage.RUNNING, arrival.stat
 
-    def finish(self, job: Job) -> RunningJob | None:
-        """Take a job out; None if it is not of this folder. Its files are to be dropped."""
+    def finish(self, job: Job) -> tuple[Arrival, ...] | None:
+        """Take a job out, and give its files, which are to be dropped; None if it is not of this folder."""
         with self._lock:
             return self._jobs.pop(job.target, None)
 
-    def unfinished(self) -> list[RunningJob]:
-        """The jobs that are being corrected."""
+    def unfinished(self) -> list[tuple[Arrival, ...]]:
+        """The files of each job that is being corrected."""
         with self._lock:
             return list(self._jobs.values())
 

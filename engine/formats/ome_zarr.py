@@ -160,10 +160,8 @@ def provenance_of_zarr(path: Path) -> dict[str, Any] | None:
 def arrays_of_zarr(path: Path) -> list[tuple[str, list[Any]]]:
     """Axes and levels (zarr.Array), the largest first, of each image. Raises as `read_zarr` does."""
     check_installed(path)
-    import zarr
-
     with errors_as_input_error(path), reader_errors(path):
-        return [(image.axes, [zarr.open_array(level, mode="r") for level in image.levels]) for image in _images(path)]
+        return [(image.axes, _levels(image)) for image in _images(path)]
 
 
 def pixel_size_of_zarr(path: Path) -> float | None:
@@ -177,12 +175,20 @@ def middle_of_zarr(path: Path, side: int) -> np.ndarray:
 
     Of a pyramid the smallest level is taken that is still `side` px wide or high.
     """
-    images = arrays_of_zarr(path)
-    axes, levels = images[len(images) // 2]
-    _check(path, [StoredImage(axes, (path,))], levels[:1], 0)
+    images = _images(path)
+    image = images[len(images) // 2]
+    levels = _levels(image)
+    _check(path, [image], levels[:1], 0)
     level = next((level for level in reversed(levels) if max(level.shape[-2:]) >= side), levels[0])
     check_piece(max(int(np.prod(level.chunks)), int(np.prod(level.shape[-2:]))) * level.dtype.itemsize, path)
     return level[tuple(size // 2 for size in level.shape[:-2])]
+
+
+def _levels(image: StoredImage) -> list[Any]:
+    """Its arrays (zarr.Array), the largest first."""
+    import zarr
+
+    return [zarr.open_array(level, mode="r") for level in image.levels]
 
 
 def _images(path: Path) -> list[StoredImage]:
@@ -213,10 +219,8 @@ def _pixel_size(multiscale: Mapping[str, Any]) -> float | None:
     """How wide a pixel of the first level is, um; None if that is not said."""
     try:
         size = UM[multiscale["axes"][-1]["unit"]]
-        steps = (
-            *multiscale["datasets"][0]["coordinateTransformations"],
-            *multiscale.get("coordinateTransformations", ()),
-        )
+        first = multiscale["datasets"][0]
+        steps = [*first["coordinateTransformations"], *multiscale.get("coordinateTransformations", ())]
         for step in steps:
             size *= float(step["scale"][-1]) if step["type"] == "scale" else 1
     except (LookupError, TypeError, ValueError):

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from .report import PlaneReport
+from .report import NUMBERS, PlaneReport
 
 # Names of journals and provenances that were written before.
 _FORMER = {"worst": "max_local_residual"}
 _FORMER_VERDICTS = {"explained": "consistent"}
-_NUMBERS = ("focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px", "polarity")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def overview(summary: object) -> FileOverview:
 def plane_report(plane: Mapping[str, Any]) -> PlaneReport:
     """A plane's report from its JSON, of this version or a former one; what is no number is not known."""
     values = {_FORMER.get(name, name): value for name, value in plane.items()}
-    numbers = {name: _number(values.get(name)) for name in _NUMBERS}
+    numbers = {name: _number(values.get(name)) for name in NUMBERS}
     image = values.get("image")
     image = image if isinstance(image, int) and not isinstance(image, bool) else None
     return PlaneReport(copied=values.get("copied") is True, image=image, **numbers)

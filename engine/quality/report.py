@@ -22,6 +22,7 @@ DOUBTFUL_SHARE, DOUBTFUL_LOCAL_RESIDUAL = 0.03, 0.5
 # planes and the least of transmitted light.
 EVEN_POLARITY, DOUBTFUL_POLARITY = 0.5, 0.57
 
+NUMBERS = ("focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px", "polarity")  # of a PlaneReport
 LISTED = 64  # planes listed one by one in a file's provenance
 
 
@@ -105,7 +106,7 @@ def summary(reports: Sequence[PlaneReport]) -> list[dict[str, Any]] | dict[str, 
     if len(reports) <= LISTED:
         return [report.as_dict() for report in reports]
     result: dict[str, Any] = {"count": len(reports), "copied": sum(report.copied for report in reports)}
-    for key in ("focus_in", "focus_out", "fidelity", "max_local_residual", "blur_px", "polarity"):
+    for key in NUMBERS:
         values = [value for report in reports if (value := getattr(report, key)) is not None]
         extreme = max if key in ("max_local_residual", "polarity") else min
         result[key] = {extreme.__name__: _short(extreme(values)), "median": _short(median(values))} if values else None

@@ -252,9 +252,8 @@ def _image(layout: Structure, raw: np.ndarray, decoders: Decoders, plan: Plan, p
             drop_resident_pages(raw, data)
 
         pairs = list(zip(plan.pages, planes, strict=True))
-        for _ in (spread if all(map(is_small, plan.pages)) and not may_shrink(raw) else map)(
-            lambda pair: read(*pair), pairs
-        ):
+        at_once = all(map(is_small, plan.pages)) and not may_shrink(raw)
+        for _ in (spread if at_once else map)(lambda pair: read(*pair), pairs):
             pass
     return TiffImage(data, plan.axes, plan.pages, _kept(plan, data))
 

@@ -123,8 +123,8 @@ class _Copy:
             with quiet_tifffile():  # which is of this thread
                 return self._encoded(page, old, new)
 
-        small = all(map(is_small, image.pages)) and not may_shrink(self._source.bytes)
-        ahead = (spread if small else map)(lambda planes: encoded(*planes), work)
+        at_once = all(map(is_small, image.pages)) and not may_shrink(self._source.bytes)
+        ahead = (spread if at_once else map)(lambda planes: encoded(*planes), work)
         for (page, old, new), segments in zip(work, ahead, strict=True):
             if segments is None:
                 if self._survey.in_place(page, new.nbytes):

@@ -24,7 +24,7 @@ class JsonLog:
         return nullcontext()
 
     def show(self, event: WatchEvent) -> None:
-        """Write an event: time, event, queued, and what it has of the others."""
+        """Write an event: time, event, queued, and each other field that it has."""
         if event.kind == "waiting":  # as often as files come; a partner that stays away is told of as "quarantined"
             return
         line: dict[str, object] = {"event": event.kind}

@@ -54,7 +54,7 @@ class OutputGuard:
     def file_pause(self) -> float:
         """Seconds until a file is tried again whose output failed: when a pause has ended, others come before it.
 
-        None with `once`, which ends where nothing more is to be done.
+        0 with `once`, which ends where nothing more is to be done.
         """
         return 0.0 if self._once else 2 * PAUSE
 
